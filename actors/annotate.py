@@ -1,0 +1,45 @@
+"""Annotate actors: iterative inference over ranges of training rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import ray
+
+from actors.model_slot import ModelSlot, frozen
+from actors.placement import start_worker
+from actors.pool import Pool, RayTask
+from streamrec_dist.config import ActorConfig
+from streamrec_dist.rl.ports import Published, Weights
+from streamrec_dist.stages.annotate import annotate_rows
+from streamrec_dist.training.materials import Materials
+from streamrec_dist.types import Annotation, PolicyVersion
+
+
+class AnnotateActor:
+    """Stateless but for the weights of one version; pi_ref is frozen."""
+
+    def __init__(self, materials: Materials, reference: Weights, replicas: int):
+        device = start_worker(replicas)
+        self.materials = materials
+        self.slot = ModelSlot(materials, device)
+        self.reference = frozen(materials, reference, device)
+
+    @ray.method(num_returns=2)
+    def annotate(
+        self, first: int, last: int, round_number: int, version: PolicyVersion, vector: np.ndarray
+    ) -> tuple[int, Annotation]:
+        model = self.slot.adopt(version, vector)
+        annotation = annotate_rows(self.materials, model, self.reference, first, last, round_number)
+        return last - first, annotation
+
+
+class AnnotatePool:
+    """Implements the Annotators port."""
+
+    def __init__(self, config: ActorConfig, materials: Any, reference: Any):
+        self.pool = Pool("annotate", AnnotateActor, config, [materials, reference, config.replicas])
+
+    def submit(self, first: int, last: int, round_number: int, weights: Published) -> RayTask:
+        return self.pool.call("annotate", first, last, round_number, weights.version, weights.vector)

@@ -1,0 +1,59 @@
+"""Evaluate actors: decode for held-out rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from actors.model_slot import ModelSlot
+from actors.placement import start_worker
+from actors.pool import Pool, RayTask
+from streamrec_dist.config import ActorConfig
+from streamrec_dist.rl.ports import Published
+from streamrec_dist.stages.annotate import measure_thinking
+from streamrec_dist.stages.decoding import Recommender
+from streamrec_dist.training.materials import Materials
+from streamrec_dist.types import PolicyVersion
+
+
+class EvaluateActor:
+    """Stateless but for the weights of one version."""
+
+    def __init__(self, materials: Materials, replicas: int):
+        self.materials = materials
+        self.device = start_worker(replicas)
+        self.slot = ModelSlot(materials, self.device)
+
+    def _recommender(self, name: str, version: PolicyVersion, vector: np.ndarray) -> Recommender:
+        return Recommender(self.materials, self.slot.adopt(version, vector), name, self.device)
+
+    def ranks(
+        self, model: str, rows: np.ndarray, mask_history: bool, version: PolicyVersion, vector: np.ndarray
+    ) -> np.ndarray:
+        return self._recommender(model, version, vector).target_ranks(rows, mask_history)
+
+    def invalid_share(
+        self, model: str, rows: np.ndarray, version: PolicyVersion, vector: np.ndarray
+    ) -> float:
+        return self._recommender(model, version, vector).invalid_beam_share(rows)
+
+    def thinking(self, rows: np.ndarray, version: PolicyVersion, vector: np.ndarray) -> dict[str, np.ndarray]:
+        return measure_thinking(self.materials, self.slot.adopt(version, vector), rows)
+
+
+class EvaluatePool:
+    """Implements the Evaluators port."""
+
+    def __init__(self, config: ActorConfig, materials: Any):
+        self.pool = Pool("evaluate", EvaluateActor, config, [materials, config.replicas])
+        self.replicas = config.replicas
+
+    def ranks(self, model: str, rows: np.ndarray, mask_history: bool, weights: Published) -> RayTask:
+        return self.pool.call("ranks", model, rows, mask_history, weights.version, weights.vector)
+
+    def invalid_share(self, model: str, rows: np.ndarray, weights: Published) -> RayTask:
+        return self.pool.call("invalid_share", model, rows, weights.version, weights.vector)
+
+    def thinking(self, rows: np.ndarray, weights: Published) -> RayTask:
+        return self.pool.call("thinking", rows, weights.version, weights.vector)

@@ -1,0 +1,32 @@
+"""A model in a worker, and the version of the weights it holds."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from streamrec_dist.model.backbone import StreamRec
+from streamrec_dist.model.weights import import_weights, load_vector
+from streamrec_dist.rl.ports import Weights
+from streamrec_dist.training.materials import Materials
+from streamrec_dist.types import PolicyVersion
+
+
+class ModelSlot:
+    """Adopts published weights between calls: only when the version asked for is not the one it has."""
+
+    def __init__(self, materials: Materials, device: str):
+        self.model: StreamRec = materials.new_model().to(device).eval()
+        self.version: PolicyVersion | None = None
+
+    def adopt(self, version: PolicyVersion, vector: np.ndarray) -> StreamRec:
+        if version != self.version:
+            load_vector(self.model, vector)
+            self.version = version
+        return self.model
+
+
+def frozen(materials: Materials, weights: Weights, device: str) -> StreamRec:
+    """pi_ref: the direct decoder with its encoder, as stage 1 left them."""
+    model = materials.new_model().to(device).eval()
+    import_weights(model, weights)
+    return model.requires_grad_(False)

@@ -1,0 +1,43 @@
+"""Reward workers: turn the columns of a RolloutBatch into the five rewards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+
+from actors.model_slot import frozen
+from actors.placement import start_worker
+from actors.pool import Pool, RayTask
+from streamrec_dist.config import ActorConfig
+from streamrec_dist.rl.advantage import has_signal
+from streamrec_dist.rl.ports import Payload, Weights
+from streamrec_dist.rl.rewards import reward_report
+from streamrec_dist.rl.scoring import Scorer
+from streamrec_dist.training.materials import Materials
+from streamrec_dist.types import RewardBreakdown, RolloutBatch
+
+
+class RewardActor:
+    """Holds the frozen direct decoder, and no policy."""
+
+    def __init__(self, materials: Materials, reference: Weights, replicas: int):
+        device = start_worker(replicas)
+        self.config = materials.config.stages.rl
+        self.scorer = Scorer(materials, frozen(materials, reference, device))
+
+    @ray.method(num_returns=2)
+    def score(self, batch: RolloutBatch) -> tuple[dict[str, Any], RewardBreakdown]:
+        rewards = self.scorer.score(batch)
+        signal = has_signal(rewards.total, self.config.signal)
+        return {"signal": signal, "report": reward_report(rewards, self.config)}, rewards
+
+
+class RewardPool:
+    """Implements the Rewards port."""
+
+    def __init__(self, config: ActorConfig, materials: Any, reference: Any):
+        self.pool = Pool("reward", RewardActor, config, [materials, reference, config.replicas])
+
+    def submit(self, rollouts: Payload) -> RayTask:
+        return self.pool.call("score", rollouts)

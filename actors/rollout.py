@@ -1,0 +1,47 @@
+"""Rollout actors: sample groups with the weights they are told to use."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import ray
+
+from actors.model_slot import ModelSlot
+from actors.placement import start_worker
+from actors.pool import Pool, RayTask
+from streamrec_dist.config import ActorConfig
+from streamrec_dist.rl.ports import Published
+from streamrec_dist.rl.rollout import rollout
+from streamrec_dist.training.materials import Materials
+from streamrec_dist.types import PolicyVersion, RolloutBatch
+
+
+class RolloutActor:
+    """Stateless but for the weights of one version."""
+
+    def __init__(self, materials: Materials, replicas: int):
+        self.materials = materials
+        self.slot = ModelSlot(materials, start_worker(replicas))
+
+    @ray.method(num_returns=2)
+    def rollout(
+        self, cursor: int, count: int, version: PolicyVersion, vector: np.ndarray
+    ) -> tuple[dict[str, Any], RolloutBatch]:
+        started = time.perf_counter()
+        model = self.slot.adopt(version, vector)
+        batch = rollout(self.materials, model, version, cursor, count)
+        seconds = time.perf_counter() - started
+        return {"version": version, "tokens": batch.tokens.size, "seconds": seconds}, batch
+
+
+class RolloutPool:
+    """Implements the Rollouts port."""
+
+    def __init__(self, config: ActorConfig, materials: Any):
+        self.pool = Pool("rollout", RolloutActor, config, [materials, config.replicas])
+        self.replicas = config.replicas
+
+    def submit(self, cursor: int, count: int, weights: Published) -> RayTask:
+        return self.pool.call("rollout", cursor, count, weights.version, weights.vector)

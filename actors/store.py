@@ -1,0 +1,90 @@
+"""The store actor: the one process that touches runs/, on the head node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from streamrec_dist.config import Config
+from streamrec_dist.data.dataset import Dataset
+from streamrec_dist.errors import StreamRecError
+from streamrec_dist.events import Event
+from streamrec_dist.rl.ports import Weights
+from streamrec_dist.rundir import Checkpoint, StageResult
+from streamrec_dist.stages.run_store import RunStore
+from streamrec_dist.training.materials import Materials
+
+STORE_DEADLINE_S = 600.0
+
+
+class StoreActor(RunStore):
+    """RunStore, as an actor."""
+
+    def texts(self) -> list[str]:
+        return list(self.dataset().texts)
+
+
+class RemoteStore:
+    """Implements the Store port by calls to a StoreActor. Events and checkpoints do not make the caller wait."""
+
+    def __init__(self, path: Path, head_node: Any):
+        self.actor: Any = (
+            ray.remote(StoreActor).options(num_cpus=0, scheduling_strategy=head_node).remote(path)
+        )
+        self._saving: Any = None
+
+    def emit(self, event: Event) -> None:
+        self.actor.emit.remote(event)
+
+    def save_checkpoint(self, checkpoint: Checkpoint, protect: int | None = None) -> None:
+        """Starts writing; an error of the checkpoint before is raised here."""
+        self.flush()
+        self._saving = self.actor.save_checkpoint.remote(checkpoint, protect)
+
+    def flush(self) -> None:
+        """Wait until the last checkpoint is on disk."""
+        if self._saving is not None:
+            saving, self._saving = self._saving, None
+            self._call(saving)
+
+    def newest_checkpoint(self, stage: str) -> Checkpoint | None:
+        return self._call(self.actor.newest_checkpoint.remote(stage))
+
+    def save_weights(self, stage: str, weights: Weights) -> None:
+        self._call(self.actor.save_weights.remote(stage, weights))
+
+    def load_weights(self, stage: str) -> Weights:
+        return self._call(self.actor.load_weights.remote(stage))
+
+    def finish_stage(self, result: StageResult) -> None:
+        self.flush()
+        self._call(self.actor.finish_stage.remote(result))
+
+    def stage_result(self, stage: str) -> StageResult | None:
+        return self._call(self.actor.stage_result.remote(stage))
+
+    def write_log(self, name: str, text: str) -> Path:
+        return self._call(self.actor.write_log.remote(name, text))
+
+    def dataset(self) -> Dataset:
+        return self._call(self.actor.dataset.remote())
+
+    def texts(self) -> list[str]:
+        return self._call(self.actor.texts.remote())
+
+    def save_items(self, tokenized: Any) -> None:
+        """`tokenized` may be a reference to a Tokenized."""
+        self._call(self.actor.save_items.remote(tokenized))
+
+    def materials(self, config: Config) -> Materials:
+        return self._call(self.actor.materials.remote(config))
+
+    def _call(self, ref: Any) -> Any:
+        try:
+            return ray.get(ref, timeout=STORE_DEADLINE_S)
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, StreamRecError):
+                raise error.cause from None
+            raise

@@ -1,0 +1,1 @@
+"""The command line, the controller it starts, and the live view."""

@@ -1,0 +1,66 @@
+"""The `streamrec-dist` program: its commands, and how errors become exit codes."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from cli.commands import data, lifecycle, results, training
+from cli.commands.options import examples
+from cli.output import clean
+from streamrec_dist.errors import StreamRecError
+
+INTERRUPTED = 130
+
+
+class Commands(TyperGroup):
+    """Runs a command: an error that a user can act on becomes one message and its exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except StreamRecError as error:
+            print(clean(f"error: {error}"), file=sys.stderr)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=examples(
+        "streamrec-dist up cluster.yaml", "streamrec-dist train --stage rl", "streamrec-dist down"
+    ),
+)
+
+
+@app.callback()
+def streamrec_dist() -> None:
+    """Train generative recommenders that think before they recommend, on a Ray cluster.
+
+    Exit codes: 0 done, 1 the run failed, 2 wrong use or configuration, 3 something is missing on this
+    machine (such as a cluster), 130 interrupted.
+    """
+
+
+lifecycle.add_to(app)
+training.add_to(app)
+results.add_to(app)
+app.add_typer(data.app, name="data")
+
+
+def main() -> None:
+    """Entry point of the installed program."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

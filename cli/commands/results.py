@@ -1,0 +1,159 @@
+"""evaluate, recommend: what a run has learned."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from cli import cluster
+from cli.commands.options import JsonOption, RunArgument, examples
+from cli.output import comparison, emit_json, note, show, table
+from cli.workspace import living_cluster, pick_run
+from streamrec_dist.errors import UsageError
+from streamrec_dist.rundir import RunDir
+
+
+class Judged(StrEnum):
+    """What can be evaluated."""
+
+    counting = "counting"
+    popularity = "popularity"
+    direct = "direct"
+    pretrain = "pretrain"
+    sft = "sft"
+    rl = "rl"
+
+
+class Split(StrEnum):
+    """Which held-out item is predicted."""
+
+    valid = "valid"
+    test = "test"
+
+
+def evaluate(
+    run: RunArgument = None,
+    stage: Annotated[
+        Judged | None,
+        typer.Option(show_default=False, help="What to evaluate; default: the last finished stage."),
+    ] = None,
+    split: Annotated[Split, typer.Option(help="The held-out items to predict.")] = Split.valid,
+    mask_history: Annotated[
+        bool, typer.Option("--mask-history", help="Never rank an item the user has had.")
+    ] = False,
+    users: Annotated[
+        int | None,
+        typer.Option(min=1, show_default=False, help="Evaluate this many users only; default: all."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Rank the whole catalogue for each user and compare with the counting baseline."""
+    directory = pick_run(run)
+    name = stage.value if stage else _last_judgeable(directory)
+    record = living_cluster()
+    if record:
+        note(f"evaluating {name} of run {directory.name} on the cluster at {record.address} ...")
+        cluster.connect(record)
+    else:
+        note(f"evaluating {name} of run {directory.name} in this process (no cluster is up) ...")
+
+    from cli.launch import evaluate_run
+
+    result = evaluate_run(directory, name, split.value, mask_history, users, record is not None, _Progress())
+    cluster.disconnect()
+    if as_json:
+        emit_json(result)
+    else:
+        show(comparison(_title(result), [("counting baseline", result["counting"]), (name, result)]))
+        note(
+            f"the same with history masked: --mask-history   as JSON: --json   results: {directory.path}/results"
+        )
+
+
+def recommend(
+    run: RunArgument = None,
+    user: Annotated[str | None, typer.Option(metavar="U", help="A user of the data set.")] = None,
+    history: Annotated[str | None, typer.Option(metavar="ID,ID,...", help="Items, the oldest first.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many items.")] = 10,
+    stage: Annotated[
+        Judged | None, typer.Option(show_default=False, help="Whose model; default: the last finished stage.")
+    ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Show the thought tokens too.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Recommend items to a user of the data set, or to anyone with a given history."""
+    if (user is None) == (history is None):
+        raise UsageError("recommend needs one of --user U and --history ID,ID,...")
+    items = [item.strip() for item in history.split(",") if item.strip()] if history is not None else None
+    if items == []:
+        raise UsageError("--history is empty; give item ids, such as --history 12,7,301")
+    directory = pick_run(run)
+
+    from cli.launch import recommend as recommend_items
+
+    result = recommend_items(directory, user, items, k, stage.value if stage else None)
+    if not explain:
+        result = {key: value for key, value in result.items() if key != "thoughts"}
+    if as_json:
+        emit_json(result)
+    else:
+        _show_recommendation(result)
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command(
+        epilog=examples(
+            "streamrec-dist evaluate",
+            "streamrec-dist evaluate demo --stage direct --split test --mask-history",
+            "streamrec-dist evaluate demo --split test --json",
+        )
+    )(evaluate)
+    app.command(
+        epilog=examples(
+            "streamrec-dist recommend --user 12 --explain",
+            'streamrec-dist recommend demo --history "12,7,301" -k 5',
+        )
+    )(recommend)
+
+
+class _Progress:
+    """Says now and then how far an evaluation is."""
+
+    def __init__(self) -> None:
+        self.tenth = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        tenth = 10 * done // total if total else 0
+        if tenth > self.tenth:
+            self.tenth = tenth
+            note(f"  {done} of {total} users")
+
+
+def _last_judgeable(directory: RunDir) -> str:
+    finished = [stage for stage in directory.finished_stages() if stage != "tokenize"]
+    if not finished:
+        raise UsageError(
+            f"run {directory.name} has no finished stage to evaluate; "
+            f"continue it with: streamrec-dist train --stage all --resume --run {directory.name}"
+        )
+    return finished[-1]
+
+
+def _title(result: dict[str, Any]) -> str:
+    kind = " - SYNTHETIC demo data" if result.get("synthetic") else ""
+    masked = "masked" if result["masked"] else "allowed"
+    return (
+        f"run {result['run']}, {result['split']} split, {result['users']} users, history {masked}, "
+        f"95 % intervals{kind}"
+    )
+
+
+def _show_recommendation(result: dict[str, Any]) -> None:
+    history = [(entry["item"], entry["title"]) for entry in result["history"]]
+    show(table("history, oldest first", ["item", "title"], history, left=2))
+    for number, thought in enumerate(result.get("thoughts", ()), start=1):
+        note(f"thought {number}: {thought['token']}, near {'; '.join(thought['nearest'])}")
+    items = [(row["rank"], row["item"], row["title"], f"{row['score']:.3f}") for row in result["items"]]
+    show(table(f"recommended by {result['stage']}", ["", "item", "title", "score"], items, left=3))

@@ -1,0 +1,117 @@
+"""train, watch, stop: runs."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli import cluster
+from cli.commands.options import JsonOption, RunArgument, examples
+from cli.follow import Follower, finish
+from cli.output import emit_json, note
+from cli.plan import StageName, missing_stages, plan_run
+from cli.workspace import living_cluster, pick_run
+from streamrec_dist.errors import RunError, UsageError
+from streamrec_dist.rundir import RunDir
+
+STOP_SECONDS = 600
+
+
+def train(
+    stage: Annotated[StageName, typer.Option(help="How far to train; `all` is the same as `rl`.")],
+    run: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the run; default: data and time.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key of cluster.yaml; may be repeated."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run; default: the newest.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Return at once; the run goes on.")] = False,
+    only: Annotated[bool, typer.Option("--only", help="Refuse to run the stages before this one.")] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Configuration; default: the one the cluster was started with."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a run up to a stage, first running the stages it lacks, and show it live.
+
+    Leaving the view (q, or Ctrl-C) leaves the run going on the cluster.
+    """
+    record = cluster.find_cluster()
+    plan = plan_run(record, run=run, config=config, overrides=overrides or [], resume=resume)
+    begun = time.monotonic()
+    stages = missing_stages(plan, stage, only=only)
+    if not stages:
+        note(f"run {plan.name} has finished {stage.value} already; nothing to do")
+        return finish(plan.run(), "done", begun, as_json)
+
+    note(f"connecting to the cluster at {record.address} ...")
+    cluster.connect(record)
+
+    from cli.launch import check_fits, run_alive, start_run
+
+    if run_alive(plan.name):
+        raise UsageError(
+            f"run {plan.name} is going already; `streamrec-dist watch {plan.name}` shows it, "
+            f"`streamrec-dist stop {plan.name}` ends it"
+        )
+    check_fits(plan.config, stages)
+    directory = plan.run() if resume else RunDir.create(record.runs, plan.name, plan.config)
+    follower = Follower(directory, record, starting=True)
+    start_run(plan.config, record.runs, plan.name, stages)
+    cluster.disconnect()
+    note(f"run {plan.name}: {', '.join(stages)}; files in {directory.path}")
+    state = "detached" if detach else follower.follow(to_stderr=as_json)
+    return finish(directory, state, begun, as_json)
+
+
+def watch(
+    run: RunArgument = None,
+    plain: Annotated[bool, typer.Option("--plain", help="One line a step, even on a terminal.")] = False,
+) -> None:
+    """Show a run: live while it goes, or how it ended."""
+    directory = pick_run(run)
+    begun = time.monotonic()
+    state = Follower(directory, living_cluster()).follow(plain=plain)
+    finish(directory, state, begun, as_json=False)
+
+
+def stop(run: RunArgument = None, as_json: JsonOption = False) -> None:
+    """Let a run write a checkpoint and end; `train --resume` continues it."""
+    directory = pick_run(run)
+    record = cluster.find_cluster()
+    cluster.connect(record)
+
+    from cli.launch import request_stop, run_alive
+
+    if not run_alive(directory.name):
+        raise UsageError(f"run {directory.name} is not going; `streamrec-dist status` shows what is")
+    follower = Follower(directory, record, starting=True)
+    request_stop(directory.name)
+    cluster.disconnect()
+    note(f"asked run {directory.name} to stop; waiting {STOP_SECONDS} s at most for its checkpoint ...")
+    state = follower.wait_for_end(STOP_SECONDS)
+    if state == "lost":
+        raise RunError(f"run {directory.name} ended without saying so; {follower.last_words()}")
+    note(
+        f"run {directory.name}: {state}; continue it with: streamrec-dist train --resume --run {directory.name}"
+    )
+    if as_json:
+        emit_json({"run": directory.name, "state": state})
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command(
+        epilog=examples(
+            "streamrec-dist train --stage all",
+            "streamrec-dist train --stage rl --run big --set stages.rl.steps=1000 --detach",
+            "streamrec-dist train --stage rl --run big --resume",
+        )
+    )(train)
+    app.command(epilog=examples("streamrec-dist watch", "streamrec-dist watch demo --plain"))(watch)
+    app.command(epilog=examples("streamrec-dist stop", "streamrec-dist stop demo"))(stop)

@@ -1,0 +1,181 @@
+"""The controller: a detached actor on the head node that takes a run through its stages.
+
+It hosts the loops of `streamrec_dist.stages`; it moves references and small numbers, and no tensors.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from actors.annotate import AnnotatePool
+from actors.embed import EmbedPool
+from actors.evaluate import EvaluatePool
+from actors.placement import check_fits
+from actors.pool import RayRuntime, wait_started
+from actors.reward import RewardPool
+from actors.rollout import RolloutPool
+from actors.store import RemoteStore
+from learners.group import LearnerGroup
+from streamrec_dist.config import Config
+from streamrec_dist.errors import StreamRecError, WorkerLost
+from streamrec_dist.events import Event
+from streamrec_dist.hardware import resolve_precision
+from streamrec_dist.rundir import StageResult
+from streamrec_dist.stages.context import DEADLINE_S, Context, Publisher, Stopped
+from streamrec_dist.stages.pretrain import pretrain
+from streamrec_dist.stages.rl import rl
+from streamrec_dist.stages.sft import sft
+from streamrec_dist.training.materials import Materials
+
+LOOPS: dict[str, Callable[[Context], StageResult]] = {"pretrain": pretrain, "sft": sft, "rl": rl}
+#: How often a stage is started again from its last checkpoint after one of its processes died.
+STAGE_RESTARTS = 3
+
+
+class Controller:
+    """Runs in a thread of its own, so that the actor answers while a stage trains."""
+
+    def __init__(self, run: Path, config: Config, stages: Sequence[str], head_node: str):
+        self.config, self.stages = config, stages
+        strategy = NodeAffinitySchedulingStrategy(node_id=head_node, soft=False)
+        self.store = RemoteStore(run, strategy)
+        self.runtime = RayRuntime()
+        self.stop = threading.Event()
+        self.publisher = Publisher()
+        self._materials: tuple[Materials, Any] | None = None
+
+    def start(self) -> None:
+        """Begin the run and return."""
+        itself = ray.get_runtime_context().current_actor
+        threading.Thread(target=self._run, args=(itself,), daemon=True).start()
+
+    def alive(self) -> bool:
+        return True
+
+    def request_stop(self) -> None:
+        """Ask the run to write a checkpoint and end."""
+        self.stop.set()
+
+    def _run(self, itself: Any) -> None:
+        self._emit(Event("run", state="started", metrics={"stages": list(self.stages)}))
+        try:
+            gpus = ray.cluster_resources().get("GPU", 0) > 0 and self.config.learners.gpus > 0
+            self.config = resolve_precision(self.config, gpus)
+            check_fits(self.config, self.stages)
+            for stage in self.stages:
+                self._run_stage(stage)
+        except Stopped as stopped:
+            self._emit(Event("run", state="stopped", message=str(stopped)))
+        except StreamRecError as error:
+            self._emit(Event("run", state="failed", message=str(error)))
+        except Exception as error:
+            # Whatever it is, the run's events must say how it ended.
+            log = self.store.write_log("error.log", traceback.format_exc())
+            message = f"{type(error).__name__}: {error}; the traceback is in {log}"
+            self._emit(Event("run", state="failed", message=message))
+        else:
+            self._emit(Event("run", state="done"))
+        ray.kill(self.store.actor)
+        ray.kill(itself)
+
+    def _run_stage(self, stage: str) -> None:
+        if self.store.stage_result(stage):
+            self._emit(Event("stage", stage, state="skipped"))
+            return
+        self._emit(Event("stage", stage, state="started"))
+        result = self._tokenize() if stage == "tokenize" else self._train(stage)
+        self.store.finish_stage(result)
+        metrics = result.metrics | {"seconds": result.seconds}
+        self._emit(Event("stage", stage, state="done", step=result.steps, metrics=metrics))
+        if self.stop.is_set():
+            raise Stopped(f"stopped as asked, after stage {stage}")
+
+    def _train(self, stage: str) -> StageResult:
+        for attempt in range(STAGE_RESTARTS + 1):
+            try:
+                with self._roles(stage) as context:
+                    return LOOPS[stage](context)
+            except WorkerLost as lost:
+                if attempt == STAGE_RESTARTS:
+                    raise
+                warning = f"{lost}; stage {stage} starts again from its last checkpoint"
+                self._emit(Event("warning", stage, message=warning))
+        raise AssertionError("unreachable")
+
+    @contextmanager
+    def _roles(self, stage: str):
+        """Start the actors and learners of a stage, and end them with it."""
+        materials, shared = self._load_materials()
+        actors = self.config.actors
+        learners = LearnerGroup(self.config.learners, shared)
+        evaluators = EvaluatePool(actors.evaluate, shared)
+        pools: dict[str, Any] = {"evaluate": evaluators.pool}
+        context = Context(
+            self.config, materials, self.runtime, learners, self.store, evaluators, publisher=self.publisher
+        )
+        context.stop = self.stop
+        if stage in ("sft", "rl"):
+            reference = ray.put(self.store.load_weights("pretrain"))
+        if stage == "sft":
+            context.annotators = AnnotatePool(actors.annotate, shared, reference)
+            pools["annotate"] = context.annotators.pool
+        if stage == "rl":
+            context.rollouts = RolloutPool(actors.rollout, shared)
+            context.rewards = RewardPool(actors.reward, shared, reference)
+            pools |= {"rollout": context.rollouts.pool, "reward": context.rewards.pool}
+        try:
+            wait_started({role: pool.started() for role, pool in pools.items()})
+            yield context
+            self.store.flush()
+        finally:
+            learners.close()
+            for pool in pools.values():
+                pool.close()
+
+    def _load_materials(self) -> tuple[Materials, Any]:
+        if self._materials is None:
+            materials = self.store.materials(self.config)
+            self._materials = (materials, ray.put(materials))
+        return self._materials
+
+    def _tokenize(self) -> StageResult:
+        """Stage 0: texts are embedded by all embed actors; one of them makes the ids."""
+        started = time.monotonic()
+        texts = self.store.texts()
+        embedders = EmbedPool(self.config.actors.embed, self.config.items.encoder)
+        try:
+            wait_started({"embed": embedders.pool.started()})
+            parts = [
+                list(part) for part in np.array_split(np.array(texts, dtype=object), self._shards(texts))
+            ]
+            tasks = [embedders.embed(part) for part in parts]
+            for done, task in enumerate(tasks):
+                self.runtime.receipt(task, "text embeddings", DEADLINE_S)
+                share = {"embedded": sum(len(part) for part in parts[: done + 1]), "items": len(texts)}
+                self._emit(Event("step", "tokenize", metrics=share))
+            vectors = [task.receipt[0] for task in tasks]
+            task = embedders.quantise(self.config, texts, self.store.actor, vectors)
+            tokenized = self.runtime.receipt(task, "semantic ids", DEADLINE_S)
+            self.store.save_items(task.receipt[0])
+        finally:
+            embedders.pool.close()
+        report = tokenized.report
+        return StageResult("tokenize", time.monotonic() - started, 0, report)
+
+    def _shards(self, texts: Sequence[str]) -> int:
+        """Parts to embed: small enough to show progress, and at least one an actor."""
+        return max(min(len(texts), self.config.actors.embed.replicas), -(-len(texts) // 512))
+
+    def _emit(self, event: Event) -> None:
+        # Waited for: the last event must be on disk before this process ends.
+        ray.get(self.store.actor.emit.remote(event))

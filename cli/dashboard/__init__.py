@@ -1,0 +1,1 @@
+"""The live view of a run: events in, a picture out."""

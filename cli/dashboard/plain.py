@@ -1,0 +1,78 @@
+"""The view without a terminal: one line a step."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from cli.dashboard.marks import number
+from cli.dashboard.state import ViewState
+from cli.output import clean
+from streamrec_dist.events import Event
+
+#: What a line of a stage shows; the rest is in events.jsonl.
+HEADLINES = {
+    "tokenize": ("loss", "recon", "used_codes"),
+    "pretrain": ("loss", "thinking", "direct", "lr", "rows_per_s"),
+    "sft": ("loss", "nll", "dpo", "quantisation", "state", "rows_per_s"),
+    "rl": (
+        *(
+            f"reward/{name}"
+            for name in ("total", "format", "exact_match", "similarity", "likelihood", "ranking")
+        ),
+        *("kl", "entropy", "rollouts_per_s", "staleness", "learner_idle", "rollout_idle"),
+    ),
+}
+
+
+class PlainView:
+    """Prints each event as it comes."""
+
+    def __init__(self, to_stderr: bool = False):
+        self.stream = sys.stderr if to_stderr else sys.stdout
+
+    def __enter__(self) -> PlainView:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stream.flush()
+
+    def update(self, state: ViewState, events: list[Event]) -> None:
+        for event in events:
+            print(f"{time.strftime('%H:%M:%S', time.localtime(event.t))} {line(event)}", file=self.stream)
+        self.stream.flush()
+
+    def left(self, seconds: float) -> bool:
+        time.sleep(seconds)
+        return False
+
+
+def line(event: Event) -> str:
+    """An event in one line."""
+    if event.kind == "step":
+        of = f"/{event.total}" if event.total else ""
+        names = HEADLINES.get(event.stage) or tuple(event.metrics)[:6]
+        return clean(f"{event.stage} {event.step}{of} {_measures(event, names)}".rstrip())
+    if event.kind in ("eval", "round"):
+        what = f"{event.stage} {event.kind} {event.step} {event.split}".rstrip()
+        return clean(f"{what} {_measures(event, tuple(event.metrics))}".rstrip())
+    head = " ".join(part for part in (event.kind, event.stage, event.state) if part)
+    message = " ".join(event.message.split())
+    return clean(f"{head}: {message}" if message else head)
+
+
+def _measures(event: Event, names: tuple[str, ...]) -> str:
+    return " ".join(
+        f"{name.removeprefix('reward/')} {_value(event.metrics[name])}"
+        for name in names
+        if name in event.metrics
+    )
+
+
+def _value(value: object) -> str:
+    if isinstance(value, list):
+        return "[" + " ".join(number(item) for item in value) + "]"
+    return number(value)

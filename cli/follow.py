@@ -1,0 +1,157 @@
+"""Following a run by its events until it ends, is left, or turns out to be dead.
+
+The view reads events only. It holds no connection to Ray: a driver whose cluster dies is killed by Ray, and
+a view must survive that. Only when a run has been silent for a while is the cluster asked about it.
+"""
+
+from __future__ import annotations
+
+import time
+
+from cli import cluster
+from cli.dashboard.live import LiveView, can_be_live
+from cli.dashboard.plain import PlainView, line
+from cli.dashboard.state import ViewState
+from cli.output import emit_json, note
+from cli.record import ClusterRecord
+from streamrec_dist.errors import EnvironmentProblem, RunError
+from streamrec_dist.events import Event, EventReader
+from streamrec_dist.rundir import RunDir
+
+TICK_SECONDS = 0.25
+SILENCE_SECONDS = 15.0
+ASK_AGAIN_SECONDS = 4.0
+
+
+class Follower:
+    """Reads the events of a run from now on.
+
+    `starting` says that a controller is about to work on it, so that an earlier end does not count.
+    """
+
+    def __init__(self, run: RunDir, record: ClusterRecord | None, starting: bool = False):
+        self.run, self.record, self.starting = run, record, starting
+        self.reader = EventReader(run.events_path)
+        self.state = ViewState(run.name)
+        self.past = self._read()
+        age = max(0.0, time.time() - self.past[-1].t) if self.past and not starting else 0.0
+        self.heard = time.monotonic() - age
+        self.dead_answers = 0
+        self.ask_at = self.heard + SILENCE_SECONDS
+        if starting:
+            self.state.ended = ""
+
+    def follow(self, plain: bool = False, to_stderr: bool = False) -> str:
+        """Show the run. Returns how it ended (done, failed, stopped), `detached` when it was left, or `lost`."""
+        view = PlainView(to_stderr) if plain or not can_be_live(to_stderr) else LiveView(to_stderr)
+        try:
+            with view:
+                view.update(self.state, [] if self.starting else self.past)
+                while not self.state.ended:
+                    if view.left(TICK_SECONDS):
+                        return "detached"
+                    view.update(self.state, self._read())
+                    if not self.state.ended and self._is_dead():
+                        return "lost"
+        except KeyboardInterrupt:
+            say_how_to_return(self.run.name)
+            raise
+        return self.state.ended
+
+    def wait_for_end(self, seconds: float) -> str:
+        """Wait without showing anything. Raises RunError at the deadline."""
+        give_up = time.monotonic() + seconds
+        while time.monotonic() < give_up:
+            self._read()
+            if self.state.ended:
+                return self.state.ended
+            if self._is_dead():
+                return "lost"
+            time.sleep(TICK_SECONDS)
+        raise RunError(
+            f"run {self.run.name} has not ended {seconds:.0f} s after it was asked to; {self.last_words()}; "
+            "`streamrec-dist down` ends it with the whole cluster"
+        )
+
+    def last_words(self) -> str:
+        return last_words(self.run)
+
+    def _read(self) -> list[Event]:
+        events = self.reader.new()
+        for event in events:
+            self.state.apply(event)
+        if events:
+            self.heard, self.dead_answers = time.monotonic(), 0
+            self.ask_at = self.heard + SILENCE_SECONDS
+        return events
+
+    def _is_dead(self) -> bool:
+        """Whether nobody works on the run any more; asks after a silence, and twice before believing it."""
+        if time.monotonic() < self.ask_at:
+            return False
+        if self._controller_lives():
+            self.dead_answers = 0
+            self.ask_at = time.monotonic() + SILENCE_SECONDS
+            return False
+        self.dead_answers += 1
+        self.ask_at = time.monotonic() + ASK_AGAIN_SECONDS
+        # Its last words may have been written between our reading and our asking.
+        self._read()
+        return self.dead_answers >= 2 and not self.state.ended
+
+    def _controller_lives(self) -> bool:
+        if self.record is None or not cluster.alive(self.record):
+            return False
+        try:
+            cluster.connect(self.record)
+
+            from cli.launch import run_alive
+
+            return run_alive(self.run.name)
+        except EnvironmentProblem:
+            # The cluster went down while it was asked.
+            return False
+        finally:
+            cluster.disconnect()
+
+
+def finish(run: RunDir, state: str, begun: float, as_json: bool) -> None:
+    """Say how a run ended and what to type next. Raises RunError when it failed or died."""
+    if as_json:
+        stages = {
+            name: result.metrics for name in run.finished_stages() if (result := run.stage_result(name))
+        }
+        seconds = round(time.monotonic() - begun, 1)
+        emit_json({"run": run.name, "state": state, "stages": stages, "seconds": seconds})
+    if state == "done":
+        note(f"run {run.name} is done; next:")
+        note(f"  streamrec-dist evaluate {run.name} --split test")
+        note(f"  streamrec-dist recommend {run.name} --user U --explain")
+    elif state == "stopped":
+        note(f"run {run.name} was stopped; continue it with:")
+        note(f"  {_resume_line(run)}")
+    elif state == "detached":
+        say_how_to_return(run.name)
+    elif state == "failed":
+        raise RunError(f"run {run.name} failed; {last_words(run)}\ncontinue it with: {_resume_line(run)}")
+    else:
+        raise RunError(
+            f"run {run.name} died without a word: no controller works on it any more; {last_words(run)}\n"
+            f"continue it from its last checkpoint with: {_resume_line(run)}"
+        )
+
+
+def say_how_to_return(name: str) -> None:
+    note(f"run {name} goes on; show it again or stop it with:")
+    note(f"  streamrec-dist watch {name}")
+    note(f"  streamrec-dist stop {name}")
+
+
+def last_words(run: RunDir) -> str:
+    """The last event of a run, in words."""
+    events = EventReader(run.events_path).new()
+    return f"its last event: {line(events[-1])}" if events else "it has written no event"
+
+
+def _resume_line(run: RunDir) -> str:
+    return f"streamrec-dist train --stage all --resume --run {run.name}"

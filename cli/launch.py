@@ -1,0 +1,195 @@
+"""What the commands start on a cluster: runs, and evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from actors.evaluate import EvaluatePool
+from actors.placement import check_fits
+from actors.pool import RayRuntime, wait_started
+from cli.controller import Controller
+from streamrec_dist.config import Config
+from streamrec_dist.data.dataset import Dataset
+from streamrec_dist.data.split import split_rows
+from streamrec_dist.errors import EnvironmentProblem, RunError, UsageError
+from streamrec_dist.hardware import resolve_precision
+from streamrec_dist.model.weights import flatten, import_weights
+from streamrec_dist.rl.ports import Published
+from streamrec_dist.rundir import RunDir
+from streamrec_dist.stages.context import DEADLINE_S
+from streamrec_dist.stages.decoding import Recommender
+from streamrec_dist.stages.evaluate import (
+    BASELINES,
+    INVALID_USERS,
+    WEIGHTS,
+    baseline_ranks,
+    metrics_with_intervals,
+)
+from streamrec_dist.stages.run_store import RunStore
+from streamrec_dist.training.materials import Materials
+from streamrec_dist.types import PolicyVersion
+
+__all__ = ["check_fits", "evaluate_run", "request_stop", "run_alive", "start_run"]
+
+CONTROLLER_DEADLINE_S = 60.0
+#: Users of one evaluation call: enough to fill batches, few enough to show progress.
+EVALUATION_CHUNK = 256
+
+
+def start_run(config: Config, runs: Path, name: str, stages: tuple[str, ...]) -> None:
+    """Start the detached controller of an existing run directory.
+
+    Raises EnvironmentProblem when it does not come up.
+    """
+    head = _head_node()
+    strategy = NodeAffinitySchedulingStrategy(node_id=head, soft=False)
+    options = {
+        "name": _actor_name(name),
+        "lifetime": "detached",
+        "num_cpus": 0,
+        "scheduling_strategy": strategy,
+    }
+    controller: Any = ray.remote(Controller).options(**options).remote(runs / name, config, stages, head)
+    try:
+        ray.get(controller.start.remote(), timeout=CONTROLLER_DEADLINE_S)
+    except ray.exceptions.GetTimeoutError:
+        ray.kill(controller)
+        raise EnvironmentProblem(
+            f"the controller did not start within {CONTROLLER_DEADLINE_S:.0f} s; see `streamrec-dist status`"
+        ) from None
+    except ray.exceptions.RayActorError as error:
+        raise RunError(f"the controller could not start: {error}") from None
+
+
+def run_alive(name: str) -> bool:
+    """Whether a controller works on this run."""
+    try:
+        controller = ray.get_actor(_actor_name(name))
+        return bool(ray.get(controller.alive.remote(), timeout=CONTROLLER_DEADLINE_S))
+    except (ValueError, ray.exceptions.RayActorError):
+        return False
+
+
+def request_stop(name: str) -> None:
+    """Ask a run to write a checkpoint and end. Raises UsageError when it is not running."""
+    try:
+        controller = ray.get_actor(_actor_name(name))
+        ray.get(controller.request_stop.remote(), timeout=CONTROLLER_DEADLINE_S)
+    except (ValueError, ray.exceptions.RayActorError):
+        raise UsageError(f"run {name} is not running") from None
+
+
+def evaluate_run(
+    run: RunDir,
+    stage: str,
+    split: str,
+    mask_history: bool,
+    users: int | None,
+    use_cluster: bool,
+    on_progress: Callable[[int, int], None],
+) -> dict[str, Any]:
+    """Metrics of one stage's model, or of a baseline, with the counting baseline under the same masking.
+
+    `users` evaluates a fixed random choice of them; `on_progress(done, all)` counts users.
+    """
+    store = RunStore(run.path)
+    dataset, config = store.dataset(), run.config()
+    rows = split_rows(dataset, split)
+    if users is not None and users < len(rows):
+        rows = rows[np.sort(np.random.default_rng(config.seed).permutation(len(rows))[:users])]
+    counting = baseline_ranks("counting", dataset, rows, mask_history, config.seed)
+    invalid = 0.0
+    if stage in BASELINES:
+        ranks = baseline_ranks(stage, dataset, rows, mask_history, config.seed)
+        on_progress(len(rows), len(rows))
+    else:
+        config = resolve_precision(config, gpus=use_cluster and config.actors.evaluate.gpus > 0)
+        rank = _rank_on_cluster if use_cluster else _rank_here
+        ranks, invalid = rank(store, config, stage, rows, mask_history, on_progress)
+    counting_metrics = metrics_with_intervals(counting)
+    result = {
+        "run": run.name,
+        "stage": stage,
+        "split": split,
+        "masked": mask_history,
+        "users": len(rows),
+        **metrics_with_intervals(ranks),
+        "counting_ndcg@10": counting_metrics["ndcg@10"],
+        "invalid_beam_share": invalid,
+        "synthetic": dataset.synthetic,
+        "counting": counting_metrics,
+    }
+    run.write_result(f"{stage}-{split}{'-masked' if mask_history else ''}", result)
+    return result
+
+
+def load_recommender(run: RunDir, stage: str) -> tuple[Recommender, Dataset]:
+    """A stage's model in this process, and the run's data set."""
+    store = RunStore(run.path)
+    materials = store.materials(resolve_precision(run.config(), gpus=False))
+    return _recommender(materials, store, stage), store.dataset()
+
+
+def _recommender(materials: Materials, store: RunStore, stage: str) -> Recommender:
+    model = materials.new_model()
+    import_weights(model, store.load_weights(WEIGHTS[stage]))
+    return Recommender(materials, model, stage)
+
+
+def _rank_here(
+    store: RunStore,
+    config: Config,
+    stage: str,
+    rows: np.ndarray,
+    mask_history: bool,
+    on_progress: Callable[[int, int], None],
+) -> tuple[np.ndarray, float]:
+    recommender = _recommender(store.materials(config), store, stage)
+    ranks = []
+    for first in range(0, len(rows), EVALUATION_CHUNK):
+        ranks.append(recommender.target_ranks(rows[first : first + EVALUATION_CHUNK], mask_history))
+        on_progress(min(first + EVALUATION_CHUNK, len(rows)), len(rows))
+    return np.concatenate(ranks), recommender.invalid_beam_share(rows[:INVALID_USERS])
+
+
+def _rank_on_cluster(
+    store: RunStore,
+    config: Config,
+    stage: str,
+    rows: np.ndarray,
+    mask_history: bool,
+    on_progress: Callable[[int, int], None],
+) -> tuple[np.ndarray, float]:
+    materials = store.materials(config)
+    model = materials.new_model()
+    import_weights(model, store.load_weights(WEIGHTS[stage]))
+    weights = Published(PolicyVersion(0), ray.put(flatten(model, policy_only=False)))
+    evaluators, runtime = EvaluatePool(config.actors.evaluate, ray.put(materials)), RayRuntime()
+    try:
+        wait_started({"evaluate": evaluators.pool.started()})
+        parts = [rows[first : first + EVALUATION_CHUNK] for first in range(0, len(rows), EVALUATION_CHUNK)]
+        tasks = [evaluators.ranks(stage, part, mask_history, weights) for part in parts]
+        share = evaluators.invalid_share(stage, rows[:INVALID_USERS], weights)
+        ranks = []
+        for task in tasks:
+            ranks.append(runtime.receipt(task, "evaluation", DEADLINE_S))
+            on_progress(sum(len(done) for done in ranks), len(rows))
+        return np.concatenate(ranks), runtime.receipt(share, "evaluation", DEADLINE_S)
+    finally:
+        evaluators.pool.close()
+
+
+def _actor_name(run: str) -> str:
+    return f"controller:{run}"
+
+
+def _head_node() -> str:
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    head = [node for node in nodes if "node:__internal_head__" in node["Resources"]]
+    return (head or nodes)[0]["NodeID"]

@@ -1,0 +1,83 @@
+"""What commands print: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+MEASURES = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
+
+
+def note(message: str) -> None:
+    """A line for the reader, on stderr."""
+    print(clean(message), file=sys.stderr, flush=True)
+
+
+def emit_json(body: Mapping[str, Any]) -> None:
+    """The result of a command for a script: one object on one line."""
+    print(json.dumps(body, ensure_ascii=False), flush=True)
+
+
+def clean(text: object) -> str:
+    """Text from data or names, without the control characters that could drive a terminal."""
+    return "".join(char if char.isprintable() or char in "\n\t" else "\ufffd" for char in str(text))
+
+
+def cell(text: object, style: str = "") -> Text:
+    """Text in a table: control characters removed, markup not interpreted."""
+    return Text(clean(text).replace("\n", " ").replace("\t", " "), style=style)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1) -> Table:
+    """A plain table; the first `left` columns are aligned to the left, the rest to the right."""
+    drawn = Table(title=cell(title), title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for number, column in enumerate(columns):
+        drawn.add_column(cell(column), justify="left" if number < left else "right", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(cell(value) for value in row))
+    return drawn
+
+
+def show(renderable: Any) -> None:
+    """Print a table or text on stdout."""
+    Console(soft_wrap=False).print(renderable)
+
+
+def measured(result: Mapping[str, Any], measure: str) -> str:
+    """A measure with its 95 % interval: `.0305 [.0280 .0331]`."""
+    value, interval = result.get(measure), result.get(f"{measure}_ci")
+    if value is None:
+        return "-"
+    text = four(value)
+    return f"{text} [{four(interval[0])} {four(interval[1])}]" if interval else text
+
+
+def four(value: float) -> str:
+    """Four digits after the point, without the zero before it: .0305."""
+    return f"{value:.4f}".removeprefix("0")
+
+
+def comparison(title: str, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Table:
+    """Models below one another, their measures with intervals side by side."""
+    names = [measure.replace("recall", "Recall").replace("ndcg", "NDCG") for measure in MEASURES]
+    return table(
+        title,
+        ["", *names],
+        ([name, *(measured(result, measure) for measure in MEASURES)] for name, result in rows),
+    )
+
+
+def span(seconds: float) -> str:
+    """A length of time for people: 42 s, 3 min 05 s, 2 h 10 min."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,83 @@
+"""What a `train` command means: which run, with which configuration, through which stages."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from cli.output import note
+from cli.record import ClusterRecord
+from cli.workspace import pick_run
+from streamrec_dist.config import Config
+from streamrec_dist.config_file import load_config
+from streamrec_dist.errors import UsageError
+from streamrec_dist.rundir import STAGES, RunDir, check_name
+
+
+class StageName(StrEnum):
+    """What `train --stage` takes."""
+
+    tokenize = "tokenize"
+    pretrain = "pretrain"
+    sft = "sft"
+    rl = "rl"
+    all = "all"
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A run that is to be made or continued."""
+
+    runs: Path
+    name: str
+    config: Config
+    resume: bool
+
+    def run(self) -> RunDir:
+        return RunDir.open(self.runs / self.name)
+
+
+def plan_run(
+    record: ClusterRecord, run: str | None, config: Path | None, overrides: list[str], resume: bool
+) -> RunPlan:
+    """Settle name and configuration. Raises UsageError (name taken, other configuration) or ConfigError."""
+    if resume:
+        directory = pick_run(run, record.runs)
+        # What is not said anew is as it was: the file may have changed since the run was started.
+        wanted = load_config(config or directory.path / "config.yaml", overrides)
+        directory.check_same_config(wanted)
+        return RunPlan(record.runs, directory.name, wanted, resume=True)
+    wanted = load_config(config or record.config_path, overrides)
+    name = run or _default_name(wanted)
+    check_name(name)
+    if (record.runs / name).exists():
+        raise UsageError(
+            f"run {name} exists already; continue it with --resume, or choose another --run NAME"
+        )
+    return RunPlan(record.runs, name, wanted, resume=False)
+
+
+def missing_stages(plan: RunPlan, stage: StageName, only: bool) -> tuple[str, ...]:
+    """The stages up to `stage` that the run lacks, in order; says which come first.
+
+    Raises UsageError under `only` when others than `stage` itself are missing.
+    """
+    last = "rl" if stage is StageName.all else stage.value
+    finished = plan.run().finished_stages() if plan.resume else []
+    wanted = [name for name in STAGES[: STAGES.index(last) + 1] if name not in finished]
+    before = [name for name in wanted if name != last]
+    if before and only:
+        raise UsageError(
+            f"run {plan.name} lacks {', '.join(before)}, which {last} needs; leave out --only to run them first"
+        )
+    if before and stage is not StageName.all:
+        note(f"run {plan.name} lacks {', '.join(before)}: they run first")
+    return tuple(wanted)
+
+
+def _default_name(config: Config) -> str:
+    source = Path(config.data.path).name if config.data.path else config.data.format
+    plain = "".join(char if char.isascii() and (char.isalnum() or char in "._-") else "-" for char in source)
+    return f"{plain.strip('._-')[:40] or 'run'}-{time.strftime('%Y%m%d-%H%M%S')}"

@@ -1,0 +1,116 @@
+"""The record of a cluster, `.streamrec/cluster.json`, by which every command finds it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from streamrec_dist.errors import EnvironmentProblem
+
+FOLDER = ".streamrec"
+LOCK_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class ClusterRecord:
+    """What is known about a cluster. An empty address means that its start was not completed."""
+
+    root: str  # the folder that holds .streamrec/ and runs/
+    config_path: str
+    cluster_id: str
+    created_by_us: bool
+    address: str = ""
+    temp_dir: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)  # the `cluster:` section it was started with
+    pids: tuple[int, ...] = ()
+    started: float = field(default_factory=time.time)
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.root) / FOLDER
+
+    @property
+    def runs(self) -> Path:
+        return Path(self.root) / "runs"
+
+    @property
+    def token_path(self) -> Path:
+        return self.folder / "token"
+
+    def save(self) -> None:
+        write_private(self.folder / "cluster.json", json.dumps(asdict(self), indent=1) + "\n")
+
+    def remove(self) -> None:
+        self.token_path.unlink(missing_ok=True)
+        (self.folder / "cluster.json").unlink(missing_ok=True)
+
+
+def read_record(root: Path) -> ClusterRecord | None:
+    """The record in `root`, or None. Raises EnvironmentProblem when it cannot be understood."""
+    path = root / FOLDER / "cluster.json"
+    try:
+        # Commands look in all folders above: a record that somebody else put there must not lead us anywhere.
+        if path.stat().st_uid != os.getuid():
+            return None
+        body = json.loads(path.read_text(encoding="utf-8"))
+        return ClusterRecord(**{**body, "root": str(root), "pids": tuple(body["pids"])})
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise EnvironmentProblem(
+            f"{path}: not a record of a cluster ({error!r}); remove the file and start the cluster anew"
+        ) from None
+
+
+def root_of(config_path: Path) -> Path:
+    """The folder of a configuration: where cluster.yaml lies, for a file under it as well as for itself."""
+    path = config_path.absolute()
+    if path.name == "cluster.yaml":
+        return path.parent
+    return next((parent for parent in path.parents if (parent / "cluster.yaml").is_file()), path.parent)
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner can read, whole or not at all."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.unlink(missing_ok=True)
+    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(unfinished, path)
+
+
+@contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """Hold the record of `root` while a cluster is started or ended. Raises EnvironmentProblem."""
+    folder = root / FOLDER
+    folder.mkdir(mode=0o700, exist_ok=True)
+    folder.chmod(0o700)
+    # The token must not reach anybody's version control.
+    (folder / ".gitignore").write_text("*\n", encoding="utf-8")
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        _lock(descriptor, folder)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    give_up = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > give_up:
+                raise EnvironmentProblem(
+                    f"waited {LOCK_SECONDS} s for another `up` or `down` that is at work on {folder}"
+                ) from None
+            time.sleep(0.2)

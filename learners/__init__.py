@@ -1,0 +1,1 @@
+"""The DDP learner group and the weight publisher."""

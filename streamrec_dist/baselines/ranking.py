@@ -1,0 +1,42 @@
+"""Ranks every row's target among all items, block by block, for any model that scores a block of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from streamrec_dist.data.dataset import Dataset
+from streamrec_dist.metrics import ranks_of_targets
+
+BLOCK = 256
+DEPTH = 100
+
+
+def rank_rows(
+    score: Callable[[np.ndarray], np.ndarray], ds: Dataset, rows: np.ndarray, masked: bool, seed: int
+) -> np.ndarray:
+    """Ranks of the targets of `rows` [n, 2]: int64 [n], 0 = not in the top 100 or without a score.
+
+    `score` maps rows [b, 2] to a fresh array [b, n_items] in which 0 means "no evidence". With `masked` the
+    items of the history are no candidates; a target that repeats one of them is then a miss.
+    """
+    rng = np.random.default_rng(seed)
+    ranks = [_rank_block(score(block), ds, block, masked, rng) for block in _blocks(rows)]
+    return np.concatenate(ranks) if ranks else np.zeros(0, dtype=np.int64)
+
+
+def _blocks(rows: np.ndarray) -> list[np.ndarray]:
+    return [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
+
+
+def _rank_block(
+    scores: np.ndarray, ds: Dataset, rows: np.ndarray, masked: bool, rng: np.random.Generator
+) -> np.ndarray:
+    scores[scores <= 0] = -np.inf
+    if masked:
+        for row, (user, position) in enumerate(rows):
+            scores[row, ds.history(user)[:position]] = -np.inf
+    targets = ds.items[ds.offsets[rows[:, 0]] + rows[:, 1]]
+    ranks = ranks_of_targets(scores, targets, rng)
+    return np.where(ranks <= DEPTH, ranks, 0)

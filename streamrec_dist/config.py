@@ -1,0 +1,222 @@
+"""The configuration: one pydantic tree, the same shape as cluster.yaml.
+
+Every key has a default that fits a 2-core machine. Unknown keys and wrong values are refused by
+`config_file.py`, which knows the lines they stand on.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    """A part of the tree: frozen, and strict about keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ClusterConfig(Section):
+    """Where the work runs: `local` starts a Ray cluster on this machine, HOST:PORT attaches to one."""
+
+    address: str = Field("local", pattern=r"^(local|[^\s:/]+:\d{1,5})$")
+    cpus: int | None = Field(None, ge=1, description="cores the local cluster may use; default: all")
+    gpus: int | None = Field(None, ge=0, description="GPUs the local cluster may use; default: all")
+
+
+class DataConfig(Section):
+    """Which interactions to learn from."""
+
+    path: str | None = None
+    format: Literal["demo", "lcrec", "csv", "parquet"] = "demo"
+    max_history: int = Field(20, ge=1, le=1000)
+
+    @model_validator(mode="after")
+    def _path_unless_demo(self) -> DataConfig:
+        if self.format != "demo" and not self.path:
+            raise ValueError(f"a data set of format {self.format} needs data.path: the folder it lies in")
+        return self
+
+
+class ItemsConfig(Section):
+    """How items become semantic ids."""
+
+    encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
+    levels: int = Field(4, ge=2, le=8)
+    codes: int = Field(256, ge=2, le=8192)
+    collisions: Literal["digit", "sinkhorn"] = "digit"
+    neighbours: int = Field(50, ge=1, le=1000, description="text neighbours kept for each item")
+
+
+class ModelConfig(Section):
+    """The T5-like backbone (section 3.1.4 of the paper)."""
+
+    d_model: int = Field(256, ge=8)
+    layers: int = Field(4, ge=1, description="encoder layers, and decoder layers")
+    heads: int = Field(4, ge=1)
+    d_head: int = Field(64, ge=4)
+    d_ff: int = Field(1024, ge=8)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="arithmetic of training and decoding; auto: bf16 where the hardware has it"
+    )
+
+
+class ActorConfig(Section):
+    """A pool of Ray actors of one role; `cpus` and `gpus` are for each replica."""
+
+    replicas: int = Field(1, ge=1)
+    cpus: float = Field(0.2, ge=0)
+    gpus: float = Field(0.0, ge=0)
+
+
+class ActorsConfig(Section):
+    """The stateless roles."""
+
+    embed: ActorConfig = ActorConfig()
+    annotate: ActorConfig = ActorConfig()
+    rollout: ActorConfig = ActorConfig()
+    reward: ActorConfig = ActorConfig()
+    evaluate: ActorConfig = ActorConfig()
+
+
+class LearnersConfig(Section):
+    """The DDP group; `cpus` and `gpus` are for each rank."""
+
+    world_size: int = Field(2, ge=1)
+    cpus: float = Field(0.3, ge=0)
+    gpus: float = Field(0.0, ge=0)
+    backend: Literal["auto", "gloo", "nccl"] = Field("auto", description="auto: nccl where ranks have GPUs")
+
+
+class Optimiser(Section):
+    """AdamW with linear warm-up and cosine decay."""
+
+    lr: float = Field(1e-3, gt=0, lt=1)
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps spent warming up")
+    weight_decay: float = Field(0.01, ge=0, lt=1)
+    clip_norm: float = Field(1.0, gt=0)
+
+
+class TokenizeConfig(Section):
+    """Stage 0: the RQ-VAE."""
+
+    epochs: int = Field(200, ge=1)
+    batch: int = Field(1024, ge=2)
+    lr: float = Field(1e-3, gt=0, lt=1)
+    latent: int = Field(32, ge=2)
+    hidden: tuple[int, ...] = (512, 256, 128)
+
+
+class PretrainConfig(Optimiser):
+    """Stage 1: long targets, and the direct decoder beside them."""
+
+    epochs: int = Field(30, ge=1)
+    batch: int = Field(256, ge=2)
+    retrieved: int = Field(2, ge=0, description="text neighbours put before the target")
+    temperature: float = Field(1.0, gt=0)
+    patience: int = Field(5, ge=1, description="evaluations without a better validation NDCG@10")
+    eval_every: int = Field(1, ge=1, description="epochs between evaluations")
+    eval_users: int = Field(1000, ge=1, description="validation users of an evaluation while training")
+
+
+class SftConfig(Optimiser):
+    """Stage 2: rounds of annotation (eq. 12-13) and training (eq. 14-19)."""
+
+    lr: float = Field(5e-4, gt=0, lt=1)
+    thoughts: int = Field(4, ge=1, le=32, description="thinking steps l")
+    rounds: int = Field(4, ge=1)
+    epochs: int = Field(2, ge=1, description="epochs between annotations")
+    batch: int = Field(256, ge=2)
+    dpo: float = Field(0.1, ge=0, description="lambda of eq. 19")
+    dpo_beta: float = Field(0.1, gt=0)
+    quantisation: float = Field(0.25, ge=0, description="mu of eq. 19")
+    state: float = Field(0.1, ge=0, description="delta of eq. 19")
+    state_temperature: float = Field(0.07, gt=0)
+    state_similarity: Literal["cosine", "dot"] = "cosine"
+    ste: Literal["one_pass", "two_pass"] = "one_pass"
+    own_thoughts: float = Field(0.0, ge=0, le=1, description="share of rows that train on sampled thoughts")
+    patience: int = Field(2, ge=1, description="rounds without a better validation NDCG@10")
+    eval_users: int = Field(1000, ge=1)
+    annotate_batch: int = Field(512, ge=1, description="rows of one annotation call")
+
+
+class RewardWeights(Section):
+    """Weight of each term in the total reward."""
+
+    format: float = 1.0
+    exact_match: float = 1.0
+    similarity: float = 1.0
+    likelihood: float = 1.0
+    ranking: float = 1.0
+
+
+class RlConfig(Section):
+    """Stage 3: GRPO (eq. 20) with the five rewards (eq. 21-27)."""
+
+    steps: int = Field(400, ge=1)
+    prompts: int = Field(64, ge=1, description="prompts of one training batch")
+    group_size: int = Field(16, ge=2, description="rollouts of one prompt, G")
+    max_staleness: int = Field(1, ge=0, description="versions a rollout may lie behind the learner")
+    lr: float = Field(1e-5, gt=0, lt=1)
+    warmup: float = Field(0.02, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0, lt=1)
+    clip_norm: float = Field(1.0, gt=0)
+    clip: float = Field(0.2, gt=0, lt=1)
+    kl: float = Field(1e-3, ge=0)
+    temperature: float = Field(1.0, gt=0)
+    sampling: Literal["free", "trie"] = "free"
+    ratio: Literal["token", "sequence"] = "token"
+    objective: Literal["clipped", "decoupled"] = "clipped"
+    advantage: Literal["floored_std", "std", "centred"] = Field(
+        "floored_std", description="divide by max(std, .1), by the plain std, or not at all"
+    )
+    likelihood: Literal["squashed", "raw"] = "squashed"
+    rewards: RewardWeights = RewardWeights()
+    negatives: int = Field(50, ge=1, description="hard negatives of the ranking reward, N")
+    similarity_items: int = Field(1024, ge=1, description="catalogue items the similarity is ranked in")
+    signal: float = Field(0.02, ge=0, description="smallest range of total rewards that a group learns from")
+    eval_every: int = Field(50, ge=1, description="steps between evaluations and checkpoints")
+    eval_users: int = Field(1000, ge=1)
+
+
+class EvaluateConfig(Section):
+    """Decoding for evaluation and recommendation."""
+
+    beam: int = Field(20, ge=1)
+    batch: int = Field(64, ge=1, description="users decoded together")
+
+
+class StagesConfig(Section):
+    """Everything a stage can be told."""
+
+    tokenize: TokenizeConfig = TokenizeConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    sft: SftConfig = SftConfig()
+    rl: RlConfig = RlConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+
+class Config(Section):
+    """The whole of cluster.yaml."""
+
+    seed: int = Field(1, ge=0, lt=2**31)
+    cluster: ClusterConfig = ClusterConfig()
+    data: DataConfig = DataConfig()
+    items: ItemsConfig = ItemsConfig()
+    model: ModelConfig = ModelConfig()
+    actors: ActorsConfig = ActorsConfig()
+    learners: LearnersConfig = LearnersConfig()
+    stages: StagesConfig = StagesConfig()
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Config:
+        if self.stages.rl.negatives > self.items.neighbours:
+            raise ValueError(
+                f"stages.rl.negatives is {self.stages.rl.negatives} but only items.neighbours = "
+                f"{self.items.neighbours} text neighbours are kept; raise items.neighbours"
+            )
+        if self.stages.pretrain.retrieved > self.items.neighbours:
+            raise ValueError("stages.pretrain.retrieved exceeds items.neighbours")
+        return self

@@ -1,0 +1,164 @@
+"""Reading cluster.yaml: errors name file:line, the key, what was expected, and the likely fix."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from streamrec_dist.config import Config
+from streamrec_dist.errors import ConfigError
+
+KeyPath = tuple[str, ...]
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read and check a cluster.yaml, with `key.sub=value` overrides applied on top.
+
+    Raises ConfigError naming `file:line: key` for the first problem of each kind found.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; `streamrec-dist init` writes one") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+    return parse_config(text, str(path), overrides)
+
+
+def parse_config(text: str, source: str, overrides: Sequence[str] = ()) -> Config:
+    """Check YAML text; `source` is what errors call it. Raises ConfigError."""
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        tree = yaml.safe_load(text) if root is not None else {}
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise ConfigError(f"{source}{line}: not valid YAML: {problem}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{source}:1: expected keys such as `data:` and `stages:`, found {tree!r:.60}")
+    lines: dict[KeyPath, str] = {}
+    if root is not None:
+        for key, number in _key_lines(root, source):
+            if key in lines:
+                raise ConfigError(f"{source}:{number}: {'.'.join(key)}: given twice; keep one of them")
+            lines[key] = f"{source}:{number}"
+    for override in overrides:
+        key, value = _parse_override(override)
+        _set(tree, key, value, override)
+        lines[key] = f"--set {override}"
+    # A section whose keys are all commented out reads as null; it means the defaults.
+    _drop_empty_sections(tree)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(error, lines, source))) from None
+
+
+def dump_config(config: Config) -> str:
+    """YAML text of the whole tree; reading it back gives an equal Config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def differing_keys(one: Config, other: Config) -> list[str]:
+    """Dotted names of the keys in which two configurations differ, with both values."""
+
+    def walk(a: Any, b: Any, at: str) -> Iterator[str]:
+        if isinstance(a, dict) and isinstance(b, dict):
+            for key in a:
+                yield from walk(a[key], b.get(key), f"{at}.{key}" if at else key)
+        elif a != b:
+            yield f"{at}: {a!r} -> {b!r}"
+
+    return list(walk(one.model_dump(mode="json"), other.model_dump(mode="json"), ""))
+
+
+def _key_lines(node: yaml.Node, source: str, at: KeyPath = ()) -> Iterator[tuple[KeyPath, int]]:
+    if isinstance(node, yaml.MappingNode):
+        for key_node, value_node in node.value:
+            key = (*at, str(key_node.value))
+            yield key, key_node.start_mark.line + 1
+            yield from _key_lines(value_node, source, key)
+
+
+def _parse_override(override: str) -> tuple[KeyPath, Any]:
+    name, equals, value = override.partition("=")
+    if not equals or not name.strip():
+        raise ConfigError(f"--set {override}: expected key=value, such as stages.rl.steps=100")
+    try:
+        return tuple(name.strip().split(".")), yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override}: the value is not valid YAML") from None
+
+
+def _set(tree: dict[str, Any], key: KeyPath, value: Any, override: str) -> None:
+    for part in key[:-1]:
+        if tree.get(part) is None:
+            tree[part] = {}
+        tree = tree[part]
+        if not isinstance(tree, dict):
+            raise ConfigError(f"--set {override}: {part} is a value, not a section")
+    tree[key[-1]] = value
+
+
+def _drop_empty_sections(tree: dict[str, Any], model: type[BaseModel] = Config) -> None:
+    for key, value in list(tree.items()):
+        section = _section_of(model, key)
+        if section is None:
+            continue
+        if value is None:
+            del tree[key]
+        elif isinstance(value, dict):
+            _drop_empty_sections(value, section)
+
+
+def _section_of(model: type[BaseModel], key: str) -> type[BaseModel] | None:
+    field = model.model_fields.get(key)
+    annotation = field.annotation if field else None
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _explain(error: ValidationError, lines: dict[KeyPath, str], source: str) -> Iterator[str]:
+    for problem in error.errors():
+        key = tuple(str(part) for part in problem["loc"])
+        place = next((lines[key[:n]] for n in range(len(key), 0, -1) if key[:n] in lines), source)
+        name = ".".join(key) or "config"
+        if problem["type"] == "extra_forbidden":
+            known = _known_keys(key[:-1])
+            close = difflib.get_close_matches(key[-1], known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
+            yield f"{place}: {name}: no such key; {hint}"
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            message = message[:1].lower() + message[1:] if message[1:2].islower() else message
+            given = "" if problem["type"] == "value_error" else f", not {problem['input']!r:.60}"
+            yield f"{place}: {name}: {message}{given}{_choice_hint(problem)}"
+
+
+def _choice_hint(problem: Any) -> str:
+    if problem["type"] != "literal_error" or not isinstance(problem["input"], str):
+        return ""
+    choices = _choices(tuple(str(part) for part in problem["loc"]))
+    close = difflib.get_close_matches(problem["input"], choices, n=1, cutoff=0.4)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _choices(key: KeyPath) -> list[str]:
+    model: type[BaseModel] | None = Config
+    for part in key[:-1]:
+        model = _section_of(model, part) if model else None
+    field = model.model_fields.get(key[-1]) if model else None
+    return [str(choice) for choice in get_args(field.annotation)] if field else []
+
+
+def _known_keys(key: KeyPath) -> list[str]:
+    model: type[BaseModel] | None = Config
+    for part in key:
+        model = _section_of(model, part) if model else None
+    return list(model.model_fields) if model else []

@@ -1,0 +1,1 @@
+"""Reading interaction data and cutting it into histories, splits and batches."""

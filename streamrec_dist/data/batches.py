@@ -1,0 +1,99 @@
+"""From rows of (user, position) to padded token arrays, and the order in which an epoch visits the rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from streamrec_dist.errors import ConfigError, DataError
+from streamrec_dist.tokens import FIRST_CODE, PAD
+
+WINDOW = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """The interactions and the items' codes, plain arrays only, so that processes share it without a copy.
+
+    `items` int32 [interactions] and `offsets` int64 [users + 1] as in Dataset; `codes` int32 [n_items, m]
+    holds the code of each level, 0 .. codes_per_level - 1; of a history the last `max_history` items count.
+    """
+
+    items: np.ndarray
+    offsets: np.ndarray
+    codes: np.ndarray
+    codes_per_level: int
+    max_history: int
+
+    @property
+    def levels(self) -> int:
+        return self.codes.shape[1]
+
+    @property
+    def n_items(self) -> int:
+        return self.codes.shape[0]
+
+    def item_tokens(self, ids: np.ndarray) -> np.ndarray:
+        """Tokens of items: int64 [..., m], token = 2 + level * codes_per_level + code (0 pad, 1 bos)."""
+        return self.codes[ids].astype(np.int64) + FIRST_CODE + np.arange(self.levels) * self.codes_per_level
+
+
+def targets(corpus: Corpus, rows: np.ndarray) -> np.ndarray:
+    """The target item of each row: int64 [n]."""
+    return corpus.items[corpus.offsets[rows[:, 0]] + rows[:, 1]].astype(np.int64)
+
+
+def history_lengths(corpus: Corpus, rows: np.ndarray) -> np.ndarray:
+    """How many items the history of each row has: int64 [n], at most max_history."""
+    return np.minimum(rows[:, 1], corpus.max_history)
+
+
+def history_items(
+    items: np.ndarray, offsets: np.ndarray, rows: np.ndarray, max_history: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The last `max_history` items before each row's position, oldest first, and how many there are.
+
+    int64 [n, L] right-padded with -1, where L is the longest of these rows, and int64 [n].
+    """
+    lengths = np.minimum(rows[:, 1], max_history)
+    place = np.arange(lengths.max(initial=0))
+    inside = place < lengths[:, None]
+    start = offsets[rows[:, 0]] + rows[:, 1] - lengths
+    where = np.where(inside, start[:, None] + place, 0)
+    return np.where(inside, items[where].astype(np.int64), -1), lengths
+
+
+def history_tokens(corpus: Corpus, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The history of each row in tokens: int64 [n, S] right-padded with 0, and the lengths, int64 [n].
+
+    Lengths count tokens; S is the longest of this batch: m times the items, at most max_history of them.
+    """
+    items, lengths = history_items(corpus.items, corpus.offsets, rows, corpus.max_history)
+    tokens = np.where(items[..., None] >= 0, corpus.item_tokens(items), PAD)
+    return tokens.reshape(len(rows), -1), lengths * corpus.levels
+
+
+def epoch_batches(
+    lengths: np.ndarray, batch: int, seed: int, epoch: int, rank: int = 0, world_size: int = 1
+) -> list[np.ndarray]:
+    """The batches of an epoch for one rank: arrays of row numbers, int64 [batch / world_size] each.
+
+    The order is a function of (seed, epoch) alone. Rows of similar length share a batch (sorted inside
+    windows of 32 batches, then the batches are shuffled). Batch k of all ranks together is batch k of one
+    rank alone. Rows that fill no whole batch sit this epoch out, unless there is no whole batch: then one
+    smaller batch is made of as many rows as divide evenly. Raises ConfigError where `batch` does not divide
+    by `world_size`, DataError where there are fewer rows than ranks.
+    """
+    if batch < 1 or batch % world_size:
+        raise ConfigError(f"a batch of {batch} rows cannot be split evenly over {world_size} learner ranks")
+    batch = min(batch, len(lengths) // world_size * world_size)
+    if batch == 0:
+        raise DataError(f"{len(lengths)} training rows are too few for {world_size} learner ranks")
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(len(lengths))[: len(lengths) // batch * batch]
+    windows = [order[start : start + WINDOW * batch] for start in range(0, len(order), WINDOW * batch)]
+    by_length = np.concatenate([window[np.argsort(lengths[window], kind="stable")] for window in windows])
+    batches = by_length.reshape(-1, batch)[rng.permutation(len(by_length) // batch)]
+    # Strides, not blocks: each rank gets the same mix of lengths and so the same amount of work.
+    return list(batches[:, rank::world_size])

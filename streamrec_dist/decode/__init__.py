@@ -1,0 +1,1 @@
+"""Cached decoding: sampling, trie beam search, candidate scoring."""

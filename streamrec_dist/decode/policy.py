@@ -1,0 +1,54 @@
+"""The policy's distribution over the next token, the same for sampling and for training.
+
+Free: over all code tokens. Constrained: thoughts are free, and an item's codes are renormalised over the
+children of its prefix in the catalogue's trie.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from streamrec_dist.items.catalogue import Catalogue
+from streamrec_dist.model.backbone import StreamRec, token_log_probs
+from streamrec_dist.tokens import FIRST_CODE
+
+
+def restrict(log_probs: Tensor, catalogue: Catalogue, depth: int, nodes: Tensor) -> Tensor:
+    """Renormalise log-probs [..., levels * codes] over the children of trie nodes int64 [...] of `depth`."""
+    codes, _, valid = catalogue.children(depth, nodes)
+    indices = codes + depth * catalogue.codes_per_level
+    allowed = torch.zeros_like(log_probs, dtype=torch.bool)
+    # Padding repeats code 0: `amax` keeps a real child's True.
+    allowed = allowed.byte().scatter_reduce(-1, indices, valid.byte(), "amax").bool()
+    return torch.log_softmax(log_probs.masked_fill(~allowed, -torch.inf), dim=-1)
+
+
+def descend(catalogue: Catalogue, depth: int, nodes: Tensor, tokens: Tensor) -> Tensor:
+    """The child int64 [...] that `tokens` [...] lead to from `nodes` of `depth`; each must be a child."""
+    codes, children, valid = catalogue.children(depth, nodes)
+    code = tokens - FIRST_CODE - depth * catalogue.codes_per_level
+    place = ((codes == code.unsqueeze(-1)) & valid).byte().argmax(dim=-1, keepdim=True)
+    return children.gather(-1, place).squeeze(-1)
+
+
+def sequence_log_probs(
+    model: StreamRec, hidden: Tensor, tokens: Tensor, temperature: float, catalogue: Catalogue | None
+) -> Tensor:
+    """Log-probs [..., l + m] of sampled tokens under the distribution that sampled them.
+
+    hidden [..., l + m, d] are the teacher-forced states that predict `tokens` int64 [..., l + m]; `catalogue`
+    is given when sampling was constrained by the trie.
+    """
+    if catalogue is None:
+        return token_log_probs(model, hidden, tokens, temperature)
+    thoughts = tokens.shape[-1] - catalogue.levels
+    parts = [token_log_probs(model, hidden[..., :thoughts, :], tokens[..., :thoughts], temperature)]
+    nodes = torch.zeros_like(tokens[..., 0])
+    for depth in range(catalogue.levels):
+        token = tokens[..., thoughts + depth]
+        log_probs = model.log_probs(hidden[..., thoughts + depth, :], temperature)
+        restricted = restrict(log_probs, catalogue, depth, nodes)
+        parts.append(restricted.gather(-1, (token - FIRST_CODE).unsqueeze(-1)))
+        nodes = descend(catalogue, depth, nodes, token)
+    return torch.cat(parts, dim=-1)

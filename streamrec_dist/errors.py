@@ -1,0 +1,35 @@
+"""Errors a user can act on. Each class carries the exit code the command line ends with."""
+
+
+class StreamRecError(Exception):
+    """An error whose message tells the user what happened, where, and what to do."""
+
+    exit_code = 1
+
+
+class RunError(StreamRecError):
+    """The work was well-formed but failed."""
+
+
+class WorkerLost(RunError):
+    """A process that took part in a stage died; the stage can go on from its last checkpoint."""
+
+
+class UsageError(StreamRecError):
+    """Wrong use of a command or function."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A configuration value is missing, unknown or out of range."""
+
+
+class DataError(UsageError):
+    """Input data cannot be used; the message names the file and the line or record."""
+
+
+class EnvironmentProblem(StreamRecError):
+    """The machine lacks something: a cluster, a package, model weights, a device."""
+
+    exit_code = 3

@@ -1,0 +1,54 @@
+"""Lloyd's k-means, which places the first codewords of the RQ-VAE."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def kmeans(points: Tensor, k: int, generator: torch.Generator, iterations: int = 10) -> Tensor:
+    """Centroids [k, dim] of `points` [n, dim], by k-means++ seeding and Lloyd iterations.
+
+    A cluster that loses all its points moves to the point farthest from its centroid. With fewer than `k` points,
+    some are repeated. `generator` is a CPU generator; equal seeds give equal centroids on one device.
+    """
+    # Seeded on the CPU: a running sum of floats is not deterministic on a GPU.
+    centroids = _plus_plus(points.cpu(), k, generator).to(points.device)
+    for _ in range(iterations):
+        distances, nearest = squared_distances(points, centroids).min(dim=1)
+        # A one-hot product instead of index_add: scattered float sums are not deterministic on a GPU.
+        member = torch.nn.functional.one_hot(nearest, k).to(points.dtype)
+        counts = member.sum(0)
+        centroids = (member.T @ points) / counts.clamp_min(1).unsqueeze(1)
+        empty = (counts == 0).nonzero().flatten()
+        farthest = distances.topk(min(len(empty), len(points))).indices
+        centroids[empty[: len(farthest)]] = points[farthest]
+    return centroids
+
+
+def squared_distances(points: Tensor, centres: Tensor) -> Tensor:
+    """Squared Euclidean distances [n, k] between `points` [n, dim] and `centres` [k, dim]."""
+    return torch.addmm(
+        points.pow(2).sum(1, keepdim=True) + centres.pow(2).sum(1), points, centres.T, alpha=-2
+    )
+
+
+def _plus_plus(points: Tensor, k: int, generator: torch.Generator) -> Tensor:
+    """Starting centroids [k, dim]: each a point drawn in proportion to its squared distance to those before."""
+    n = len(points)
+    draws = torch.rand(k, generator=generator)
+    chosen = torch.zeros(k, dtype=torch.long)
+    gap = torch.ones(n)
+    for place in range(k):
+        cumulative = gap.double().cumsum(0)
+        total = cumulative[-1].item()
+        # No gap left: every distinct point is already a centroid, so any repetition will do.
+        index = (
+            int(torch.searchsorted(cumulative, draws[place].item() * total, right=True))
+            if total > 0
+            else int(draws[place] * n)
+        )
+        chosen[place] = min(index, n - 1)
+        distance = (points - points[chosen[place]]).pow(2).sum(1)
+        gap = distance if place == 0 else torch.minimum(gap, distance)
+    return points[chosen]

@@ -1,0 +1,1 @@
+"""The T5-like recommender, its thinking heads, and its files."""

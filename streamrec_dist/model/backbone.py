@@ -1,0 +1,96 @@
+"""The recommender: one tied token table, encoder, thinking decoder, direct decoder, thinking heads."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from streamrec_dist.config import Config
+from streamrec_dist.model.decoder import Decoder, DecoderCache, Memory
+from streamrec_dist.model.encoder import Encoder, memory_bias
+from streamrec_dist.model.layers import RelativeBias
+from streamrec_dist.model.thinking import ThinkingHeads
+from streamrec_dist.tokens import BOS, FIRST_CODE, PAD
+
+Stack = Literal["thinking", "direct"]
+
+
+class StreamRec(nn.Module):
+    """Tokens: 0 pad, 1 bos, then `levels * codes` level-offset code tokens, tied between input and output.
+
+    The thinking decoder sees `bos o_1..o_l c_1..c_m`; the direct decoder, a second stack on the same encoder,
+    sees `bos c_1..c_m` (section 2.3.2). pad and bos are never predicted: every distribution of this model
+    is over the code tokens, the vocabulary of eq. 11.
+    """
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.levels, self.codes = config.items.levels, config.items.codes
+        self.d_model = config.model.d_model
+        self.vocabulary = FIRST_CODE + self.levels * self.codes
+        self.embed = nn.Embedding(self.vocabulary, self.d_model)
+        self.encoder = Encoder(config.model)
+        self.decoder = Decoder(config.model)
+        self.direct = Decoder(config.model)
+        self.heads = ThinkingHeads(self.d_model)
+        for module in self.modules():
+            if isinstance(module, RelativeBias):
+                nn.init.normal_(module.weight, std=self.d_model**-0.5)
+
+    def stack(self, name: Stack) -> Decoder:
+        return self.decoder if name == "thinking" else self.direct
+
+    def encode(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """History tokens int64 [P, S], padded with 0 -> states [P, S, d] and their mask bool [P, S]."""
+        mask = tokens != PAD
+        return self.encoder(self.embed(tokens), mask), mask
+
+    def memory(self, states: Tensor, mask: Tensor, stack: Stack = "thinking") -> Memory:
+        """Encoder output, ready for one of the decoders."""
+        return self.stack(stack).memory(states, mask, memory_bias(mask))
+
+    def read(self, tokens: Tensor, stack: Stack = "thinking") -> Memory:
+        """Encode history tokens int64 [P, S] for one of the decoders."""
+        return self.memory(*self.encode(tokens), stack)
+
+    def decode(
+        self, tokens: Tensor, memory: Memory, cache: DecoderCache | None = None, stack: Stack = "thinking"
+    ) -> tuple[Tensor, DecoderCache]:
+        """Decoder tokens int64 [P, R, T], R sequences a prompt, after those in `cache` -> states [P, R, T, d]."""
+        return self.stack(stack)(self.embed(tokens), memory, cache)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """States [..., d] -> logits [..., levels * codes] of the code tokens (token = index + FIRST_CODE)."""
+        return torch.matmul(hidden * self.d_model**-0.5, self.code_table.T)
+
+    def log_probs(self, hidden: Tensor, temperature: float = 1.0) -> Tensor:
+        """Eq. 11: log-probabilities float32 [..., levels * codes] of the code tokens."""
+        return torch.log_softmax(self.logits(hidden).float() / temperature, dim=-1)
+
+    @property
+    def code_table(self) -> Tensor:
+        """Embeddings of the code tokens [levels * codes, d]."""
+        return self.embed.weight[FIRST_CODE:]
+
+    def item_states(self, item_tokens: Tensor) -> Tensor:
+        """t of section 2.3.1: mean of the m token embeddings; int64 [..., m] -> [..., d]."""
+        return self.embed(item_tokens).mean(dim=-2)
+
+    @staticmethod
+    def history_state(states: Tensor, mask: Tensor) -> Tensor:
+        """d_0 of section 2.3.1: mean of the encoder states over the tokens there are; [P, S, d] -> [P, d]."""
+        weights = mask.float().unsqueeze(-1)
+        return (states.float() * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+
+
+def token_log_probs(model: StreamRec, hidden: Tensor, tokens: Tensor, temperature: float = 1.0) -> Tensor:
+    """Log-probabilities [..., T] that `hidden` [..., T, d] gives to the tokens int64 [..., T]."""
+    log_probs = model.log_probs(hidden, temperature)
+    return log_probs.gather(-1, (tokens - FIRST_CODE).unsqueeze(-1)).squeeze(-1)
+
+
+def shift_right(tokens: Tensor) -> Tensor:
+    """Decoder inputs: bos, then all but the last token; int64 [..., T] -> [..., T]."""
+    return torch.cat([torch.full_like(tokens[..., :1], BOS), tokens[..., :-1]], dim=-1)

@@ -1,0 +1,131 @@
+"""The decoder stack. Its rows are grouped by prompt, so that encoder keys and values are never repeated.
+
+A group is the R decoder sequences of one prompt: G rollouts, W beams, or target and negative. Self-attention
+sees P * R independent sequences of T tokens; cross-attention sees P prompts with R * T query rows each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from streamrec_dist.config import ModelConfig
+from streamrec_dist.model.layers import (
+    MASKED,
+    CrossAttention,
+    FeedForward,
+    RelativeBias,
+    RMSNorm,
+    SelfAttention,
+    attend,
+    dropout,
+    merge_heads,
+    split_heads,
+)
+
+KeysValues = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a decoder attends to: encoder states [P, S, d], their mask, and every layer's keys and values."""
+
+    states: Tensor
+    mask: Tensor  # bool [P, S]
+    bias: Tensor  # [P, 1, 1, S]
+    cross: list[KeysValues]  # per layer, [P, heads, S, d_head]
+
+    @property
+    def prompts(self) -> int:
+        return len(self.states)
+
+
+@dataclass
+class DecoderCache:
+    """Keys and values of the tokens decoded so far: per layer [P * R, heads, T, d_head]."""
+
+    layers: list[KeysValues]
+
+    @property
+    def length(self) -> int:
+        return self.layers[0][0].shape[2] if self.layers else 0
+
+    def select(self, rows: Tensor) -> DecoderCache:
+        """The cache of rows [N] (int64, of P * R), in that order: repeats, reorders or drops rows."""
+        return DecoderCache([(k.index_select(0, rows), v.index_select(0, rows)) for k, v in self.layers])
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention, cross-attention and feed-forward, each behind a pre-norm and a residual."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.rate = config.dropout
+        self.attention_norm = RMSNorm(config.d_model)
+        self.attention = SelfAttention(config.d_model, config.heads, config.d_head)
+        self.cross_norm = RMSNorm(config.d_model)
+        self.cross = CrossAttention(config.d_model, config.heads, config.d_head)
+        self.feed_forward_norm = RMSNorm(config.d_model)
+        self.feed_forward = FeedForward(config.d_model, config.d_ff, config.dropout)
+
+    def forward(
+        self, x: Tensor, bias: Tensor, past: KeysValues | None, cross: KeysValues, cross_bias: Tensor
+    ) -> tuple[Tensor, KeysValues]:
+        """x [P, R, T, d]; `bias` broadcasts to [P * R, heads, T, past + T]; returns x and the grown cache."""
+        prompts, group, length, width = x.shape
+        q, k, v = self.attention.project(self.attention_norm(x).view(prompts * group, length, width))
+        if past is not None:
+            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
+        attended = self.attention.out(merge_heads(attend(q, k, v, bias))).view_as(x)
+        x = x + dropout(attended, self.rate, self.training)
+
+        queries = self.cross.q(self.cross_norm(x).view(prompts, group * length, width))
+        looked_up = attend(split_heads(queries, self.cross.heads), *cross, cross_bias)
+        x = x + dropout(self.cross.out(merge_heads(looked_up)).view_as(x), self.rate, self.training)
+        x = x + dropout(self.feed_forward(self.feed_forward_norm(x)), self.rate, self.training)
+        return x, (k, v)
+
+
+class Decoder(nn.Module):
+    """Causal stack over thoughts and item codes."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.rate = config.dropout
+        self.bias = RelativeBias(config.heads, bidirectional=False)
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.layers))
+        self.norm = RMSNorm(config.d_model)
+
+    def memory(self, states: Tensor, mask: Tensor, bias: Tensor) -> Memory:
+        """Encoder states [P, S, d] -> the keys and values of this stack's layers, computed once."""
+        return Memory(states, mask, bias, [cross.keys_values(states) for cross in self._cross()])
+
+    def _cross(self) -> list[CrossAttention]:
+        return [layer.cross for layer in self.layers if isinstance(layer, DecoderLayer)]
+
+    def forward(
+        self, embedded: Tensor, memory: Memory, cache: DecoderCache | None = None, bias: Tensor | None = None
+    ) -> tuple[Tensor, DecoderCache]:
+        """Embedded tokens [P, R, T, d], after those in `cache` -> last states [P, R, T, d] and the grown cache.
+
+        `bias` replaces the causal self-attention bias; it broadcasts to [P * R, heads, T, cached + T].
+        """
+        cached = cache.length if cache else 0
+        if bias is None:
+            bias = self.causal_bias(cached, embedded.shape[2], embedded.device)
+        x = dropout(embedded, self.rate, self.training)
+        grown = []
+        for index, layer in enumerate(self.layers):
+            past = cache.layers[index] if cache else None
+            x, keys_values = layer(x, bias, past, memory.cross[index], memory.bias)
+            grown.append(keys_values)
+        return dropout(self.norm(x), self.rate, self.training), DecoderCache(grown)
+
+    def causal_bias(self, cached: int, length: int, device: torch.device) -> Tensor:
+        """Self-attention bias [1, heads, length, cached + length] of `length` tokens after `cached` others."""
+        keys = torch.arange(cached + length, device=device)
+        queries = keys[cached:]
+        future = torch.where(keys[None] > queries[:, None], MASKED, 0.0)
+        return self.bias(queries, keys) + future

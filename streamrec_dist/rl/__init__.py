@@ -1,0 +1,1 @@
+"""Rewards, advantages, the GRPO objective and the staleness-bounded buffer."""

@@ -1,0 +1,146 @@
+"""What the loops of the stages need from the outside. Actors and learners implement these; tests do so in process.
+
+Tensors stay with the workers: a Task has a small `receipt`, which a loop may look at, and a `payload`, which it
+only passes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from streamrec_dist.events import Event
+from streamrec_dist.rundir import Checkpoint, StageResult
+from streamrec_dist.types import PolicyVersion
+
+Payload = Any
+Weights = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Work under way."""
+
+    receipt: Any
+    payload: Payload = None
+
+
+@dataclass(frozen=True)
+class Published:
+    """Weights that workers can adopt: a version and one flat vector, by reference."""
+
+    version: PolicyVersion
+    vector: Payload
+
+
+class Runtime(Protocol):
+    """Waits for tasks."""
+
+    def wait(self, tasks: Sequence[Task], what: str, timeout_s: float) -> Task:
+        """The first task to finish. Raises RunError naming `what` when none does in time, or when it failed."""
+        ...
+
+    def receipt(self, task: Task, what: str, timeout_s: float) -> Any:
+        """The receipt of one task, waited for."""
+        ...
+
+
+class Learners(Protocol):
+    """The DDP group; every call reaches all ranks."""
+
+    world_size: int
+
+    def begin(
+        self,
+        stage: str,
+        total_steps: int,
+        weights: Weights | None = None,
+        checkpoint: Weights | None = None,
+        step: int = 0,
+    ) -> None: ...
+
+    def annotate(self, parts: Sequence[Payload]) -> None: ...
+
+    def train_rows(self, epoch: int, first: int, last: int) -> Task:
+        """Receipt: mean metrics of the steps."""
+        ...
+
+    def train_groups(
+        self,
+        shards: Sequence[Sequence[tuple[Payload, Payload, np.ndarray]]],
+        groups: int,
+        version: PolicyVersion,
+    ) -> Task:
+        """`shards` by rank: (RolloutBatch, RewardBreakdown, its groups). Receipt: metrics of the step."""
+        ...
+
+    def vector(self, policy_only: bool = True) -> Payload:
+        """Rank 0's weights as one flat vector."""
+        ...
+
+    def weights(self) -> Weights: ...
+
+    def checkpoint(self) -> Weights: ...
+
+
+class Annotators(Protocol):
+    """Run iterative inference over ranges of training rows."""
+
+    def submit(self, first: int, last: int, round_number: int, weights: Published) -> Task:
+        """Receipt: number of rows; payload: Annotation."""
+        ...
+
+
+class Rollouts(Protocol):
+    """Sample groups."""
+
+    replicas: int
+
+    def submit(self, cursor: int, count: int, weights: Published) -> Task:
+        """Receipt: {"version", "tokens", "seconds"}; payload: RolloutBatch."""
+        ...
+
+
+class Rewards(Protocol):
+    """Score groups."""
+
+    def submit(self, rollouts: Payload) -> Task:
+        """Receipt: {"signal": bool [P], "report": metrics}; payload: RewardBreakdown."""
+        ...
+
+
+class Evaluators(Protocol):
+    """Decode for held-out rows."""
+
+    replicas: int
+
+    def ranks(self, model: str, rows: np.ndarray, mask_history: bool, weights: Published) -> Task:
+        """Receipt: rank of each target, int64 [n]."""
+        ...
+
+    def invalid_share(self, model: str, rows: np.ndarray, weights: Published) -> Task:
+        """Receipt: share of an unconstrained beam that names no item."""
+        ...
+
+    def thinking(self, rows: np.ndarray, weights: Published) -> Task:
+        """Receipt: the columns of `measure_thinking`."""
+        ...
+
+
+class Store(Protocol):
+    """The run directory, wherever it is."""
+
+    def emit(self, event: Event) -> None: ...
+
+    def save_checkpoint(self, checkpoint: Checkpoint, protect: int | None = None) -> None: ...
+
+    def newest_checkpoint(self, stage: str) -> Checkpoint | None: ...
+
+    def save_weights(self, stage: str, weights: Weights) -> None: ...
+
+    def load_weights(self, stage: str) -> Weights: ...
+
+    def finish_stage(self, result: StageResult) -> None: ...

@@ -1,0 +1,50 @@
+"""What a reward worker does with a RolloutBatch: five rewards, from its columns and the frozen direct decoder."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from streamrec_dist.data.batches import history_tokens, targets
+from streamrec_dist.model.backbone import StreamRec
+from streamrec_dist.rl.rewards import score_rollouts
+from streamrec_dist.stages.annotate import direct_log_probs
+from streamrec_dist.training.materials import Materials, autocast
+from streamrec_dist.types import RewardBreakdown, RolloutBatch
+
+
+class Scorer:
+    """Holds no policy: only pi_ref, whose target log-prob is computed once a training row and kept."""
+
+    def __init__(self, materials: Materials, reference: StreamRec):
+        self.materials = materials
+        self.reference = reference.eval()
+        self.catalogue = materials.catalogue
+        self._target_logprobs = np.full(len(materials.rows), np.nan, dtype=np.float32)
+
+    def score(self, batch: RolloutBatch) -> RewardBreakdown:
+        """The rewards of a batch, each float32 [P, G]."""
+        corpus = self.materials.corpus
+        items = targets(corpus, self.materials.rows[batch.rows])
+        tokens = torch.from_numpy(batch.tokens[..., -corpus.levels :].astype(np.int64))
+        return score_rollouts(
+            batch,
+            self.materials.config.stages.rl,
+            valid=(self.catalogue.item_of_tokens(tokens) >= 0).numpy(),
+            target_items=items,
+            target_tokens=corpus.item_tokens(items),
+            reference=self.target_logprobs(batch.rows),
+        )
+
+    def target_logprobs(self, rows: np.ndarray) -> np.ndarray:
+        """log pi_ref(target | history), float32 [P], of training rows int64 [P]."""
+        missing = np.unique(rows[np.isnan(self._target_logprobs[rows])])
+        if len(missing):
+            corpus, device = self.materials.corpus, self.reference.embed.weight.device
+            pairs = self.materials.rows[missing]
+            history = torch.from_numpy(history_tokens(corpus, pairs)[0]).to(device)
+            items = torch.from_numpy(corpus.item_tokens(targets(corpus, pairs))).to(device)[:, None]
+            with autocast(self.materials.config, device):
+                values = direct_log_probs(self.reference, history, items)[:, 0]
+            self._target_logprobs[missing] = values.float().cpu().numpy()
+        return self._target_logprobs[rows]

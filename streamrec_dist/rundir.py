@@ -1,0 +1,222 @@
+"""The directory of a run: config, events, items, checkpoints, stage results.
+
+runs/NAME/config.yaml                       the resolved configuration
+          events.jsonl                      what happened
+          dataset/                          the prepared data (a link by content hash, see `prepared`)
+          items/                            embeddings, neighbours, semantic ids
+          checkpoints/STAGE/step-N/         weights + optimizer + state, the last two and the best
+          stages/STAGE.json                 the result of a finished stage
+          results/                          evaluations
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from streamrec_dist.config import Config
+from streamrec_dist.config_file import differing_keys, dump_config, load_config
+from streamrec_dist.errors import DataError, UsageError
+
+STAGES = ("tokenize", "pretrain", "sft", "rl")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+#: Keys that may change between parts of a run: where it runs and for how long, not what it learns from.
+CHANGEABLE = ("cluster.", "actors.", "learners.")
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a finished stage left behind."""
+
+    stage: str
+    seconds: float
+    steps: int
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Arrays and plain state of one moment of one stage."""
+
+    stage: str
+    step: int
+    arrays: dict[str, np.ndarray]
+    state: dict[str, Any]
+
+
+class RunDir:
+    """Reads and writes one run. The only code that knows the layout."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def events_path(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def dataset_path(self) -> Path:
+        return self.path / "dataset"
+
+    @property
+    def items_path(self) -> Path:
+        return self.path / "items"
+
+    @staticmethod
+    def create(runs: Path, name: str, config: Config) -> RunDir:
+        """Make a new run directory. Raises UsageError for a bad name or one that is taken."""
+        check_name(name)
+        path = runs / name
+        if path.exists():
+            raise UsageError(
+                f"run {name} exists already; continue it with --resume, or choose another --run NAME"
+            )
+        # The config makes it a run: until it is there, a killed start leaves only a hidden folder.
+        unfinished = runs / f".{name}.{os.getpid()}"
+        unfinished.mkdir(parents=True)
+        (unfinished / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+        os.rename(unfinished, path)
+        return RunDir(path)
+
+    @staticmethod
+    def open(path: Path) -> RunDir:
+        """An existing run. Raises UsageError when there is none."""
+        if not (path / "config.yaml").is_file():
+            names = [run.name for run in list_runs(path.parent)]
+            known = f"there are: {', '.join(names)}" if names else "there are no runs yet"
+            raise UsageError(f"no run {path.name} in {path.parent}; {known}")
+        return RunDir(path)
+
+    def config(self) -> Config:
+        return load_config(self.path / "config.yaml")
+
+    def check_same_config(self, config: Config) -> None:
+        """Raise UsageError naming the keys in which this run was started differently."""
+        differing = [key for key in differing_keys(self.config(), config) if not key.startswith(CHANGEABLE)]
+        if differing:
+            raise UsageError(
+                f"run {self.name} was started with another configuration; "
+                "give it back, or choose another --run NAME:\n  " + "\n  ".join(differing)
+            )
+
+    # stage results
+
+    def stage_result(self, stage: str) -> StageResult | None:
+        path = self.path / "stages" / f"{stage}.json"
+        return StageResult(**json.loads(path.read_text())) if path.is_file() else None
+
+    def finished_stages(self) -> list[str]:
+        return [stage for stage in STAGES if self.stage_result(stage)]
+
+    def finish_stage(self, result: StageResult) -> None:
+        write_atomically(self.path / "stages" / f"{result.stage}.json", json.dumps(asdict(result), indent=1))
+
+    # checkpoints
+
+    def save_checkpoint(self, checkpoint: Checkpoint, keep: int = 2, protect: int | None = None) -> Path:
+        """Write a checkpoint under a temporary name, rename it, and drop all but `keep` and `protect`."""
+        folder = self.path / "checkpoints" / checkpoint.stage
+        target = folder / f"step-{checkpoint.step:08d}"
+        unfinished = folder / f".{target.name}.{os.getpid()}"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        arrays = {name: np.ascontiguousarray(array) for name, array in checkpoint.arrays.items()}
+        save_file(arrays, unfinished / "arrays.safetensors")
+        (unfinished / "state.msgpack").write_bytes(msgpack.packb(checkpoint.state))
+        shutil.rmtree(target, ignore_errors=True)
+        os.rename(unfinished, target)
+        kept = {protect, *self.checkpoint_steps(checkpoint.stage)[-keep:]}
+        for step in self.checkpoint_steps(checkpoint.stage):
+            if step not in kept:
+                shutil.rmtree(folder / f"step-{step:08d}")
+        return target
+
+    def checkpoint_steps(self, stage: str) -> list[int]:
+        folder = self.path / "checkpoints" / stage
+        return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*"))
+
+    def load_checkpoint(self, stage: str, step: int) -> Checkpoint:
+        """Raises DataError naming the file when it is missing, truncated or not what it should be."""
+        folder = self.path / "checkpoints" / stage / f"step-{step:08d}"
+        arrays, state = folder / "arrays.safetensors", folder / "state.msgpack"
+        for file in (arrays, state):
+            if not file.is_file():
+                raise DataError(f"{file}: missing; the checkpoint is not complete")
+        try:
+            return Checkpoint(stage, step, load_file(arrays), msgpack.unpackb(state.read_bytes()))
+        except (SafetensorError, msgpack.UnpackException, ValueError) as error:
+            raise DataError(
+                f"{folder}: damaged checkpoint ({error}); remove this folder to go on from the one before"
+            ) from None
+
+    # weights of a finished stage
+
+    def save_weights(self, stage: str, weights: dict[str, np.ndarray]) -> None:
+        path = self.path / "stages" / f"{stage}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+        save_file({name: np.ascontiguousarray(array) for name, array in weights.items()}, unfinished)
+        os.replace(unfinished, path)
+
+    def load_weights(self, stage: str) -> dict[str, np.ndarray]:
+        path = self.path / "stages" / f"{stage}.safetensors"
+        if not path.is_file():
+            raise UsageError(f"run {self.name} has no weights of stage {stage}; train it first")
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise DataError(f"{path}: damaged weights ({error}); train stage {stage} again") from None
+
+    def write_result(self, name: str, result: dict[str, Any]) -> Path:
+        path = self.path / "results" / f"{name}.json"
+        write_atomically(path, json.dumps(result, indent=1))
+        return path
+
+
+def check_name(name: str) -> None:
+    """Raise UsageError unless `name` can be a folder in runs/."""
+    if not NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} cannot name a run: letters, digits, '.', '_' and '-', starting with a letter or digit"
+        )
+
+
+def list_runs(runs: Path) -> list[RunDir]:
+    """All runs, the newest last."""
+    found = [path.parent for path in runs.glob("*/config.yaml") if not path.parent.name.startswith(".")]
+    return [RunDir(path) for path in sorted(found, key=_last_touched)]
+
+
+def newest_run(runs: Path) -> RunDir:
+    """Raises UsageError when there is none."""
+    found = list_runs(runs)
+    if not found:
+        raise UsageError(f"no runs in {runs} yet; start one with `streamrec-dist train --stage all`")
+    return found[-1]
+
+
+def _last_touched(path: Path) -> float:
+    events = path / "events.jsonl"
+    return (events if events.exists() else path / "config.yaml").stat().st_mtime
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that readers see the old or the new content, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, path)

@@ -1,0 +1,1 @@
+"""The stages of a run, each readable from top to bottom."""

@@ -1,0 +1,158 @@
+"""Stage 2's data: thoughts from iterative inference (section 2.3.1), and how well they lead to the target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from streamrec_dist.data.batches import history_tokens, targets
+from streamrec_dist.decode.beam import begin
+from streamrec_dist.decode.random import rollout_uniforms
+from streamrec_dist.decode.sampler import Thinking, sample_thoughts
+from streamrec_dist.model.backbone import StreamRec, token_log_probs
+from streamrec_dist.model.decoder import Memory
+from streamrec_dist.model.thinking import nearest_tokens, unit_rms
+from streamrec_dist.tokens import FIRST_CODE
+from streamrec_dist.training.materials import Materials, autocast
+from streamrec_dist.types import Annotation
+
+
+@dataclass(frozen=True)
+class Inference:
+    """Iterative inference of some rows: the thoughts, and the distance of s_0 .. s_l to the target."""
+
+    thinking: Thinking
+    distances: Tensor  # float32 [P, l + 1], rms of n(t) - n(s_i)
+
+
+@torch.no_grad()
+def iterative_inference(
+    model: StreamRec, memory: Memory, first: Tensor, target: Tensor, steps: int
+) -> Inference:
+    """Eq. 12 and 13: at each step the code token nearest to the residual between target and state.
+
+    first: d_0 [P, d]; target: t [P, d]. The decoder reads each chosen token and the state is updated from the
+    sum of its hidden states.
+    """
+    hidden, cache = begin(model, memory, "thinking")
+    hiddens, tokens = [hidden], []
+    states = model.heads.states(first, first.new_zeros((len(first), 0, first.shape[-1])))
+    distances = [_distance(target, states[:, -1])]
+    for _ in range(steps):
+        residual = model.heads.residuals(target, states[:, -1:])[:, 0]
+        token = nearest_tokens(residual, model.code_table) + FIRST_CODE
+        tokens.append(token)
+        hidden, cache = model.decode(token[:, None, None], memory, cache)
+        hiddens.append(hidden[:, :, 0])
+        states = model.heads.states(first, torch.cat(hiddens[1:], dim=1))
+        distances.append(_distance(target, states[:, -1]))
+    thinking = Thinking(torch.stack(tokens, dim=-1)[:, None], torch.stack(hiddens, dim=2), cache)
+    return Inference(thinking, torch.stack(distances, dim=-1))
+
+
+def _distance(target: Tensor, state: Tensor) -> Tensor:
+    return (unit_rms(target) - unit_rms(state)).pow(2).mean(dim=-1).sqrt()
+
+
+@torch.no_grad()
+def item_log_probs(model: StreamRec, memory: Memory, thinking: Thinking, items: Tensor) -> Tensor:
+    """log P(item | history, thoughts), float32 [P, R]; items int64 [P, R, m], after R sequences of thoughts."""
+    tail, _ = model.decode(items[..., :-1], memory, thinking.cache)
+    hidden = torch.cat([thinking.last.unsqueeze(2), tail], dim=2)
+    return token_log_probs(model, hidden, items).sum(dim=-1)
+
+
+@torch.no_grad()
+def direct_log_probs(model: StreamRec, history: Tensor, items: Tensor) -> Tensor:
+    """log pi_ref(item | history) of the direct decoder, float32 [P, R]; items int64 [P, R, m] (eq. 16, 17, 26)."""
+    memory = model.read(history, "direct")
+    last, cache = begin(model, memory, "direct")
+    group = items.shape[1]
+    cache = cache.select(torch.arange(len(history), device=history.device).repeat_interleave(group))
+    tail, _ = model.decode(items[..., :-1], memory, cache, stack="direct")
+    first = last.unsqueeze(2).expand(-1, group, -1, -1)
+    return token_log_probs(model, torch.cat([first, tail], dim=2), items).sum(dim=-1)
+
+
+@torch.no_grad()
+def annotate_rows(
+    materials: Materials, model: StreamRec, reference: StreamRec, first: int, last: int, round_number: int
+) -> Annotation:
+    """Annotate training rows first..last with the current model; `reference` is pi_ref, frozen after stage 1.
+
+    The dispreferred item of each row is drawn from the target's text neighbours by (seed, round, row).
+    """
+    config = materials.config
+    corpus, steps = materials.corpus, config.stages.sft.thoughts
+    device = model.embed.weight.device
+    numbers = np.arange(first, last)
+    rows = materials.rows[first:last]
+    items = targets(corpus, rows)
+    draws = rollout_uniforms(config.seed + round_number * 7919, numbers, 1, steps + 2)[:, 0]
+    neighbours = materials.neighbours[items]
+    negatives = neighbours[np.arange(len(rows)), (draws[:, 0] * neighbours.shape[1]).astype(int)].astype(
+        np.int64
+    )
+    own = draws[:, 1] < config.stages.sft.own_thoughts
+
+    history = torch.from_numpy(history_tokens(corpus, rows)[0]).to(device)
+    target_tokens = torch.from_numpy(corpus.item_tokens(items)).to(device)
+    pair = torch.stack([target_tokens, torch.from_numpy(corpus.item_tokens(negatives)).to(device)], dim=1)
+    with autocast(config, device):
+        states, mask = model.encode(history)
+        memory = model.memory(states, mask)
+        target = model.item_states(target_tokens)
+        thoughts = iterative_inference(
+            model, memory, model.history_state(states, mask), target, steps
+        ).thinking.tokens[:, 0]
+        if own.any():
+            sampled = sample_thoughts(model, memory, torch.from_numpy(draws[:, 2:]).to(device)).tokens[:, 0]
+            thoughts = torch.where(torch.from_numpy(own).to(device)[:, None], sampled, thoughts)
+        log_probs = direct_log_probs(reference, history, pair).float().cpu().numpy()
+    return Annotation(
+        first=first,
+        thoughts=thoughts.cpu().numpy().astype(np.int32),
+        own=own,
+        negatives=negatives,
+        reference_target=log_probs[:, 0],
+        reference_negative=log_probs[:, 1],
+    )
+
+
+@torch.no_grad()
+def measure_thinking(materials: Materials, model: StreamRec, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """How the model thinks on rows int64 [n, 2], a value a row (means are taken by the caller):
+
+    gold_nll, sampled_nll: the target's negative log-likelihood after annotated and after sampled thoughts, whose
+    difference is the leak; distance [n, l + 1] of s_i to the target by step; distinct: distinct thoughts;
+    target_share: share of thoughts that are codes of the target.
+    """
+    config, corpus = materials.config, materials.corpus
+    steps, device = config.stages.sft.thoughts, model.embed.weight.device
+    columns: dict[str, list[np.ndarray]] = {}
+    for start in range(0, len(rows), config.stages.sft.annotate_batch):
+        part = rows[start : start + config.stages.sft.annotate_batch]
+        history = torch.from_numpy(history_tokens(corpus, part)[0]).to(device)
+        items = torch.from_numpy(corpus.item_tokens(targets(corpus, part))).to(device)[:, None]
+        uniforms = rollout_uniforms(config.seed, np.arange(start, start + len(part)), 1, steps)[:, 0]
+        with autocast(config, device):
+            states, mask = model.encode(history)
+            memory = model.memory(states, mask)
+            first = model.history_state(states, mask)
+            gold = iterative_inference(model, memory, first, model.item_states(items[:, 0]), steps)
+            sampled = sample_thoughts(model, memory, torch.from_numpy(uniforms).to(device))
+            values = {
+                "gold_nll": -item_log_probs(model, memory, gold.thinking, items)[:, 0],
+                "sampled_nll": -item_log_probs(model, memory, sampled, items)[:, 0],
+                "distance": gold.distances,
+            }
+        thoughts = gold.thinking.tokens[:, 0]
+        values["target_share"] = (thoughts.unsqueeze(-1) == items).any(-1).float().mean(-1)
+        ordered = thoughts.sort(dim=-1).values
+        values["distinct"] = 1.0 + (ordered[:, 1:] != ordered[:, :-1]).float().sum(-1)
+        for name, value in values.items():
+            columns.setdefault(name, []).append(value.float().cpu().numpy())
+    return {name: np.concatenate(parts) for name, parts in columns.items()}

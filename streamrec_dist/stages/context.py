@@ -1,0 +1,102 @@
+"""What the controller hands to a stage."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from streamrec_dist.config import Config
+from streamrec_dist.data.split import split_rows
+from streamrec_dist.errors import StreamRecError
+from streamrec_dist.events import Event
+from streamrec_dist.metrics import bootstrap_interval, per_user_ndcg, ranking_metrics
+from streamrec_dist.rl.ports import (
+    Annotators,
+    Evaluators,
+    Learners,
+    Payload,
+    Published,
+    Rewards,
+    Rollouts,
+    Runtime,
+    Store,
+)
+from streamrec_dist.rundir import Checkpoint
+from streamrec_dist.training.materials import Materials
+from streamrec_dist.types import PolicyVersion
+
+#: The longest any single piece of work may take before the run ends with an error that names it.
+DEADLINE_S = 1800.0
+#: Seconds of training between two progress events of stages 1 and 2.
+REPORT_S = 2.0
+
+
+class Stopped(StreamRecError):
+    """The user asked the run to stop; the stage has written a checkpoint."""
+
+
+class Publisher:
+    """The only place where policy versions are minted."""
+
+    def __init__(self, first: int = 0):
+        self._next = first
+
+    def publish(self, vector: Payload) -> Published:
+        """Give a flat vector the next version."""
+        version = PolicyVersion(self._next)
+        self._next += 1
+        return Published(version, vector)
+
+
+@dataclass
+class Context:
+    """One run's materials and the roles that work on it."""
+
+    config: Config
+    materials: Materials
+    runtime: Runtime
+    learners: Learners
+    store: Store
+    evaluators: Evaluators
+    annotators: Annotators | None = None
+    rollouts: Rollouts | None = None
+    rewards: Rewards | None = None
+    publisher: Publisher = field(default_factory=Publisher)
+    stop: threading.Event = field(default_factory=threading.Event)
+    clock: Callable[[], float] = time.monotonic
+
+    def step(self, stage: str, step: int, total: int, metrics: Mapping[str, Any]) -> None:
+        self.store.emit(Event("step", stage, step=step, total=total, metrics=dict(metrics)))
+
+    def evaluation_rows(self, users: int) -> np.ndarray:
+        """The validation rows int64 [n, 2] of a fixed random choice of users."""
+        rows = split_rows(self.materials.corpus, "valid")
+        chosen = np.random.default_rng([self.config.seed, 2]).permutation(len(rows))[:users]
+        return rows[np.sort(chosen)]
+
+    def evaluate(self, stage: str, model: str, step: int, users: int, weights: Published) -> dict[str, Any]:
+        """Rank the validation targets of some users and emit the metrics."""
+        rows = self.evaluation_rows(users)
+        tasks = [
+            self.evaluators.ranks(model, part, False, weights)
+            for part in np.array_split(rows, min(self.evaluators.replicas, len(rows)))
+        ]
+        ranks = np.concatenate([self.runtime.receipt(task, "evaluation", DEADLINE_S) for task in tasks])
+        return self.report_ranks(stage, step, ranks)
+
+    def report_ranks(self, stage: str, step: int, ranks: np.ndarray) -> dict[str, Any]:
+        low, high = bootstrap_interval(per_user_ndcg(ranks, 10))
+        metrics = ranking_metrics(ranks) | {"ndcg@10_ci": [low, high], "users": len(ranks)}
+        self.store.emit(Event("eval", stage, step=step, split="valid", metrics=metrics))
+        return metrics
+
+    def check_stop(self, checkpoint: Callable[[], Checkpoint]) -> None:
+        """Write a checkpoint and raise Stopped when the user has asked to."""
+        if self.stop.is_set():
+            self.store.save_checkpoint(checkpoint())
+            raise Stopped("stopped as asked; a checkpoint is written")

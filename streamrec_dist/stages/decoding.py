@@ -1,0 +1,111 @@
+"""A trained model as a recommender: what each stage's model decodes before the item, and what it ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from streamrec_dist.config import Config
+from streamrec_dist.data.batches import history_tokens, targets
+from streamrec_dist.decode.beam import beam_search, free_beam_search
+from streamrec_dist.decode.sampler import Thinking, think_greedily
+from streamrec_dist.model.backbone import StreamRec
+from streamrec_dist.model.decoder import Memory
+from streamrec_dist.training.materials import Materials, autocast
+
+#: Models that `evaluate` and `recommend` know, in the order of the table.
+MODELS = ("direct", "pretrain", "sft", "rl")
+
+
+def thinking_steps(model: str, config: Config) -> int:
+    """Tokens decoded greedily before the item: the retrieved items' after stage 1, thoughts later, 0 directly."""
+    if model == "direct":
+        return 0
+    if model == "pretrain":
+        return config.stages.pretrain.retrieved * config.items.levels
+    return config.stages.sft.thoughts
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """The best items of some rows, best first."""
+
+    items: np.ndarray  # int64 [n, W], -1 where the beam ran out
+    scores: np.ndarray  # float32 [n, W], log-probabilities
+    thoughts: np.ndarray  # int64 [n, steps] tokens decoded before the item
+
+
+class Recommender:
+    """Ranks the whole catalogue for rows (user, position), with one stage's model."""
+
+    def __init__(self, materials: Materials, model: StreamRec, name: str, device: str = "cpu"):
+        self.materials = materials
+        self.config = materials.config
+        self.model = model.to(device).eval()
+        self.device = torch.device(device)
+        self.steps = thinking_steps(name, self.config)
+        self.catalogue = materials.catalogue.to(device)
+
+    def rank(self, rows: np.ndarray, beam: int, mask_history: bool) -> Ranked:
+        """Rows int64 [n, 2] -> their best items (beam search after greedy thoughts, section 2.1)."""
+        parts = [self.rank_batch(part, beam, mask_history) for part in self._batches(rows)]
+        return Ranked(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+    def rank_batch(
+        self, rows: np.ndarray, beam: int, mask_history: bool
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        history, _ = history_tokens(self.materials.corpus, rows)
+        banned = self._histories(rows) if mask_history else None
+        return self.rank_histories(history, beam, banned)
+
+    def rank_histories(
+        self, history: np.ndarray, beam: int, banned: Tensor | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """History tokens int64 [n, S] -> items and scores [n, W], thoughts [n, steps]."""
+        with autocast(self.config, self.device):
+            memory, start = self._begin(history)
+            items, scores = beam_search(self.model, memory, self.catalogue, beam, start, banned)
+        thoughts = start.tokens[:, 0] if start else items[:, :0]
+        return items.cpu().numpy(), scores.float().cpu().numpy(), thoughts.cpu().numpy()
+
+    def target_ranks(self, rows: np.ndarray, mask_history: bool) -> np.ndarray:
+        """Rank of each row's target in the beam, from 1; 0 where the beam misses it: int64 [n]."""
+        ranked = self.rank(rows, self.config.stages.evaluate.beam, mask_history)
+        hits = ranked.items == targets(self.materials.corpus, rows)[:, None]
+        return np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, 0)
+
+    def invalid_beam_share(self, rows: np.ndarray) -> float:
+        """Share of an unconstrained beam's sequences that name no item of the catalogue."""
+        invalid = total = 0
+        for part in self._batches(rows):
+            with autocast(self.config, self.device):
+                memory, start = self._begin(history_tokens(self.materials.corpus, part)[0])
+                beam = self.config.stages.evaluate.beam
+                tokens, _ = free_beam_search(self.model, memory, self.catalogue.levels, beam, start)
+            invalid += int((self.catalogue.item_of_tokens(tokens) < 0).sum())
+            total += tokens.shape[0] * tokens.shape[1]
+        return invalid / max(total, 1)
+
+    @torch.no_grad()
+    def _begin(self, history: np.ndarray) -> tuple[Memory, Thinking | None]:
+        tokens = torch.from_numpy(history).to(self.device)
+        memory = self.model.read(tokens, "thinking" if self.steps else "direct")
+        return memory, think_greedily(self.model, memory, self.steps) if self.steps else None
+
+    def _batches(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        batch = self.config.stages.evaluate.batch
+        for first in range(0, len(rows), batch):
+            yield rows[first : first + batch]
+
+    def _histories(self, rows: np.ndarray) -> Tensor:
+        """All earlier items of each row, not only those the model sees: int64 [n, X], padded with -1."""
+        corpus = self.materials.corpus
+        longest = int(rows[:, 1].max())
+        place = np.arange(longest)
+        inside = place < rows[:, 1:2]
+        where = np.where(inside, corpus.offsets[rows[:, 0]][:, None] + place, 0)
+        return torch.from_numpy(np.where(inside, corpus.items[where].astype(np.int64), -1)).to(self.device)

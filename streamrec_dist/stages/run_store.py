@@ -1,0 +1,110 @@
+"""The run directory as the stages see it: prepared data, items, checkpoints, events. Lives on the head node."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from streamrec_dist.config import Config
+from streamrec_dist.data.batches import Corpus
+from streamrec_dist.data.dataset import Dataset, load_dataset
+from streamrec_dist.data.prepare import prepare
+from streamrec_dist.data.split import training_rows
+from streamrec_dist.errors import DataError
+from streamrec_dist.events import Event, EventLog
+from streamrec_dist.items.semantic_ids import load_ids, save_ids
+from streamrec_dist.rl.ports import Weights
+from streamrec_dist.rundir import Checkpoint, RunDir, StageResult, write_atomically
+from streamrec_dist.stages.tokenize import Tokenized
+from streamrec_dist.training.materials import Materials
+
+
+class RunStore:
+    """Implements the Store port on a RunDir, and keeps the data set and the items of the run."""
+
+    def __init__(self, path: Path):
+        self.run = RunDir.open(path)
+        self.events = EventLog(self.run.events_path)
+
+    def emit(self, event: Event) -> None:
+        self.events.append([event])
+
+    # data and items
+
+    def dataset(self) -> Dataset:
+        """The run's own prepared copy of the data, made on the first call."""
+        path = self.run.dataset_path
+        if (path / "dataset.json").is_file():
+            return load_dataset(path)
+        config = self.run.config()
+        source = Path(config.data.path) if config.data.path else None
+        if source and (source / "dataset.json").is_file():
+            # Made by `data prepare`: used where it is, checked by its content hash.
+            return load_dataset(source)
+        return prepare(source, config.data.format, path, config.seed)
+
+    def save_items(self, tokenized: Tokenized) -> None:
+        folder = self.run.items_path
+        folder.mkdir(parents=True, exist_ok=True)
+        save_ids(folder / "semantic_ids.parquet", tokenized.codes, self.run.config().items.codes)
+        unfinished = folder / f".vectors.{os.getpid()}"
+        vectors = {"embeddings": tokenized.embeddings, "neighbours": tokenized.neighbours}
+        save_file({name: np.ascontiguousarray(array) for name, array in vectors.items()}, unfinished)
+        os.replace(unfinished, folder / "vectors.safetensors")
+
+    def vectors(self) -> dict[str, np.ndarray]:
+        """Text embeddings float32 [n, dim] and neighbours int32 [n, k]. Raises DataError when damaged."""
+        path = self.run.items_path / "vectors.safetensors"
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise DataError(f"{path}: cannot be read ({error}); run stage tokenize again") from None
+
+    def materials(self, config: Config) -> Materials:
+        """What the roles work with. Raises DataError when the ids do not fit the data set."""
+        dataset = self.dataset()
+        codes = load_ids(self.run.items_path / "semantic_ids.parquet")
+        if len(codes) != dataset.n_items:
+            raise DataError(
+                f"{self.run.items_path}: ids of {len(codes)} items, the data set has {dataset.n_items}; "
+                "run stage tokenize again"
+            )
+        # Copies: views of Arrow buffers are read-only, and torch takes no read-only arrays.
+        corpus = Corpus(
+            dataset.items.copy(), dataset.offsets.copy(), codes, config.items.codes, config.data.max_history
+        )
+        rows = training_rows(dataset)
+        if len(rows) == 0:
+            raise DataError("no user has more than three items: there is nothing left to train on")
+        return Materials(config, corpus, self.vectors()["neighbours"], rows)
+
+    # checkpoints and results
+
+    def write_log(self, name: str, text: str) -> Path:
+        """A text file in the run directory, for a person to read."""
+        path = self.run.path / name
+        write_atomically(path, text)
+        return path
+
+    def save_checkpoint(self, checkpoint: Checkpoint, protect: int | None = None) -> None:
+        self.run.save_checkpoint(checkpoint, protect=protect)
+
+    def newest_checkpoint(self, stage: str) -> Checkpoint | None:
+        steps = self.run.checkpoint_steps(stage)
+        return self.run.load_checkpoint(stage, steps[-1]) if steps else None
+
+    def save_weights(self, stage: str, weights: Weights) -> None:
+        self.run.save_weights(stage, dict(weights))
+
+    def load_weights(self, stage: str) -> Weights:
+        return self.run.load_weights(stage)
+
+    def finish_stage(self, result: StageResult) -> None:
+        self.run.finish_stage(result)
+
+    def stage_result(self, stage: str) -> StageResult | None:
+        return self.run.stage_result(stage)

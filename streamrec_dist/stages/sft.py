@@ -1,0 +1,135 @@
+"""Stage 2: rounds of annotating thoughts and learning them (section 2.3).
+
+    weights --> annotate actors: iterative inference over all training rows --> Annotations, by reference
+       ^                                                                            |
+       '---- learners (DDP): SFT + DPO + quantisation + state losses, some epochs <-'
+
+A round ends with the leak (how much the annotated thoughts know of the target that sampled ones do not) and
+validation NDCG@10; rounds go on until that stops improving.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from streamrec_dist.errors import RunError
+from streamrec_dist.events import Event
+from streamrec_dist.rl.ports import Payload, Published, Task
+from streamrec_dist.rundir import Checkpoint, StageResult
+from streamrec_dist.stages.context import DEADLINE_S, Context
+from streamrec_dist.stages.patience import Best
+from streamrec_dist.stages.pretrain import train_epoch
+from streamrec_dist.training.learner import steps_per_epoch
+
+STAGE = "sft"
+
+
+def sft(context: Context) -> StageResult:
+    """Annotate and train in turns, from the best weights of stage 1; keep the best round."""
+    config = context.config.stages.sft
+    started = time.monotonic()
+    per_epoch = steps_per_epoch(context.materials, config.batch)
+    total = per_epoch * config.epochs * config.rounds
+    best = Best(config.patience)
+
+    saved = context.store.newest_checkpoint(STAGE)
+    first_round = saved.state["round"] if saved else 0
+    seconds_before = saved.state["seconds"] if saved else 0.0
+    first_nll = saved.state["sampled_nll_first"] if saved else None
+    last_nll = saved.state["sampled_nll_last"] if saved else None
+    if saved:
+        best.restore(saved.arrays, saved.state["best"])
+    context.learners.begin(
+        STAGE,
+        total,
+        weights=context.store.load_weights("pretrain"),
+        checkpoint=saved.arrays if saved else None,
+        step=first_round * config.epochs * per_epoch,
+    )
+
+    def checkpoint(round_number: int) -> Checkpoint:
+        state = {
+            "round": round_number,
+            "best": best.state(),
+            "sampled_nll_first": first_nll,
+            "sampled_nll_last": last_nll,
+            "seconds": seconds_before + time.monotonic() - started,
+        }
+        step = round_number * config.epochs * per_epoch
+        return Checkpoint(STAGE, step, {**context.learners.checkpoint(), **best.arrays()}, state)
+
+    round_number = first_round
+    while round_number < config.rounds and not best.exhausted:
+        weights = context.publisher.publish(context.learners.vector())
+        if first_nll is None:
+            first_nll = last_nll = report_thinking(context, 0, weights, {})["sampled_nll"]
+        parts, rate = annotate_all(context, round_number, weights)
+        context.learners.annotate(parts)
+        for epoch in range(round_number * config.epochs, (round_number + 1) * config.epochs):
+            train_epoch(context, STAGE, epoch, per_epoch, total, {"round": round_number + 1})
+        round_number += 1
+        step = round_number * config.epochs * per_epoch
+        weights = context.publisher.publish(context.learners.vector())
+        thinking = report_thinking(context, round_number, weights, {"rows_per_s": rate})
+        last_nll = thinking["sampled_nll"]
+        metrics = context.evaluate(STAGE, STAGE, step, config.eval_users, weights)
+        best.offer(step, metrics | thinking, context.learners.weights())
+        context.store.save_checkpoint(checkpoint(round_number))
+        context.check_stop(lambda at=round_number: checkpoint(at))  # type: ignore[misc]
+
+    assert best.weights is not None
+    context.store.save_weights(STAGE, best.weights)
+    metrics = {
+        **best.metrics,
+        "best_step": best.step,
+        "rounds": round_number,
+        "sampled_nll_first": first_nll,
+        "sampled_nll_last": last_nll,
+    }
+    return StageResult(STAGE, seconds_before + time.monotonic() - started, best.step, metrics)
+
+
+def annotate_all(context: Context, round_number: int, weights: Published) -> tuple[list[Payload], float]:
+    """Annotate all training rows; returns the annotations by reference and rows a second."""
+    assert context.annotators is not None
+    rows, batch = len(context.materials.rows), context.config.stages.sft.annotate_batch
+    before = time.monotonic()
+    running: dict[Task, None] = {
+        context.annotators.submit(first, min(first + batch, rows), round_number, weights): None
+        for first in range(0, rows, batch)
+    }
+    payloads, done = [], 0
+    while running:
+        task = context.runtime.wait(list(running), "annotation", DEADLINE_S)
+        del running[task]
+        payloads.append(task.payload)
+        done += context.runtime.receipt(task, "annotation", DEADLINE_S)
+    if done != rows:
+        raise RunError(f"{done} of {rows} training rows were annotated")
+    return payloads, rows / (time.monotonic() - before)
+
+
+def report_thinking(
+    context: Context, round_number: int, weights: Published, extra: dict[str, Any]
+) -> dict[str, Any]:
+    """Measure how the model thinks on validation users, and emit it as the event of this round."""
+    rows = context.evaluation_rows(context.config.stages.sft.eval_users)
+    tasks = [
+        context.evaluators.thinking(part, weights)
+        for part in np.array_split(rows, min(context.evaluators.replicas, len(rows)))
+    ]
+    parts = [context.runtime.receipt(task, "measuring thoughts", DEADLINE_S) for task in tasks]
+    means = {name: np.concatenate([part[name] for part in parts]).mean(axis=0) for name in parts[0]}
+    metrics = {
+        "sampled_nll": float(means["sampled_nll"]),
+        "gold_nll": float(means["gold_nll"]),
+        "leak": float(means["sampled_nll"] - means["gold_nll"]),
+        "distance": [float(value) for value in means["distance"]],
+        "distinct_thoughts": float(means["distinct"]),
+        "target_share": float(means["target_share"]),
+    }
+    context.store.emit(Event("round", STAGE, step=round_number, metrics=metrics | extra))
+    return metrics

@@ -1,0 +1,1 @@
+"""What one learner rank does: losses, optimiser, steps."""

@@ -1,0 +1,223 @@
+"""One learner rank, in plain torch: model, loss of the stage, optimiser. In a process group DDP averages."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from streamrec_dist.config import PretrainConfig, RlConfig, SftConfig
+from streamrec_dist.data.batches import epoch_batches, history_lengths, history_tokens
+from streamrec_dist.errors import RunError
+from streamrec_dist.model.weights import export_weights, flatten, import_weights
+from streamrec_dist.rl.advantage import group_advantages
+from streamrec_dist.training.materials import Materials, autocast
+from streamrec_dist.training.optimiser import Optimiser, learning_rate
+from streamrec_dist.training.pretrain_loss import PretrainLoss, pretrain_batch
+from streamrec_dist.training.rl_loss import RlBatch, RlLoss, rollout_log_probs
+from streamrec_dist.training.sft_loss import SftLoss, all_item_tokens, sft_batch
+from streamrec_dist.types import Annotation, GroupCounts, PolicyVersion, RewardBreakdown, RolloutBatch
+
+#: Parameters that a stage leaves alone, by prefix.
+FROZEN = {"pretrain": ("heads.",), "sft": ("direct.",), "rl": ("direct.", "heads.")}
+Shard = tuple[RolloutBatch, RewardBreakdown, np.ndarray]
+
+
+class Learner:
+    """Rank `rank` of `world_size`. `begin` a stage, then train; all ranks make the same calls."""
+
+    def __init__(self, materials: Materials, rank: int = 0, world_size: int = 1, device: str = "cpu"):
+        self.materials = materials
+        self.rank, self.world_size = rank, world_size
+        self.device = torch.device(device)
+        self.stage = ""
+        self.step = 0
+
+    def begin(
+        self,
+        stage: str,
+        total_steps: int,
+        weights: Mapping[str, np.ndarray] | None = None,
+        checkpoint: Mapping[str, np.ndarray] | None = None,
+        step: int = 0,
+    ) -> None:
+        """Start `stage` from `weights` (None: the initial model), or go on at `step` from checkpoint arrays.
+
+        In stage 3 `weights` are also the frozen reference of the KL term.
+        """
+        self.stage, self.total_steps, self.step = stage, total_steps, step
+        self.model = self.materials.new_model().to(self.device)
+        if weights is not None:
+            import_weights(self.model, weights)
+        self.reference = None
+        if stage == "rl":
+            self.reference = self.materials.new_model().to(self.device).eval()
+            import_weights(self.reference, export_weights(self.model))
+        if checkpoint is not None:
+            prefix = "model."
+            saved = {n.removeprefix(prefix): a for n, a in checkpoint.items() if n.startswith(prefix)}
+            import_weights(self.model, saved)
+        for name, value in self.model.named_parameters():
+            value.requires_grad_(not name.startswith(FROZEN[stage]))
+        self.loss = self._parallel(self._new_loss())
+        config = self._stage_config
+        trained = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+        self.optimiser = Optimiser(trained, config.weight_decay, config.clip_norm)
+        if checkpoint is not None:
+            self.optimiser.restore(checkpoint)
+        self._epoch_order: tuple[int, list[np.ndarray]] = (-1, [])
+        self._annotation: Annotation | None = None
+
+    @property
+    def _stage_config(self) -> PretrainConfig | SftConfig | RlConfig:
+        return getattr(self.materials.config.stages, self.stage)
+
+    def _new_loss(self) -> nn.Module:
+        stages = self.materials.config.stages
+        if self.stage == "pretrain":
+            return PretrainLoss(self.model, stages.pretrain.temperature).train()
+        if self.stage == "sft":
+            return SftLoss(self.model, stages.sft, all_item_tokens(self.materials)).to(self.device).train()
+        # No dropout: at equal versions the learner's log-probs must be the rollout's.
+        return RlLoss(self.model, stages.rl, self.materials.catalogue.to(self.device)).eval()
+
+    def _parallel(self, loss: nn.Module) -> nn.Module:
+        if not dist.is_initialized():
+            return loss
+        devices = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(
+            loss, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
+
+    # stages 1 and 2
+
+    def annotate(self, parts: Sequence[Annotation]) -> None:
+        """Take the annotations of a round; together they cover all training rows."""
+        parts = sorted(parts, key=lambda part: part.first)
+        columns = ("thoughts", "own", "negatives", "reference_target", "reference_negative")
+        joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in columns}
+        if len(joined["own"]) != len(self.materials.rows):
+            raise RunError(
+                f"annotations cover {len(joined['own'])} of {len(self.materials.rows)} training rows"
+            )
+        self._annotation = Annotation(first=0, **joined)
+
+    def train_rows(self, epoch: int, first: int, last: int) -> dict[str, float]:
+        """Optimizer steps on batches `first`..`last` of an epoch; returns the mean of each metric."""
+        started, rows, sums = time.perf_counter(), 0, {}  # type: ignore[var-annotated]
+        for chosen in self._batches(epoch)[first:last]:
+            batch = self._row_batch(chosen)
+            metrics = self._optimise(lambda batch=batch: self.loss(batch))
+            rows += len(chosen) * self.world_size
+            for name, value in metrics.items():
+                sums[name] = sums.get(name, 0.0) + value
+        means = {name: value / max(last - first, 1) for name, value in sums.items()}
+        return means | {"rows_per_s": rows / (time.perf_counter() - started)}
+
+    def _batches(self, epoch: int) -> list[np.ndarray]:
+        if self._epoch_order[0] != epoch:
+            lengths = history_lengths(self.materials.corpus, self.materials.rows)
+            config = self._stage_config
+            assert not isinstance(config, RlConfig)
+            seed = self.materials.config.seed
+            order = epoch_batches(lengths, config.batch, seed, epoch, self.rank, self.world_size)
+            self._epoch_order = (epoch, order)
+        return self._epoch_order[1]
+
+    def _row_batch(self, chosen: np.ndarray):
+        if self.stage == "pretrain":
+            return pretrain_batch(self.materials, self.materials.rows[chosen], self.device)
+        if self._annotation is None:
+            raise RunError("stage sft trains on annotations, and none were given")
+        return sft_batch(self.materials, self._annotation, chosen, self.device)
+
+    # stage 3
+
+    def train_groups(
+        self, shards: Sequence[Shard], counts: GroupCounts, version: PolicyVersion
+    ) -> dict[str, float]:
+        """One optimizer step on this rank's groups of scored rollouts.
+
+        Each shard is a RolloutBatch, its rewards, and which of its groups this rank takes (int64), at least one
+        in all; the first `counts.own` of them count.
+        """
+        started = time.perf_counter()
+        batch = self._group_batch(shards, counts, version)
+        metrics = self._optimise(lambda: self.loss(batch, counts.total, self.world_size))
+        return metrics | {"seconds": time.perf_counter() - started}
+
+    def _group_batch(self, shards: Sequence[Shard], counts: GroupCounts, version: PolicyVersion) -> RlBatch:
+        config = self.materials.config.stages.rl
+        rows = np.concatenate([batch.rows[groups] for batch, _, groups in shards])
+        tokens = np.concatenate([batch.tokens[groups] for batch, _, groups in shards]).astype(np.int64)
+        behaviour = np.concatenate([batch.logprobs[groups] for batch, _, groups in shards])
+        advantages = np.concatenate(
+            [group_advantages(rewards.total[groups], config.advantage) for _, rewards, groups in shards]
+        )
+        fresh = np.concatenate(
+            [np.full(len(groups), batch.version == version) for batch, _, groups in shards]
+        )
+        filled = np.arange(counts.padded) % len(rows)
+        weight = (np.arange(counts.padded) < counts.own).astype(np.float32)
+        history, _ = history_tokens(self.materials.corpus, self.materials.rows[rows[filled]])
+        on_device = [
+            torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+            for array in (
+                history,
+                tokens[filled],
+                behaviour[filled],
+                advantages[filled],
+                weight,
+                fresh[filled],
+            )
+        ]
+        history_t, tokens_t, behaviour_t, advantages_t, weight_t, fresh_t = on_device
+        assert self.reference is not None and isinstance(config, RlConfig)
+        catalogue = self.materials.catalogue.to(self.device) if config.sampling == "trie" else None
+        with torch.no_grad(), autocast(self.materials.config, self.device):
+            reference = rollout_log_probs(self.reference, history_t, tokens_t, config, catalogue)
+        return RlBatch(history_t, tokens_t, behaviour_t, reference, advantages_t, weight_t, fresh_t)
+
+    # shared
+
+    def _optimise(self, compute_loss) -> dict[str, float]:
+        # Dropout is a function of (seed, stage, step, rank): a resumed run draws what this one would have.
+        stage_number = list(FROZEN).index(self.stage)
+        key = np.random.SeedSequence([self.materials.config.seed, stage_number, self.step, self.rank])
+        torch.manual_seed(int(key.generate_state(1)[0]))
+        with autocast(self.materials.config, self.device):
+            loss, metrics = compute_loss()
+        loss.backward()
+        config = self._stage_config
+        rate = learning_rate(config.lr, config.warmup, self.step, self.total_steps)
+        norm = self.optimiser.step(rate)
+        self.step += 1
+        values = {name: float(value.detach()) for name, value in metrics.items()}
+        if not np.isfinite(norm):
+            raise RunError(
+                f"the gradient of stage {self.stage} is not finite at step {self.step}; try a smaller "
+                f"stages.{self.stage}.lr, or model.precision: fp32"
+            )
+        return values | {"loss": float(loss.detach()), "grad_norm": norm, "lr": rate}
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """All weights by name."""
+        return export_weights(self.model)
+
+    def vector(self, policy_only: bool) -> np.ndarray:
+        """The policy's weights, or all, as one flat vector, as they are published."""
+        return flatten(self.model, policy_only)
+
+    def checkpoint(self) -> dict[str, np.ndarray]:
+        """What `begin` needs to go on from here."""
+        return {f"model.{name}": array for name, array in self.weights().items()} | self.optimiser.export()
+
+
+def steps_per_epoch(materials: Materials, batch: int) -> int:
+    """Optimizer steps of one epoch over the training rows."""
+    return max(len(materials.rows) // batch, 1)

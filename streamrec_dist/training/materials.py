@@ -1,0 +1,40 @@
+"""What every role needs to know about the data set: histories, ids, text neighbours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from streamrec_dist.config import Config
+from streamrec_dist.data.batches import Corpus
+from streamrec_dist.items.catalogue import Catalogue
+from streamrec_dist.model.backbone import StreamRec
+
+
+@dataclass(frozen=True, eq=False)
+class Materials:
+    """Plain arrays, shared by all processes of a machine through the object store."""
+
+    config: Config
+    corpus: Corpus
+    neighbours: np.ndarray  # int32 [n_items, k], nearest first
+    rows: np.ndarray  # int64 [rows, 2], the training rows (user, position of the target)
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        return Catalogue(self.corpus.codes, self.corpus.codes_per_level)
+
+    def new_model(self) -> StreamRec:
+        """The model of this configuration, initialised from its seed: equal in every process."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            return StreamRec(self.config)
+
+
+def autocast(config: Config, device: torch.device) -> torch.autocast:
+    """The arithmetic all roles share, so that their log-probabilities differ by rounding only."""
+    enabled = config.model.precision == "bf16"
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)

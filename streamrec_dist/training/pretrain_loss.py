@@ -1,0 +1,54 @@
+"""Stage 1: long targets for the thinking decoder, one item for the direct decoder (eq. 9-11)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from streamrec_dist.data.batches import history_tokens, targets
+from streamrec_dist.model.backbone import StreamRec, shift_right, token_log_probs
+from streamrec_dist.training.materials import Materials
+
+
+@dataclass(frozen=True)
+class PretrainBatch:
+    """Training rows as tokens."""
+
+    history: Tensor  # int64 [B, S]
+    target: Tensor  # int64 [B, m]
+    retrieved: Tensor  # int64 [B, q], the text neighbours' tokens, nearest last
+
+
+def pretrain_batch(materials: Materials, rows: np.ndarray, device: torch.device) -> PretrainBatch:
+    """Rows int64 [B, 2] -> a batch. Y of eq. 9 is `retrieved` followed by `target`."""
+    corpus = materials.corpus
+    history, _ = history_tokens(corpus, rows)
+    items = targets(corpus, rows)
+    nearest = materials.neighbours[items, : materials.config.stages.pretrain.retrieved]
+    retrieved = corpus.item_tokens(nearest[:, ::-1]).reshape(len(rows), -1)
+    tensors = (torch.from_numpy(array) for array in (history, corpus.item_tokens(items), retrieved))
+    return PretrainBatch(*(tensor.to(device, non_blocking=True) for tensor in tensors))
+
+
+class PretrainLoss(nn.Module):
+    """Mean negative log-likelihood a token of both decoders, added (eq. 10; the mean is over tokens too)."""
+
+    def __init__(self, model: StreamRec, temperature: float):
+        super().__init__()
+        self.model = model
+        self.temperature = temperature
+
+    def forward(self, batch: PretrainBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        states, mask = self.model.encode(batch.history)
+        long = torch.cat([batch.retrieved, batch.target], dim=-1)
+        thinking = self._nll(states, mask, long, "thinking")
+        direct = self._nll(states, mask, batch.target, "direct")
+        return thinking + direct, {"thinking": thinking, "direct": direct}
+
+    def _nll(self, states: Tensor, mask: Tensor, labels: Tensor, stack) -> Tensor:
+        memory = self.model.memory(states, mask, stack)
+        hidden, _ = self.model.decode(shift_right(labels)[:, None], memory, stack=stack)
+        return -token_log_probs(self.model, hidden[:, 0], labels, self.temperature).mean()

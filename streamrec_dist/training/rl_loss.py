@@ -1,0 +1,67 @@
+"""Stage 3: the loss of one batch of scored groups (eq. 20)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from streamrec_dist.config import RlConfig
+from streamrec_dist.decode.policy import sequence_log_probs
+from streamrec_dist.items.catalogue import Catalogue
+from streamrec_dist.model.backbone import StreamRec, shift_right
+from streamrec_dist.rl.objective import clipped_surrogate, k3_divergence
+
+
+@dataclass(frozen=True)
+class RlBatch:
+    """Groups that one rank trains on; a padding group has weight 0."""
+
+    history: Tensor  # int64 [P, S]
+    tokens: Tensor  # int64 [P, G, l + m]
+    behaviour: Tensor  # float32 [P, G, l + m]
+    reference: Tensor  # float32 [P, G, l + m], log-probs of the frozen SFT checkpoint
+    advantages: Tensor  # float32 [P, G]
+    weight: Tensor  # float32 [P]
+    same_version: Tensor  # bool [P], sampled by the version being trained
+
+
+class RlLoss(nn.Module):
+    """Minus the GRPO objective, averaged over the batch's groups on all ranks."""
+
+    def __init__(self, model: StreamRec, config: RlConfig, catalogue: Catalogue):
+        super().__init__()
+        self.model = model
+        self.config = config
+        self.catalogue = catalogue if config.sampling == "trie" else None
+
+    def forward(self, batch: RlBatch, global_groups: int, ranks: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """`global_groups` is the number of groups with weight on all `ranks`; DDP averages over the ranks."""
+        config = self.config
+        logprobs = rollout_log_probs(self.model, batch.history, batch.tokens, config, self.catalogue)
+        surrogate, ratio, clips = clipped_surrogate(
+            logprobs, batch.behaviour, batch.advantages, config.clip, config.ratio, config.objective
+        )
+        divergence = k3_divergence(logprobs, batch.reference)
+        each = (config.kl * divergence.mean(dim=-1) - surrogate).mean(dim=-1)
+        loss = (each * batch.weight).sum() * ranks / global_groups
+        weight = (batch.weight / batch.weight.sum().clamp(min=1))[:, None, None]
+        gap = (logprobs - batch.behaviour).detach().abs()
+        fresh = batch.same_version & (batch.weight > 0)
+        metrics = {
+            "kl": (divergence.mean(dim=(1, 2)) * weight[:, 0, 0]).sum(),
+            "ratio": (ratio.mean(dim=(1, 2)) * weight[:, 0, 0]).sum(),
+            "clip_share": (clips.mean(dim=(1, 2)) * weight[:, 0, 0]).sum(),
+            "entropy": (-(logprobs.mean(dim=(1, 2))) * weight[:, 0, 0]).sum(),
+        }
+        if fresh.any():
+            metrics["policy_gap"] = gap[fresh].mean()
+        return loss, metrics
+
+
+def rollout_log_probs(
+    model: StreamRec, history: Tensor, tokens: Tensor, config: RlConfig, catalogue: Catalogue | None
+) -> Tensor:
+    """Teacher-forced log-probs [P, G, l + m] of rollouts, under the mask and temperature that sampled."""
+    hidden, _ = model.decode(shift_right(tokens), model.read(history))
+    return sequence_log_probs(model, hidden, tokens, config.temperature, catalogue)

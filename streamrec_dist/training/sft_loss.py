@@ -1,0 +1,192 @@
+"""Stage 2: supervised fine-tuning on annotated thoughts, with DPO, quantisation and state losses (eq. 14-19)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from streamrec_dist.config import SftConfig
+from streamrec_dist.data.batches import history_tokens, targets
+from streamrec_dist.model.backbone import StreamRec, token_log_probs
+from streamrec_dist.model.thinking import unit_rms
+from streamrec_dist.tokens import BOS, FIRST_CODE
+from streamrec_dist.training.materials import Materials
+from streamrec_dist.types import Annotation
+
+COMMITMENT = 0.25  # beta of eq. 6 and 15
+
+
+@dataclass(frozen=True)
+class SftBatch:
+    """Annotated training rows as tokens."""
+
+    history: Tensor  # int64 [B, S]
+    thoughts: Tensor  # int64 [B, l]
+    own: Tensor  # bool [B]  the model's own thoughts: given, not learnt
+    target: Tensor  # int64 [B, m]
+    target_item: Tensor  # int64 [B]
+    negative: Tensor  # int64 [B, m]  dispreferred item
+    reference_target: Tensor  # float32 [B]  log pi_ref(target | history)
+    reference_negative: Tensor  # float32 [B]
+
+
+def sft_batch(
+    materials: Materials, annotation: Annotation, chosen: np.ndarray, device: torch.device
+) -> SftBatch:
+    """Training rows `chosen` int64 [B], with the annotation of all training rows -> a batch."""
+    corpus = materials.corpus
+    rows = materials.rows[chosen]
+    items = targets(corpus, rows)
+    arrays = (
+        history_tokens(corpus, rows)[0],
+        annotation.thoughts[chosen].astype(np.int64),
+        annotation.own[chosen],
+        corpus.item_tokens(items),
+        items,
+        corpus.item_tokens(annotation.negatives[chosen]),
+        annotation.reference_target[chosen],
+        annotation.reference_negative[chosen],
+    )
+    return SftBatch(*(torch.from_numpy(array).to(device, non_blocking=True) for array in arrays))
+
+
+class SftLoss(nn.Module):
+    """L = L_SFT + lambda L_DPO + mu L_Quant + delta L_State (eq. 19)."""
+
+    def __init__(self, model: StreamRec, config: SftConfig, corpus_codes: Tensor):
+        """`corpus_codes` int64 [n_items, m]: the tokens of all items, from which targets are represented."""
+        super().__init__()
+        self.model = model
+        self.config = config
+        self.item_tokens: Tensor
+        self.register_buffer("item_tokens", corpus_codes, persistent=False)
+
+    def forward(self, batch: SftBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        model, config = self.model, self.config
+        states, mask = model.encode(batch.history)
+        memory = model.memory(states, mask)
+        first = model.history_state(states, mask)
+        target_state = model.item_states(batch.target).detach()
+
+        start = torch.full_like(batch.thoughts[:, :1], BOS)
+        inputs = torch.cat([start, batch.thoughts], dim=-1)[:, None]
+        hidden, cache = model.decode(inputs, memory)
+        thinking_states = model.heads.states(first, hidden[:, 0, 1:])
+        residuals = model.heads.residuals(target_state, thinking_states[:, :-1])
+        if config.ste == "two_pass":
+            hidden, cache = self._straight_through(batch, memory, residuals)
+            thinking_states = model.heads.states(first, hidden[:, 0, 1:])
+
+        rows = len(batch.thoughts)
+        items = torch.stack([batch.target, batch.negative], dim=1)
+        both = torch.arange(rows, device=items.device).repeat_interleave(2)
+        tail, _ = model.decode(items[..., :-1], memory, cache.select(both))
+        item_hidden = torch.cat([hidden[:, :, -1:].expand(-1, 2, -1, -1), tail], dim=2)
+        item_log_probs = token_log_probs(model, item_hidden, items)
+        thought_log_probs = token_log_probs(model, hidden[:, 0, :-1], batch.thoughts)
+
+        nll = sft_nll(thought_log_probs, item_log_probs[:, 0], batch.own)
+        dpo = dpo_loss(
+            item_log_probs[:, 0].sum(-1) - batch.reference_target,
+            item_log_probs[:, 1].sum(-1) - batch.reference_negative,
+            config.dpo_beta,
+        )
+        thought_states = F.embedding(batch.thoughts, model.embed.weight)
+        quantisation = quantisation_loss(residuals, thought_states, batch.own)
+        all_targets = gather_rows(batch.target_item)
+        with torch.no_grad():
+            all_states = model.item_states(self.item_tokens[all_targets])
+        state = state_loss(
+            thinking_states[:, 1:],
+            target_state,
+            batch.target_item,
+            all_states,
+            all_targets,
+            config.state_temperature,
+            config.state_similarity == "cosine",
+        )
+        loss = nll + config.dpo * dpo + config.quantisation * quantisation + config.state * state
+        return loss, {"nll": nll, "dpo": dpo, "quantisation": quantisation, "state": state}
+
+    def _straight_through(self, batch: SftBatch, memory, residuals: Tensor):
+        """A second pass whose thought inputs are the residuals, with the tokens' values (eq. 15, [2])."""
+        model = self.model
+        embedded = model.embed(batch.thoughts)
+        # Residuals are compared at unit rms; the straight-through input keeps the table's value and takes
+        # the residual's direction of change.
+        thoughts = residuals + (embedded - residuals).detach()
+        start = model.embed.weight[BOS].expand(len(thoughts), 1, -1)
+        return model.decoder(torch.cat([start, thoughts], dim=1)[:, None], memory)
+
+
+def sft_nll(thoughts: Tensor, item: Tensor, own: Tensor) -> Tensor:
+    """Mean negative log-likelihood a token: log-probs [B, l] and [B, m]; own thoughts are not learnt."""
+    weight = (~own).float().unsqueeze(-1).expand_as(thoughts)
+    return -((thoughts * weight).sum() + item.sum()) / (weight.sum() + item.numel())
+
+
+def dpo_loss(preferred: Tensor, dispreferred: Tensor, beta: float) -> Tensor:
+    """Eq. 18 on the log-ratios of eq. 16 and 17, float [B] each."""
+    return -F.logsigmoid(beta * (preferred - dispreferred)).mean()
+
+
+def quantisation_loss(residuals: Tensor, tokens: Tensor, own: Tensor) -> Tensor:
+    """Eq. 15 at unit rms: |sg[r] - o|^2 + beta |r - sg[o]|^2, mean over annotated rows, steps and dimensions.
+
+    residuals r and token embeddings o, [B, l, d]; the paper's leading minus would push them apart.
+    """
+    r, o = unit_rms(residuals), unit_rms(tokens)
+    each = ((r.detach() - o) ** 2 + COMMITMENT * (r - o.detach()) ** 2).mean(dim=(1, 2))
+    weight = (~own).float()
+    return (each * weight).sum() / weight.sum().clamp(min=1)
+
+
+def state_loss(
+    states: Tensor,
+    targets: Tensor,
+    items: Tensor,
+    all_targets: Tensor,
+    all_items: Tensor,
+    temperature: float,
+    cosine: bool,
+) -> Tensor:
+    """Eq. 14: contrast each state with its target among the batch's, weights w_j = 2j / (l(l+1)).
+
+    states s_1..s_l [B, l, d]; targets [B, d] of items int64 [B]; all_targets [N, d] of items int64 [N] are the
+    negatives of all ranks, from which a row's own item is masked. Similarity is the cosine over `temperature`,
+    or the raw dot product.
+    """
+    if cosine:
+        states, targets, all_targets = (F.normalize(x, dim=-1) for x in (states, targets, all_targets))
+    scale = 1.0 / temperature if cosine else 1.0
+    positive = (states * targets.unsqueeze(1)).sum(-1) * scale
+    negative = torch.einsum("bld,nd->bln", states, all_targets) * scale
+    same = items.unsqueeze(-1) == all_items
+    negative = negative.masked_fill(same.unsqueeze(1), -torch.inf)
+    each = torch.logaddexp(positive, negative.logsumexp(dim=-1)) - positive
+    steps = states.shape[1]
+    weights = 2.0 * torch.arange(1, steps + 1, device=states.device) / (steps * (steps + 1))
+    return (each.mean(dim=0) * weights).sum()
+
+
+def gather_rows(values: Tensor) -> Tensor:
+    """The values int64 [B] of all learner ranks [ranks * B]; just these without a process group."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return values
+    gathered = torch.empty(dist.get_world_size() * len(values), dtype=values.dtype, device=values.device)
+    dist.all_gather_into_tensor(gathered, values)
+    return gathered
+
+
+def all_item_tokens(materials: Materials) -> Tensor:
+    """Tokens of every item int64 [n_items, m]."""
+    return (
+        materials.catalogue.codes
+        + FIRST_CODE
+        + torch.arange(materials.corpus.levels) * (materials.corpus.codes_per_level)
+    )

@@ -1,0 +1,232 @@
+"""The ports of the stage loops in one process: the real work, without Ray. Tasks run when they are waited for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from streamrec_dist.config import Config
+from streamrec_dist.config_file import parse_config
+from streamrec_dist.data.batches import Corpus
+from streamrec_dist.data.demo import demo_catalogue
+from streamrec_dist.data.prepare import validate
+from streamrec_dist.data.split import training_rows
+from streamrec_dist.events import Event
+from streamrec_dist.model.weights import import_weights, load_vector
+from streamrec_dist.rl.advantage import has_signal
+from streamrec_dist.rl.ports import Published, Task
+from streamrec_dist.rl.rewards import reward_report
+from streamrec_dist.rl.rollout import rollout
+from streamrec_dist.rl.scoring import Scorer
+from streamrec_dist.rundir import Checkpoint, StageResult
+from streamrec_dist.stages.annotate import annotate_rows, measure_thinking
+from streamrec_dist.stages.context import Context
+from streamrec_dist.stages.decoding import Recommender
+from streamrec_dist.training.learner import Learner
+from streamrec_dist.training.materials import Materials
+from streamrec_dist.types import GroupCounts
+
+TINY = """
+seed: 3
+items: {levels: 3, codes: 16, neighbours: 8}
+model: {d_model: 32, layers: 1, heads: 2, d_head: 16, d_ff: 64, precision: fp32}
+learners: {world_size: 1}
+stages:
+  pretrain: {epochs: 2, batch: 64, retrieved: 1, eval_users: 40, lr: 0.003}
+  sft: {thoughts: 2, rounds: 2, epochs: 1, batch: 64, eval_users: 40, annotate_batch: 128}
+  rl: {steps: 6, prompts: 16, group_size: 4, negatives: 5, similarity_items: 64, eval_every: 3,
+       eval_users: 40, lr: 0.001}
+  evaluate: {beam: 10, batch: 32}
+"""
+
+
+def tiny_materials(config: Config | None = None, users: int = 120, items: int = 90) -> Materials:
+    """A small demo catalogue with arbitrary unique ids and neighbours."""
+    config = config or parse_config(TINY, "tiny")
+    dataset = validate(demo_catalogue(users=users, items=items, seed=0))
+    rng = np.random.default_rng(0)
+    levels, codes = config.items.levels, config.items.codes
+    keys = rng.permutation(codes**levels)[: dataset.n_items]
+    ids = np.stack([keys // codes**level % codes for level in range(levels)], axis=1).astype(np.int32)
+    neighbours = np.stack(
+        [
+            rng.permutation(np.delete(np.arange(dataset.n_items), item))[: config.items.neighbours]
+            for item in range(dataset.n_items)
+        ]
+    ).astype(np.int32)
+    corpus = Corpus(dataset.items.copy(), dataset.offsets.copy(), ids, codes, config.data.max_history)
+    return Materials(config, corpus, neighbours, training_rows(dataset))
+
+
+class LocalRuntime:
+    """Runs a task's thunk when it is waited for; `order` picks which of several finishes first."""
+
+    def __init__(self, order: Callable[[int], int] = lambda count: 0):
+        self.order = order
+
+    def wait(self, tasks: Sequence[Task], what: str, timeout_s: float) -> Task:
+        return tasks[self.order(len(tasks))]
+
+    def receipt(self, task: Task, what: str, timeout_s: float) -> Any:
+        return task.receipt()[0]
+
+
+def lazy(work: Callable[[], tuple[Any, Any]]) -> Task:
+    """A task that works once, when first looked at; its payload is the way to the second result."""
+    done: list[tuple[Any, Any]] = []
+
+    def run() -> tuple[Any, Any]:
+        if not done:
+            done.append(work())
+        return done[0]
+
+    return Task(run, lambda: run()[1])
+
+
+class LocalLearners:
+    def __init__(self, materials: Materials):
+        self.learner = Learner(materials)
+        self.world_size = 1
+        self.consumed: list[tuple[int, int]] = []
+
+    def begin(self, stage, total_steps, weights=None, checkpoint=None, step=0) -> None:
+        self.learner.begin(stage, total_steps, weights, checkpoint, step)
+
+    def annotate(self, parts) -> None:
+        self.learner.annotate([part() for part in parts])
+
+    def train_rows(self, epoch, first, last) -> Task:
+        return lazy(lambda: (self.learner.train_rows(epoch, first, last), None))
+
+    def train_groups(self, shards, groups, version) -> Task:
+        def work():
+            mine = [(rollouts(), rewards(), chosen) for rollouts, rewards, chosen in shards[0]]
+            self.consumed += [
+                (batch.cursor + int(group), batch.version) for batch, _, chosen in mine for group in chosen
+            ]
+            return self.learner.train_groups(mine, GroupCounts(groups, groups, groups), version), None
+
+        return lazy(work)
+
+    def vector(self, policy_only=True):
+        return self.learner.vector(policy_only)
+
+    def weights(self):
+        return self.learner.weights()
+
+    def checkpoint(self):
+        return self.learner.checkpoint()
+
+
+class LocalWorkers:
+    """Annotators, rollouts, rewards and evaluators at once."""
+
+    def __init__(self, materials: Materials, replicas: int = 2):
+        self.materials, self.replicas = materials, replicas
+        self.model = materials.new_model().eval()
+        self.reference = materials.new_model().eval()
+
+    def adopt(self, weights: Published):
+        load_vector(self.model, weights.vector)
+        return self.model
+
+
+class LocalAnnotators(LocalWorkers):
+    def submit(self, first, last, round_number, weights) -> Task:
+        return lazy(
+            lambda: (
+                last - first,
+                annotate_rows(self.materials, self.adopt(weights), self.reference, first, last, round_number),
+            )
+        )
+
+
+class LocalRollouts(LocalWorkers):
+    def submit(self, cursor, count, weights) -> Task:
+        def work():
+            batch = rollout(self.materials, self.adopt(weights), weights.version, cursor, count)
+            return {"version": weights.version, "tokens": batch.tokens.size, "seconds": 0.0}, batch
+
+        return lazy(work)
+
+
+class LocalRewards(LocalWorkers):
+    def __init__(self, materials: Materials):
+        super().__init__(materials)
+        self.scorer = Scorer(materials, self.reference)
+
+    def submit(self, rollouts) -> Task:
+        config = self.materials.config.stages.rl
+
+        def work():
+            rewards = self.scorer.score(rollouts())
+            signal = has_signal(rewards.total, config.signal)
+            return {"signal": signal, "report": reward_report(rewards, config)}, rewards
+
+        return lazy(work)
+
+
+class LocalEvaluators(LocalWorkers):
+    def ranks(self, model, rows, mask_history, weights) -> Task:
+        recommend = lambda: Recommender(self.materials, self.adopt(weights), model)  # noqa: E731
+        return lazy(lambda: (recommend().target_ranks(rows, mask_history), None))
+
+    def invalid_share(self, model, rows, weights) -> Task:
+        recommend = lambda: Recommender(self.materials, self.adopt(weights), model)  # noqa: E731
+        return lazy(lambda: (recommend().invalid_beam_share(rows), None))
+
+    def thinking(self, rows, weights) -> Task:
+        return lazy(lambda: (measure_thinking(self.materials, self.adopt(weights), rows), None))
+
+
+@dataclass
+class MemoryStore:
+    events: list[Event] = field(default_factory=list)
+    checkpoints: dict[str, list[Checkpoint]] = field(default_factory=dict)
+    weights: dict[str, Any] = field(default_factory=dict)
+    results: dict[str, StageResult] = field(default_factory=dict)
+    path: Path | None = None
+
+    def emit(self, event: Event) -> None:
+        self.events.append(Event.from_json(event.to_json()))
+
+    def save_checkpoint(self, checkpoint: Checkpoint, protect: int | None = None) -> None:
+        self.checkpoints.setdefault(checkpoint.stage, []).append(checkpoint)
+
+    def newest_checkpoint(self, stage: str) -> Checkpoint | None:
+        return (self.checkpoints.get(stage) or [None])[-1]
+
+    def save_weights(self, stage, weights) -> None:
+        self.weights[stage] = weights
+
+    def load_weights(self, stage):
+        return self.weights[stage]
+
+    def finish_stage(self, result: StageResult) -> None:
+        self.results[result.stage] = result
+
+    def of_kind(self, kind: str, stage: str) -> list[Event]:
+        return [event for event in self.events if event.kind == kind and event.stage == stage]
+
+
+def local_context(materials: Materials, store: MemoryStore | None = None, order=lambda count: 0) -> Context:
+    """A Context whose roles all work in this process."""
+    context = Context(
+        materials.config,
+        materials,
+        LocalRuntime(order),
+        LocalLearners(materials),
+        store or MemoryStore(),
+        LocalEvaluators(materials),
+    )
+    context.annotators = LocalAnnotators(materials)
+    context.rollouts = LocalRollouts(materials)
+    context.rewards = LocalRewards(materials)
+    if store and "pretrain" in store.weights:
+        for worker in (context.annotators, context.rewards):
+            import_weights(worker.reference, store.weights["pretrain"])
+    return context

@@ -1,0 +1,117 @@
+"""The three stage loops in one process: the real model and losses, no Ray."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from streamrec_dist.config_file import parse_config
+from streamrec_dist.stages.pretrain import pretrain
+from streamrec_dist.stages.rl import rl
+from streamrec_dist.stages.sft import sft
+from tests.local_ports import TINY, MemoryStore, local_context, tiny_materials
+
+
+@pytest.fixture(scope="module")
+def materials():
+    return tiny_materials()
+
+
+@pytest.fixture(scope="module")
+def trained(materials):
+    """A store after stages 1 and 2."""
+    store = MemoryStore()
+    for stage in (pretrain, sft):
+        store.finish_stage(stage(local_context(materials, store)))
+    return store
+
+
+def copy_of(store: MemoryStore) -> MemoryStore:
+    return MemoryStore(weights=dict(store.weights))
+
+
+def test_pretraining_lowers_the_loss_and_keeps_the_best(trained):
+    steps = trained.of_kind("step", "pretrain")
+    assert steps[-1].metrics["loss"] < steps[0].metrics["loss"]
+    assert steps[-1].step == steps[-1].total
+    evaluations = trained.of_kind("eval", "pretrain")
+    assert len(evaluations) == 2
+    best = max(evaluation.metrics["ndcg@10"] for evaluation in evaluations)
+    assert trained.results["pretrain"].metrics["ndcg@10"] == pytest.approx(best)
+
+
+def test_sft_reports_the_leak_and_lowers_the_nll_of_sampled_thoughts(trained):
+    rounds = trained.of_kind("round", "sft")
+    assert [event.step for event in rounds] == [0, 1, 2]
+    for event in rounds:
+        assert event.metrics["leak"] == pytest.approx(
+            event.metrics["sampled_nll"] - event.metrics["gold_nll"]
+        )
+        assert len(event.metrics["distance"]) == 3
+    metrics = trained.results["sft"].metrics
+    assert metrics["sampled_nll_last"] < metrics["sampled_nll_first"]
+
+
+@pytest.mark.parametrize("staleness", [0, 1, 2])
+def test_rl_consumes_every_prompt_once_within_the_staleness_bound(trained, staleness):
+    config = parse_config(TINY, "tiny", [f"stages.rl.max_staleness={staleness}", "stages.rl.signal=0"])
+    rng = np.random.default_rng(staleness)
+    context = local_context(
+        tiny_materials(config), copy_of(trained), order=lambda count: int(rng.integers(count))
+    )
+    result = rl(context)
+    assert result.steps == 6
+    consumed = sorted(cursor for cursor, _ in context.learners.consumed)
+    assert consumed == list(range(6 * 16))
+    events = context.store.of_kind("step", "rl")
+    assert [event.step for event in events] == [1, 2, 3, 4, 5, 6]
+    assert max(event.metrics.get("staleness", 0) for event in events) <= staleness
+    for cursor, version in context.learners.consumed:
+        assert 0 <= cursor // 16 - version <= staleness
+
+
+def test_strictly_on_policy_log_probs_agree_to_rounding(trained):
+    config = parse_config(TINY, "tiny", ["stages.rl.max_staleness=0"])
+    context = local_context(tiny_materials(config), copy_of(trained))
+    rl(context)
+    gaps = [event.metrics["policy_gap"] for event in context.store.of_kind("step", "rl")]
+    assert len(gaps) == 6
+    assert max(gaps) < 1e-4
+    ratios = [event.metrics["ratio"] for event in context.store.of_kind("step", "rl")]
+    assert max(abs(ratio - 1) for ratio in ratios) < 1e-4
+
+
+def test_a_batch_without_signal_makes_no_step_and_says_so(trained):
+    config = parse_config(TINY, "tiny", ["stages.rl.signal=1000"])
+    context = local_context(tiny_materials(config), copy_of(trained))
+    result = rl(context)
+    assert result.steps == 6
+    assert context.learners.consumed == []
+    events = context.store.of_kind("step", "rl")
+    assert all(event.metrics["no_step"] == 1 and event.metrics["no_signal"] == 16 for event in events)
+    before, after = trained.weights["sft"], context.store.weights["rl"]
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_stopping_and_resuming_gives_the_weights_of_an_uninterrupted_run(materials, trained):
+    config = parse_config(TINY, "tiny", ["stages.rl.max_staleness=0"])
+    materials = tiny_materials(config)
+    whole = local_context(materials, copy_of(trained))
+    rl(whole)
+
+    first = local_context(materials, copy_of(trained))
+    emit = first.store.emit
+
+    def stop_after_three(event):
+        emit(event)
+        if event.kind == "step" and event.step == 3:
+            first.stop.set()
+
+    first.store.emit = stop_after_three
+    with pytest.raises(Exception, match="stopped as asked"):
+        rl(first)
+    first.store.emit = emit
+    second = local_context(materials, first.store)
+    rl(second)
+    for name, array in whole.learners.weights().items():
+        assert np.array_equal(array, second.learners.weights()[name]), name
