@@ -9,9 +9,9 @@ import ray
 
 from actors.model_slot import ModelSlot, frozen
 from actors.placement import start_worker
-from actors.pool import Pool, RayTask
+from actors.pool import Pool
 from streamrec_dist.config import ActorConfig
-from streamrec_dist.rl.ports import Published, Weights
+from streamrec_dist.rl.ports import Published, Task, Weights
 from streamrec_dist.stages.annotate import annotate_rows
 from streamrec_dist.training.materials import Materials
 from streamrec_dist.types import Annotation, PolicyVersion
@@ -20,8 +20,8 @@ from streamrec_dist.types import Annotation, PolicyVersion
 class AnnotateActor:
     """Stateless but for the weights of one version; pi_ref is frozen."""
 
-    def __init__(self, materials: Materials, reference: Weights, replicas: int):
-        device = start_worker(replicas)
+    def __init__(self, materials: Materials, reference: Weights, cpus: float):
+        device = start_worker(cpus)
         self.materials = materials
         self.slot = ModelSlot(materials, device)
         self.reference = frozen(materials, reference, device)
@@ -39,7 +39,7 @@ class AnnotatePool:
     """Implements the Annotators port."""
 
     def __init__(self, config: ActorConfig, materials: Any, reference: Any):
-        self.pool = Pool("annotate", AnnotateActor, config, [materials, reference, config.replicas])
+        self.pool = Pool("annotate", AnnotateActor, config, [materials, reference, config.cpus])
 
-    def submit(self, first: int, last: int, round_number: int, weights: Published) -> RayTask:
+    def submit(self, first: int, last: int, round_number: int, weights: Published) -> Task:
         return self.pool.call("annotate", first, last, round_number, weights.version, weights.vector)

@@ -8,19 +8,20 @@ from typing import Any
 import numpy as np
 
 from actors.placement import start_worker
-from actors.pool import Pool, RayTask
+from actors.pool import Pool
 from streamrec_dist.config import ActorConfig, Config
 from streamrec_dist.events import Event
 from streamrec_dist.items.encoder import load_encoder
 from streamrec_dist.items.rqvae import TokenizerOptions
+from streamrec_dist.rl.ports import Task
 from streamrec_dist.stages.tokenize import tokenize
 
 
 class EmbedActor:
     """Holds the sentence encoder."""
 
-    def __init__(self, encoder: str, replicas: int):
-        self.device = start_worker(replicas)
+    def __init__(self, encoder: str, cpus: float):
+        self.device = start_worker(cpus)
         self.encoder = load_encoder(encoder, self.device)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
@@ -65,10 +66,10 @@ class EmbedPool:
     """Distributes texts over the actors; one of them makes the ids."""
 
     def __init__(self, config: ActorConfig, encoder: str):
-        self.pool = Pool("embed", EmbedActor, config, [encoder, config.replicas])
+        self.pool = Pool("embed", EmbedActor, config, [encoder, config.cpus])
 
-    def embed(self, texts: Sequence[str]) -> RayTask:
+    def embed(self, texts: Sequence[str]) -> Task:
         return self.pool.call("embed", texts)
 
-    def quantise(self, config: Config, texts: Sequence[str], store: Any, parts: Sequence[Any]) -> RayTask:
+    def quantise(self, config: Config, texts: Sequence[str], store: Any, parts: Sequence[Any]) -> Task:
         return self.pool.call("quantise", config, texts, store, *parts)

@@ -8,9 +8,9 @@ import numpy as np
 
 from actors.model_slot import ModelSlot
 from actors.placement import start_worker
-from actors.pool import Pool, RayTask
+from actors.pool import Pool
 from streamrec_dist.config import ActorConfig
-from streamrec_dist.rl.ports import Published
+from streamrec_dist.rl.ports import Published, Task
 from streamrec_dist.stages.annotate import measure_thinking
 from streamrec_dist.stages.decoding import Recommender
 from streamrec_dist.training.materials import Materials
@@ -20,9 +20,9 @@ from streamrec_dist.types import PolicyVersion
 class EvaluateActor:
     """Stateless but for the weights of one version."""
 
-    def __init__(self, materials: Materials, replicas: int):
+    def __init__(self, materials: Materials, cpus: float):
         self.materials = materials
-        self.device = start_worker(replicas)
+        self.device = start_worker(cpus)
         self.slot = ModelSlot(materials, self.device)
 
     def _recommender(self, name: str, version: PolicyVersion, vector: np.ndarray) -> Recommender:
@@ -46,14 +46,14 @@ class EvaluatePool:
     """Implements the Evaluators port."""
 
     def __init__(self, config: ActorConfig, materials: Any):
-        self.pool = Pool("evaluate", EvaluateActor, config, [materials, config.replicas])
+        self.pool = Pool("evaluate", EvaluateActor, config, [materials, config.cpus])
         self.replicas = config.replicas
 
-    def ranks(self, model: str, rows: np.ndarray, mask_history: bool, weights: Published) -> RayTask:
+    def ranks(self, model: str, rows: np.ndarray, mask_history: bool, weights: Published) -> Task:
         return self.pool.call("ranks", model, rows, mask_history, weights.version, weights.vector)
 
-    def invalid_share(self, model: str, rows: np.ndarray, weights: Published) -> RayTask:
+    def invalid_share(self, model: str, rows: np.ndarray, weights: Published) -> Task:
         return self.pool.call("invalid_share", model, rows, weights.version, weights.vector)
 
-    def thinking(self, rows: np.ndarray, weights: Published) -> RayTask:
+    def thinking(self, rows: np.ndarray, weights: Published) -> Task:
         return self.pool.call("thinking", rows, weights.version, weights.vector)

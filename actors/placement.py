@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 
 import ray
@@ -46,9 +45,14 @@ def check_fits(config: Config, stages: Iterable[str]) -> None:
                 )
 
 
-def start_worker(replicas: int) -> str:
-    """Set up torch in a worker process that shares its node with `replicas` of its kind; returns its device."""
+def start_worker(cpus: float) -> str:
+    """Set up torch in a worker process that was given `cpus`; returns its device.
+
+    A process with a share of a core gets one thread. Roles overlap, and where threads outnumber cores every
+    parallel region waits for one that is not scheduled: two threads each on two busy cores measured ten times
+    slower than one. Parallelism comes from replicas.
+    """
     if ray.get_gpu_ids():
         return "cuda"
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // replicas))
+    torch.set_num_threads(max(1, int(cpus)))
     return "cpu"

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import ray
@@ -16,13 +15,6 @@ from streamrec_dist.rl.ports import Task
 #: How often a stateless actor is restarted, and its call repeated, before the run fails.
 RESTARTS = 3
 START_DEADLINE_S = 180.0
-
-
-@dataclass(frozen=True, eq=False)
-class RayTask(Task):
-    """A task behind object references. `receipt` is a list of them, one a worker that takes part."""
-
-    merge: Callable[[list[Any]], Any] = lambda receipts: receipts[0]
 
 
 class RayRuntime:
@@ -48,7 +40,6 @@ class RayRuntime:
 
     def receipt(self, task: Task, what: str, timeout_s: float) -> Any:
         done = self.wait([task], what, timeout_s)
-        assert isinstance(done, RayTask)
         return done.merge([_get(ref, what, timeout_s) for ref in done.receipt])
 
 
@@ -86,13 +77,13 @@ class Pool:
         """References that resolve when each replica is up."""
         return [actor.__ray_ready__.remote() for actor in self.actors]
 
-    def call(self, method: str, *args: Any) -> RayTask:
+    def call(self, method: str, *args: Any) -> Task:
         """Call the next replica; a method with two returns gives a receipt and a payload."""
         actor = self.actors[self._turn % len(self.actors)]
         self._turn += 1
         returned = getattr(actor, method).remote(*args)
         receipt, payload = returned if isinstance(returned, list) else (returned, None)
-        return RayTask([receipt], payload)
+        return Task([receipt], payload)
 
     def close(self) -> None:
         for actor in self.actors:

@@ -8,10 +8,10 @@ import ray
 
 from actors.model_slot import frozen
 from actors.placement import start_worker
-from actors.pool import Pool, RayTask
+from actors.pool import Pool
 from streamrec_dist.config import ActorConfig
 from streamrec_dist.rl.advantage import has_signal
-from streamrec_dist.rl.ports import Payload, Weights
+from streamrec_dist.rl.ports import Payload, Task, Weights
 from streamrec_dist.rl.rewards import reward_report
 from streamrec_dist.rl.scoring import Scorer
 from streamrec_dist.training.materials import Materials
@@ -21,8 +21,8 @@ from streamrec_dist.types import RewardBreakdown, RolloutBatch
 class RewardActor:
     """Holds the frozen direct decoder, and no policy."""
 
-    def __init__(self, materials: Materials, reference: Weights, replicas: int):
-        device = start_worker(replicas)
+    def __init__(self, materials: Materials, reference: Weights, cpus: float):
+        device = start_worker(cpus)
         self.config = materials.config.stages.rl
         self.scorer = Scorer(materials, frozen(materials, reference, device))
 
@@ -37,7 +37,7 @@ class RewardPool:
     """Implements the Rewards port."""
 
     def __init__(self, config: ActorConfig, materials: Any, reference: Any):
-        self.pool = Pool("reward", RewardActor, config, [materials, reference, config.replicas])
+        self.pool = Pool("reward", RewardActor, config, [materials, reference, config.cpus])
 
-    def submit(self, rollouts: Payload) -> RayTask:
+    def submit(self, rollouts: Payload) -> Task:
         return self.pool.call("score", rollouts)

@@ -10,9 +10,9 @@ import ray
 
 from actors.model_slot import ModelSlot
 from actors.placement import start_worker
-from actors.pool import Pool, RayTask
+from actors.pool import Pool
 from streamrec_dist.config import ActorConfig
-from streamrec_dist.rl.ports import Published
+from streamrec_dist.rl.ports import Published, Task
 from streamrec_dist.rl.rollout import rollout
 from streamrec_dist.training.materials import Materials
 from streamrec_dist.types import PolicyVersion, RolloutBatch
@@ -21,9 +21,9 @@ from streamrec_dist.types import PolicyVersion, RolloutBatch
 class RolloutActor:
     """Stateless but for the weights of one version."""
 
-    def __init__(self, materials: Materials, replicas: int):
+    def __init__(self, materials: Materials, cpus: float):
         self.materials = materials
-        self.slot = ModelSlot(materials, start_worker(replicas))
+        self.slot = ModelSlot(materials, start_worker(cpus))
 
     @ray.method(num_returns=2)
     def rollout(
@@ -40,8 +40,8 @@ class RolloutPool:
     """Implements the Rollouts port."""
 
     def __init__(self, config: ActorConfig, materials: Any):
-        self.pool = Pool("rollout", RolloutActor, config, [materials, config.replicas])
+        self.pool = Pool("rollout", RolloutActor, config, [materials, config.cpus])
         self.replicas = config.replicas
 
-    def submit(self, cursor: int, count: int, weights: Published) -> RayTask:
+    def submit(self, cursor: int, count: int, weights: Published) -> Task:
         return self.pool.call("rollout", cursor, count, weights.version, weights.vector)

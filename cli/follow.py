@@ -129,15 +129,15 @@ def finish(run: RunDir, state: str, begun: float, as_json: bool) -> None:
         note(f"  streamrec-dist recommend {run.name} --user U --explain")
     elif state == "stopped":
         note(f"run {run.name} was stopped; continue it with:")
-        note(f"  {_resume_line(run)}")
+        note(f"  {resume_line(run)}")
     elif state == "detached":
         say_how_to_return(run.name)
     elif state == "failed":
-        raise RunError(f"run {run.name} failed; {last_words(run)}\ncontinue it with: {_resume_line(run)}")
+        raise RunError(f"{_failure(run)}\ncontinue it with: {resume_line(run)}")
     else:
         raise RunError(
             f"run {run.name} died without a word: no controller works on it any more; {last_words(run)}\n"
-            f"continue it from its last checkpoint with: {_resume_line(run)}"
+            f"continue it from its last checkpoint with: {resume_line(run)}"
         )
 
 
@@ -153,5 +153,11 @@ def last_words(run: RunDir) -> str:
     return f"its last event: {line(events[-1])}" if events else "it has written no event"
 
 
-def _resume_line(run: RunDir) -> str:
+def _failure(run: RunDir) -> str:
+    ends = [event for event in EventReader(run.events_path).new() if event.kind == "run"]
+    return f"run {run.name} failed: {ends[-1].message}"
+
+
+def resume_line(run: RunDir) -> str:
+    """The command that continues a run."""
     return f"streamrec-dist train --stage all --resume --run {run.name}"

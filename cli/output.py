@@ -31,16 +31,24 @@ def clean(text: object) -> str:
 
 def cell(text: object, style: str = "") -> Text:
     """Text in a table: control characters removed, markup not interpreted."""
-    return Text(clean(text).replace("\n", " ").replace("\t", " "), style=style)
+    return Text(" ".join(clean(text).split()), style=style)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1) -> Table:
     """A plain table; the first `left` columns are aligned to the left, the rest to the right."""
-    drawn = Table(title=cell(title), title_justify="left", box=None, pad_edge=False, header_style="bold")
+    drawn = Table(
+        title=cell(title),
+        title_justify="left",
+        padding=(0, 1, 0, 0),
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+        show_header=any(columns),
+    )
     for number, column in enumerate(columns):
         drawn.add_column(cell(column), justify="left" if number < left else "right", overflow="fold")
     for row in rows:
-        drawn.add_row(*(cell(value) for value in row))
+        drawn.add_row(*(value if isinstance(value, Text) else cell(value) for value in row))
     return drawn
 
 
@@ -49,13 +57,12 @@ def show(renderable: Any) -> None:
     Console(soft_wrap=False).print(renderable)
 
 
-def measured(result: Mapping[str, Any], measure: str) -> str:
-    """A measure with its 95 % interval: `.0305 [.0280 .0331]`."""
+def measured(result: Mapping[str, Any], measure: str) -> Text:
+    """A measure and, below it, its 95 % interval."""
     value, interval = result.get(measure), result.get(f"{measure}_ci")
     if value is None:
-        return "-"
-    text = four(value)
-    return f"{text} [{four(interval[0])} {four(interval[1])}]" if interval else text
+        return Text("-")
+    return Text(f"{four(value)}\n[{four(interval[0])} {four(interval[1])}]" if interval else four(value))
 
 
 def four(value: float) -> str:

@@ -64,7 +64,7 @@ def missing_stages(plan: RunPlan, stage: StageName, only: bool) -> tuple[str, ..
 
     Raises UsageError under `only` when others than `stage` itself are missing.
     """
-    last = "rl" if stage is StageName.all else stage.value
+    last = last_stage(stage)
     finished = plan.run().finished_stages() if plan.resume else []
     wanted = [name for name in STAGES[: STAGES.index(last) + 1] if name not in finished]
     before = [name for name in wanted if name != last]
@@ -75,6 +75,10 @@ def missing_stages(plan: RunPlan, stage: StageName, only: bool) -> tuple[str, ..
     if before and stage is not StageName.all:
         note(f"run {plan.name} lacks {', '.join(before)}: they run first")
     return tuple(wanted)
+
+
+def last_stage(stage: StageName) -> str:
+    return STAGES[-1] if stage is StageName.all else stage.value
 
 
 def _default_name(config: Config) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,13 +18,6 @@ START_DEADLINE_S = 180.0
 CALL_DEADLINE_S = 900.0
 
 
-@dataclass(frozen=True, eq=False)
-class GroupTask(Task):
-    """A call to all ranks: one receipt reference each, merged when all are there."""
-
-    merge: Callable[[list[Any]], Any] = lambda receipts: receipts[0]
-
-
 class LearnerGroup:
     """Implements the Learners port."""
 
@@ -35,7 +27,9 @@ class LearnerGroup:
         backend = config.backend if config.backend != "auto" else ("nccl" if config.gpus else "gloo")
         options = {"num_cpus": config.cpus, "num_gpus": config.gpus}
         self.ranks: list[Any] = [
-            ray.remote(LearnerWorker).options(**options).remote(materials, rank, self.world_size, backend)
+            ray.remote(LearnerWorker)
+            .options(**options)
+            .remote(materials, rank, self.world_size, backend, config.cpus)
             for rank in range(self.world_size)
         ]
         try:
@@ -65,7 +59,7 @@ class LearnerGroup:
 
     def train_rows(self, epoch: int, first: int, last: int) -> Task:
         refs = [rank.train_rows.remote(epoch, first, last) for rank in self.ranks]
-        return GroupTask(refs, merge=average)
+        return Task(refs, merge=average)
 
     def train_groups(
         self,
@@ -83,7 +77,7 @@ class LearnerGroup:
             columns = [column for rollouts, rewards, _ in hand for column in (rollouts, rewards)]
             chosen = [groups_of for _, _, groups_of in hand]
             refs.append(rank.train_groups.remote(chosen, counts, version, *columns))
-        return GroupTask(refs, merge=average)
+        return Task(refs, merge=average)
 
     def vector(self, policy_only: bool = True) -> Payload:
         return self.ranks[0].vector.remote(policy_only)

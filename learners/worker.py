@@ -25,11 +25,12 @@ COLLECTIVE_DEADLINE = datetime.timedelta(seconds=300)
 class LearnerWorker:
     """Rank `rank`; all ranks get the same calls in the same order."""
 
-    def __init__(self, materials: Materials, rank: int, world_size: int, backend: str):
+    def __init__(self, materials: Materials, rank: int, world_size: int, backend: str, cpus: float):
         self.materials, self.rank, self.world_size, self.backend = materials, rank, world_size, backend
         self.device = "cuda" if ray.get_gpu_ids() else "cpu"
         if self.device == "cpu":
-            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // world_size))
+            # As for the actors: more threads than cores make every parallel region wait.
+            torch.set_num_threads(max(1, int(cpus)))
 
     def meeting_point(self) -> str:
         """Where the ranks meet: an address of this node with a free port."""

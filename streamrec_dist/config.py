@@ -72,13 +72,13 @@ class ActorConfig(Section):
 
 
 class ActorsConfig(Section):
-    """The stateless roles."""
+    """The stateless roles. Each replica computes with as many threads as it has whole CPUs, at least one."""
 
-    embed: ActorConfig = ActorConfig()
-    annotate: ActorConfig = ActorConfig()
-    rollout: ActorConfig = ActorConfig()
+    embed: ActorConfig = ActorConfig(cpus=1.0)
+    annotate: ActorConfig = ActorConfig(replicas=2)
+    rollout: ActorConfig = ActorConfig(replicas=2)
     reward: ActorConfig = ActorConfig()
-    evaluate: ActorConfig = ActorConfig()
+    evaluate: ActorConfig = ActorConfig(replicas=2)
 
 
 class LearnersConfig(Section):

@@ -28,7 +28,14 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{path}: no such file; `streamrec-dist init` writes one") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from None
-    return parse_config(text, str(path), overrides)
+    config = parse_config(text, str(path), overrides)
+    if config.data.path is None:
+        return config
+    # A path in the file is meant from where the file is; one given as an override, from where the user is.
+    overridden = any(override.startswith("data.path=") for override in overrides)
+    base = Path.cwd() if overridden else path.absolute().parent
+    data = config.data.model_copy(update={"path": str((base / config.data.path).resolve())})
+    return config.model_copy(update={"data": data})
 
 
 def parse_config(text: str, source: str, overrides: Sequence[str] = ()) -> Config:

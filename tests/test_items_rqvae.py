@@ -55,6 +55,8 @@ def test_kmeans_stands_fewer_distinct_points_than_clusters(points):
     found = kmeans(points, 8, torch.Generator().manual_seed(0))
     assert found.shape == (8, 3)
     assert squared_distances(points, found).min(1).values.max() < 1e-6
+    # Clusters that no point chose stand on points too.
+    assert squared_distances(found, points).min(1).values.max() < 1e-6
 
 
 def quantise_by_loop(
@@ -145,6 +147,21 @@ def test_training_separates_blobs_and_reconstructs_them():
     assert progress[-1]["recon"] < 0.5 * progress[0]["recon"]
     assert len(progress[-1]["used_codes"]) == SMALL.quantised_levels == 2
     assert progress[-1]["used_codes"][0] == 8
+
+
+def test_kmeans_places_the_first_codewords():
+    points, _ = blobs()
+    untrained = train_rqvae(points, TokenizerOptions(**{**vars(SMALL), "epochs": 1, "lr": 1e-12}))
+    first_codes = untrained.encode(points)[:, 0].view(8, 20)
+    assert (first_codes == first_codes[:, :1]).all()
+    assert len(set(first_codes[:, 0].tolist())) == 8
+    # The second codebook holds centroids of what the first leaves over, so it explains part of that.
+    latents = untrained.latents(points).detach()
+    after_first, after_both = (
+        untrained.quantizer.residual_before(latents, untrained.encode(points)[:, :levels]).pow(2).sum()
+        for levels in (1, 2)
+    )
+    assert after_both < 0.7 * after_first
 
 
 def test_equal_seeds_give_equal_models_and_leave_the_global_generator_alone():

@@ -126,6 +126,11 @@ def test_a_prefix_group_larger_than_the_codes_spreads_to_the_next_nearest():
     )
     sizes = np.bincount(ids[:, 0], minlength=4)
     assert sizes[by_distance].tolist() == [4, 4, 1, 0]
+    # The item that landed alone has the last code nearest to its new residual.
+    alone = int(np.flatnonzero(ids[:, 0] == by_distance[2])[0])
+    residual = latents[alone] - quantizer.codebooks[0, by_distance[2]]
+    nearest = int((quantizer.codebooks[1] - residual).pow(2).sum(1).argmin())
+    assert ids[alone, 1] == nearest != codes[alone, 1]
 
 
 def test_the_last_two_levels_can_be_filled_to_the_brim_but_not_beyond():

@@ -10,9 +10,9 @@ import typer
 
 from cli import cluster
 from cli.commands.options import JsonOption, RunArgument, examples
-from cli.follow import Follower, finish
+from cli.follow import Follower, finish, resume_line
 from cli.output import emit_json, note
-from cli.plan import StageName, missing_stages, plan_run
+from cli.plan import StageName, last_stage, missing_stages, plan_run
 from cli.workspace import living_cluster, pick_run
 from streamrec_dist.errors import RunError, UsageError
 from streamrec_dist.rundir import RunDir
@@ -47,7 +47,7 @@ def train(
     begun = time.monotonic()
     stages = missing_stages(plan, stage, only=only)
     if not stages:
-        note(f"run {plan.name} has finished {stage.value} already; nothing to do")
+        note(f"run {plan.name} has finished {last_stage(stage)} already; nothing to do")
         return finish(plan.run(), "done", begun, as_json)
 
     note(f"connecting to the cluster at {record.address} ...")
@@ -98,9 +98,7 @@ def stop(run: RunArgument = None, as_json: JsonOption = False) -> None:
     state = follower.wait_for_end(STOP_SECONDS)
     if state == "lost":
         raise RunError(f"run {directory.name} ended without saying so; {follower.last_words()}")
-    note(
-        f"run {directory.name}: {state}; continue it with: streamrec-dist train --resume --run {directory.name}"
-    )
+    note(f"run {directory.name}: {state}; continue it with: {resume_line(directory)}")
     if as_json:
         emit_json({"run": directory.name, "state": state})
 

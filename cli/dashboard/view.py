@@ -11,7 +11,7 @@ from rich.text import Text
 
 from cli.dashboard.marks import bar, brief, number, percent, sparkline
 from cli.dashboard.state import StageState, ViewState
-from cli.output import cell, four, span
+from cli.output import cell, clean, four, span
 from streamrec_dist.types import REWARDS
 
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
@@ -52,8 +52,9 @@ def render(state: ViewState, now: float, width: int = 80, ascii_only: bool = Fal
 def _head(state: ViewState, now: float) -> Text:
     style = {"failed": "bold red", "stopped": "yellow", "done": "bold green"}.get(state.ended, "cyan")
     elapsed = span((state.last if state.ended else now) - state.first) if state.first else "starting"
-    head = cell(f"run {state.run}  ", "bold")
-    head.append_text(cell(f"{state.ended or 'going'}  {elapsed}", style))
+    head = Text()
+    head.append(f"run {clean(state.run)}", "bold")
+    head.append(f"  {clean(state.ended) or 'going'}  {elapsed}", style)
     return head
 
 
@@ -64,7 +65,7 @@ def _stages(state: ViewState, now: float, ascii_only: bool) -> Text:
         ended = stage.ended or (state.last if state.ended else now)
         took = f" {span(ended - stage.started)}" if stage.started else ""
         style = {"started": "bold", "waiting": "dim"}.get(stage.state, "green")
-        text.append_text(cell(f"{signs.get(stage.state, '?')} {stage.name}{took}   ", style))
+        text.append(f"{signs.get(stage.state, '?')} {clean(stage.name)}{took}   ", style)
     return text
 
 
@@ -147,7 +148,7 @@ def _pairs(pairs: Any, width: int, head: str = "") -> Text:
 
 
 def _fit(text: str, width: int, style: str = "") -> Text:
-    short = cell(text, style)
+    short = Text(clean(text).replace("\n", " "), style)
     short.truncate(width, overflow="ellipsis")
     return short
 

@@ -19,7 +19,8 @@ def kmeans(points: Tensor, k: int, generator: torch.Generator, iterations: int =
         # A one-hot product instead of index_add: scattered float sums are not deterministic on a GPU.
         member = torch.nn.functional.one_hot(nearest, k).to(points.dtype)
         counts = member.sum(0)
-        centroids = (member.T @ points) / counts.clamp_min(1).unsqueeze(1)
+        means = (member.T @ points) / counts.clamp_min(1).unsqueeze(1)
+        centroids = torch.where(counts.unsqueeze(1) > 0, means, centroids)
         empty = (counts == 0).nonzero().flatten()
         farthest = distances.topk(min(len(empty), len(points))).indices
         centroids[empty[: len(farthest)]] = points[farthest]

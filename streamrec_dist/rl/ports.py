@@ -6,7 +6,8 @@ only passes on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,10 +23,12 @@ Weights = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """Work under way."""
+    """Work under way. Behind a distributed runtime `receipt` is one reference a worker that takes part, and
+    `merge` makes one receipt of theirs."""
 
     receipt: Any
     payload: Payload = None
+    merge: Callable[[list[Any]], Any] = operator.itemgetter(0)
 
 
 @dataclass(frozen=True)

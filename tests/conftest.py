@@ -1,0 +1,83 @@
+"""Fixtures: a folder with a configuration, and one with a cluster that the command line has started."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).parents[1]
+SHARED_DATA = REPO.parent / "shared" / "data"
+
+#: Small enough that a whole run takes seconds.
+TINY = """\
+seed: 3
+cluster: {cpus: 2}
+data: {format: csv, path: shop, max_history: 8}
+items: {levels: 3, codes: 16, neighbours: 8}
+model: {d_model: 32, layers: 1, heads: 2, d_head: 16, d_ff: 64, precision: fp32}
+stages:
+  tokenize: {epochs: 20, batch: 64, latent: 8, hidden: [32]}
+  pretrain: {epochs: 2, batch: 64, eval_users: 40}
+  sft: {thoughts: 2, rounds: 2, epochs: 1, batch: 64, eval_users: 40, annotate_batch: 64}
+  rl: {steps: 4, prompts: 8, group_size: 4, negatives: 8, similarity_items: 16, eval_every: 2, eval_users: 40}
+  evaluate: {beam: 5, batch: 32}
+"""
+
+
+def run_cli(
+    *arguments: str, cwd: Path, timeout: float = 180, variables: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Type a streamrec-dist command in a folder, with `variables` added to the environment."""
+    program = [sys.executable, "-m", "cli.app", *arguments]
+    # The folder is not the checkout, so the code under test is named here.
+    environment = {**os.environ, "PYTHONPATH": str(REPO), "NO_COLOR": "1", "COLUMNS": "120", "TERM": "dumb"}
+    environment |= variables or {}
+    return subprocess.run(program, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
+
+
+def last_json(result: subprocess.CompletedProcess[str]) -> dict:
+    """The object on the last line of stdout."""
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def write_shop(folder: Path) -> None:
+    """A CSV data set of 60 items and 80 users, each of whom walks through the items in steps of one or two."""
+    folder.mkdir()
+    kinds = ("lamp", "chair", "table", "shelf", "clock", "vase")
+    titles = [
+        f"{kinds[item % 6]} number {item // 6} for the {('kitchen', 'office')[item % 2]}"
+        for item in range(60)
+    ]
+    lines = [f"i{item},{title}" for item, title in enumerate(titles)]
+    (folder / "items.csv").write_text("\n".join(["item,title", *lines]) + "\n", encoding="utf-8")
+    walks = [(user, (7 * user + place * (1 + user % 2)) % 60) for user in range(80) for place in range(6)]
+    rows = [f"u{user},i{item}" for user, item in walks]
+    (folder / "interactions.csv").write_text("\n".join(["user,item", *rows]) + "\n", encoding="utf-8")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a tiny configuration and its data, and no cluster."""
+    (tmp_path / "cluster.yaml").write_text(TINY, encoding="utf-8")
+    write_shop(tmp_path / "shop")
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def cluster_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a tiny configuration, its data, and a cluster that is up."""
+    root = tmp_path_factory.mktemp("cluster")
+    (root / "cluster.yaml").write_text(TINY, encoding="utf-8")
+    write_shop(root / "shop")
+    try:
+        started = run_cli("up", "cluster.yaml", cwd=root)
+        assert started.returncode == 0, started.stderr
+        yield root
+    finally:
+        run_cli("down", cwd=root)

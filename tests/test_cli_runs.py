@@ -1,0 +1,168 @@
+"""Whole runs by the command line on a real cluster: trained, evaluated, stopped, continued, killed."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cli.processes import cluster_processes
+from cli.record import read_record
+from streamrec_dist.events import EventReader
+from streamrec_dist.rundir import STAGES, RunDir
+from tests.conftest import last_json, run_cli
+
+pytestmark = pytest.mark.cluster
+
+LONG = ("--set", "stages.rl.steps=3000", "--set", "stages.rl.eval_every=5")
+MEASURES = {f"{name}@{k}{ci}" for name in ("recall", "ndcg") for k in (5, 10) for ci in ("", "_ci")}
+
+
+@pytest.fixture(scope="module")
+def trained(cluster_root: Path) -> RunDir:
+    """A run of all stages, made by `train --stage rl`."""
+    done = run_cli("train", "--stage", "rl", "--run", "whole", "--json", cwd=cluster_root, timeout=400)
+    assert done.returncode == 0, done.stderr
+    assert "run whole lacks tokenize, pretrain, sft: they run first" in done.stderr
+    body = last_json(done)
+    assert (body["run"], body["state"], set(body["stages"])) == ("whole", "done", set(STAGES))
+    assert done.stdout.count("\n") == 1, "with --json the rest goes to stderr"
+    return RunDir.open(cluster_root / "runs" / "whole")
+
+
+def steps_of(run: RunDir, stage: str, part: int = 1) -> list[int]:
+    """Steps of a stage in the given part of a run; a run that is continued has several parts."""
+    parts = 0
+    steps = []
+    for event in EventReader(run.events_path).new():
+        assert (event.kind, event.state) != ("run", "failed"), event.message
+        parts += event.kind == "run" and event.state in ("started", "resumed")
+        if parts == part and event.kind == "step" and event.stage == stage:
+            steps.append(event.step)
+    return steps
+
+
+def wait_for_steps(run: RunDir, stage: str, part: int = 1, count: int = 3, seconds: float = 180) -> None:
+    give_up = time.monotonic() + seconds
+    while len(steps_of(run, stage, part)) < count:
+        assert time.monotonic() < give_up, f"not {count} steps of {stage} within {seconds} s"
+        time.sleep(0.3)
+
+
+def test_a_run_leaves_its_config_events_and_results(trained: RunDir) -> None:
+    assert trained.finished_stages() == list(STAGES)
+    assert trained.config().stages.rl.steps == 4
+    kinds = {event.kind for event in EventReader(trained.events_path).new()}
+    assert {"run", "stage", "step", "eval", "round"} <= kinds
+    suffixes = {path.suffix for path in trained.path.rglob("*") if path.is_file()}
+    assert suffixes <= {".yaml", ".jsonl", ".json", ".safetensors", ".msgpack", ".parquet"}
+
+
+def test_a_finished_run_is_not_trained_again(trained: RunDir) -> None:
+    root = trained.path.parents[1]
+    again = run_cli("train", "--stage", "all", "--resume", "--run", "whole", "--json", cwd=root)
+    assert again.returncode == 0 and last_json(again)["state"] == "done"
+    assert "has finished rl already" in again.stderr
+    refused = run_cli("train", "--stage", "all", "--run", "whole", cwd=root)
+    assert refused.returncode == 2 and "exists already" in refused.stderr
+    refused = run_cli("train", "--stage", "all", "--resume", "--run", "whole", "--set", "seed=99", cwd=root)
+    assert refused.returncode == 2 and "seed: 3 -> 99" in refused.stderr
+
+
+@pytest.mark.parametrize("stage", ["counting", "popularity", "direct", "pretrain", "sft", "rl"])
+def test_every_stage_can_be_evaluated(trained: RunDir, stage: str) -> None:
+    arguments = ("evaluate", "whole", "--stage", stage, "--split", "test", "--json")
+    body = last_json(run_cli(*arguments, cwd=trained.path.parents[1]))
+    assert {"run", "stage", "split", "masked", "users", "counting_ndcg@10", "invalid_beam_share"} <= set(body)
+    assert set(body) >= MEASURES and set(body["counting"]) >= MEASURES
+    assert (body["run"], body["stage"], body["split"], body["masked"]) == ("whole", stage, "test", False)
+    low, high = body["ndcg@10_ci"]
+    assert 0 <= low <= body["ndcg@10"] <= high <= 1
+    assert body["counting_ndcg@10"] == body["counting"]["ndcg@10"]
+
+
+def test_evaluation_without_a_cluster_gives_the_same_numbers(trained: RunDir, tmp_path: Path) -> None:
+    root = trained.path.parents[1]
+    on_cluster = last_json(run_cli("evaluate", "whole", "--stage", "direct", "--json", cwd=root))
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "whole").symlink_to(trained.path)
+    here = run_cli("evaluate", "--stage", "direct", "--json", cwd=tmp_path)
+    assert "in this process" in here.stderr
+    assert last_json(here) == on_cluster
+
+
+def test_the_table_shows_the_counting_baseline_and_masking_helps_or_is_free(trained: RunDir) -> None:
+    root = trained.path.parents[1]
+    shown = run_cli("evaluate", "--mask-history", cwd=root)
+    assert shown.returncode == 0, shown.stderr
+    assert "counting baseline" in shown.stdout and "masked" in shown.stdout and "rl" in shown.stdout
+    assert "SYNTHETIC" not in shown.stdout
+
+
+def test_recommendations_are_items_of_the_catalogue(trained: RunDir) -> None:
+    root = trained.path.parents[1]
+    body = last_json(
+        run_cli("recommend", "whole", "--user", "u3", "-k", "4", "--explain", "--json", cwd=root)
+    )
+    assert [entry["rank"] for entry in body["items"]] == [1, 2, 3, 4]
+    scores = [entry["score"] for entry in body["items"]]
+    assert scores == sorted(scores, reverse=True)
+    assert all(entry["item"].startswith("i") and "number" in entry["title"] for entry in body["items"])
+    assert [entry["item"] for entry in body["history"]][:2] == ["i21", "i23"]
+    assert len(body["thoughts"]) == 2 and "level" in body["thoughts"][0]["token"]
+    shown = run_cli("recommend", "--history", "i1,i2", cwd=root)
+    assert shown.returncode == 0 and "recommended by rl" in shown.stdout, shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--user", "nobody"), "nobody"),
+        (("--history", "i1,i999"), "i999"),
+        (("--user", "u1", "--stage", "sft"), ""),
+    ],
+)
+def test_unknown_users_and_items_are_named(trained: RunDir, arguments: tuple[str, ...], said: str) -> None:
+    tried = run_cli("recommend", "whole", *arguments, cwd=trained.path.parents[1])
+    assert tried.returncode == (2 if said else 0)
+    assert said in tried.stderr
+
+
+def test_a_detached_run_is_stopped_and_continued(trained: RunDir) -> None:
+    root = trained.path.parents[1]
+    begun = run_cli("train", "--stage", "rl", "--run", "long", *LONG, "--detach", "--json", cwd=root)
+    assert begun.returncode == 0 and last_json(begun)["state"] == "detached", begun.stderr
+    assert "streamrec-dist watch long" in begun.stderr and "streamrec-dist stop long" in begun.stderr
+    refused = run_cli("train", "--stage", "rl", "--run", "long", "--resume", cwd=root)
+    assert refused.returncode == 2 and "is going already" in refused.stderr
+    assert last_json(run_cli("status", "--json", cwd=root))["runs"] == ["long"]
+    run = RunDir.open(root / "runs" / "long")
+    wait_for_steps(run, "rl")
+    stopped = run_cli("stop", "--json", cwd=root)
+    assert stopped.returncode == 0 and last_json(stopped) == {"run": "long", "state": "stopped"}
+    assert run_cli("stop", "long", cwd=root).returncode == 2
+    again = run_cli("train", "--stage", "rl", "--resume", "--detach", cwd=root)
+    assert again.returncode == 0, again.stderr
+    wait_for_steps(run, "rl", part=2)
+    assert steps_of(run, "rl", part=2)[0] == steps_of(run, "rl", part=1)[-1] + 1
+
+
+def test_a_run_whose_controller_is_killed_is_reported_dead(trained: RunDir) -> None:
+    """Ends the run that the test before has left going."""
+    root = trained.path.parents[1]
+    record = read_record(root)
+    assert record is not None
+    processes = cluster_processes(record.cluster_id)
+    controllers = [process for process in processes if "ray::Controller" in " ".join(process.cmdline())]
+    assert len(controllers) == 1
+    controllers[0].send_signal(signal.SIGKILL)
+    psutil.wait_procs(controllers, timeout=10)
+    watched = run_cli("watch", "long", "--plain", cwd=root, timeout=120)
+    assert watched.returncode == 1
+    assert "no controller works on it any more" in watched.stderr
+    assert "--resume --run long" in watched.stderr
+    assert json.loads(run_cli("status", "--json", cwd=root).stdout)["runs"] == []

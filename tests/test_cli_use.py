@@ -1,0 +1,180 @@
+"""Every command without a cluster: help, wrong use, exit codes, and messages that say what to do."""
+
+from __future__ import annotations
+
+import time
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from cli.demo import reward_course
+from cli.follow import last_words
+from cli.output import clean, comparison, four, measured, show, span
+from cli.record import ClusterRecord, read_record, root_of, write_private
+from streamrec_dist.config import Config
+from streamrec_dist.errors import EnvironmentProblem, RunError
+from streamrec_dist.events import Event, EventLog
+from streamrec_dist.rundir import RunDir, StageResult
+from tests.conftest import last_json, run_cli
+
+COMMANDS = ["init", "up", "status", "down", "train", "watch", "stop", "evaluate", "recommend", "data prepare"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_examples(command: str, tmp_path: Path) -> None:
+    shown = run_cli(*command.split(), "--help", cwd=tmp_path)
+    assert shown.returncode == 0
+    assert "Examples:" in shown.stdout and f"streamrec-dist {command}" in shown.stdout
+
+
+def test_help_is_there_at_once_and_names_all_commands(tmp_path: Path) -> None:
+    run_cli("--help", cwd=tmp_path)
+    begun = time.monotonic()
+    shown = run_cli("--help", cwd=tmp_path)
+    # Importing torch alone takes longer than this, even on an idle machine.
+    assert time.monotonic() - begun < 2.5
+    assert all(command.split()[0] in shown.stdout for command in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["status", "down", "train --stage rl", "train --stage all --detach", "stop demo"],
+)
+def test_without_a_cluster_the_line_to_type_is_given(command: str, folder: Path) -> None:
+    RunDir.create(folder / "runs", "demo", Config())
+    refused = run_cli(*command.split(), cwd=folder)
+    assert refused.returncode == 3
+    assert "streamrec-dist up cluster.yaml" in refused.stderr
+    assert refused.stdout == "" and "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("train", "--stage"),
+        ("train --stage warmup", "warmup"),
+        ("watch", "no runs in"),
+        ("watch nobody", "no run nobody in"),
+        ("evaluate", "no runs in"),
+        ("evaluate --split train", "train"),
+        ("evaluate --stage tokenize", "tokenize"),
+        ("recommend", "one of --user U and --history"),
+        ("recommend --user 1 --history 1,2", "one of --user U and --history"),
+        ("recommend --history ,", "--history is empty"),
+        ("recommend --user 1 -k 0", "-k"),
+        ("up nowhere.yaml", "nowhere.yaml: no such file; `streamrec-dist init` writes one"),
+        ("data prepare shop --format lcrec --out there", "shop"),
+        ("data prepare nowhere --format csv --out there", "nowhere"),
+        ("dance", "dance"),
+    ],
+)
+def test_wrong_use_is_exit_2_and_says_what_is_wrong(command: str, said: str, folder: Path) -> None:
+    before = sorted(path.name for path in folder.iterdir())
+    refused = run_cli(*command.split(), cwd=folder)
+    assert refused.returncode == 2, refused.stderr
+    assert said in refused.stderr and "Traceback" not in refused.stderr
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_a_wrong_config_is_refused_before_anything_starts(folder: Path) -> None:
+    (folder / "cluster.yaml").write_text("seed: 1\nlerners: {}\n", encoding="utf-8")
+    refused = run_cli("up", cwd=folder)
+    assert refused.returncode == 2
+    assert "cluster.yaml:2: lerners: no such key; did you mean learners?" in refused.stderr
+    assert not (folder / ".streamrec").exists()
+
+
+def test_init_writes_the_default_once(tmp_path: Path) -> None:
+    assert run_cli("init", "new", cwd=tmp_path).returncode == 0
+    written = tmp_path / "new" / "cluster.yaml"
+    assert written.read_text(encoding="utf-8") == files("cli").joinpath("cluster.yaml").read_text(
+        encoding="utf-8"
+    )
+    written.write_text("seed: 5\n", encoding="utf-8")
+    again = run_cli("init", "new", cwd=tmp_path)
+    assert again.returncode == 2 and "exists already" in again.stderr
+    assert written.read_text(encoding="utf-8") == "seed: 5\n"
+
+
+def test_data_prepare_writes_and_describes(folder: Path) -> None:
+    done = run_cli("data", "prepare", "shop", "--format", "csv", "--out", "prepared", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    about = last_json(done)
+    assert about["users"] == 80 and about["items"] == 60 and about["interactions"] == 480
+    assert any((folder / "prepared").rglob("*.parquet"))
+
+
+def test_an_address_that_does_not_answer_is_an_environment_problem(folder: Path) -> None:
+    (folder / "cluster.yaml").write_text("cluster: {address: 'localhost:1'}\n", encoding="utf-8")
+    refused = run_cli("up", cwd=folder)
+    assert refused.returncode == 3 and "no answer from localhost:1" in refused.stderr
+    assert not (folder / ".streamrec" / "cluster.json").exists()
+
+
+def test_a_run_with_nothing_to_evaluate_says_how_to_go_on(folder: Path) -> None:
+    run = RunDir.create(folder / "runs", "demo", Config())
+    run.finish_stage(StageResult("tokenize", 1.0, 1))
+    refused = run_cli("evaluate", cwd=folder)
+    assert refused.returncode == 2 and "--resume --run demo" in refused.stderr
+
+
+def test_a_run_that_nobody_works_on_is_called_dead(folder: Path) -> None:
+    run = RunDir.create(folder / "runs", "demo", Config())
+    long_ago = time.time() - 3600
+    EventLog(run.events_path).append([Event("step", "rl", 7, 9, metrics={"reward/total": 1.5}, t=long_ago)])
+    watched = run_cli("watch", "demo", cwd=folder)
+    assert watched.returncode == 1
+    assert "its last event: rl 7/9 total 1.5000" in watched.stderr
+    assert "streamrec-dist train --stage all --resume --run demo" in watched.stderr
+
+
+def test_records_are_private_and_found_from_below(tmp_path: Path) -> None:
+    (tmp_path / "cluster.yaml").touch()
+    (tmp_path / "configs").mkdir()
+    assert root_of(tmp_path / "cluster.yaml") == tmp_path
+    assert root_of(tmp_path / "configs" / "big.yaml") == tmp_path
+    record = ClusterRecord(str(tmp_path), str(tmp_path / "cluster.yaml"), "id", True, "127.0.0.1:1")
+    record.folder.mkdir()
+    record.save()
+    assert (record.folder / "cluster.json").stat().st_mode & 0o777 == 0o600
+    assert read_record(tmp_path) == record
+    (record.folder / "cluster.json").write_text("{}")
+    with pytest.raises(EnvironmentProblem, match="remove the file"):
+        read_record(tmp_path)
+
+
+def test_private_files_are_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text("old")
+    path.chmod(0o644)
+    write_private(path, "new")
+    assert path.read_text() == "new" and path.stat().st_mode & 0o777 == 0o600
+    assert [file.name for file in tmp_path.iterdir()] == ["token"]
+
+
+def test_the_reward_course_is_that_of_the_last_try_of_each_step(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path, "demo", Config())
+    with pytest.raises(RunError, match="no steps of stage rl"):
+        reward_course(run)
+    steps = [
+        Event("step", "rl", step, 10, metrics={"reward/total": float(step)}) for step in (1, 2, 3, 3, 4, 5)
+    ]
+    resumed = [
+        Event("step", "rl", step, 10, metrics={"reward/total": 10.0 * step}) for step in (5, 6, 7, 8, 9, 10)
+    ]
+    EventLog(run.events_path).append([*steps, *resumed])
+    assert reward_course(run) == (1.5, 95.0)
+    assert last_words(run) == "its last event: rl 10/10 total 100"
+
+
+def test_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert (four(0.0305), four(1.0), four(0.0)) == (".0305", "1.0000", ".0000")
+    assert [span(seconds) for seconds in (0.4, 59, 185, 7805)] == ["0 s", "59 s", "3 min 05 s", "2 h 10 min"]
+    result = {"recall@10": 0.25, "recall@10_ci": [0.2, 0.3]}
+    assert measured(result, "recall@10").plain == ".2500\n[.2000 .3000]"
+    assert measured(result, "ndcg@5").plain == "-"
+    assert clean("a\x1b[31mb") == "a\ufffd[31mb"
+    show(comparison("SYNTHETIC [red]", [("after [bold]RL[/bold]", result)]))
+    shown = capsys.readouterr().out
+    assert "SYNTHETIC [red]" in shown and "after [bold]RL[/bold]" in shown and "[.2000 .3000]" in shown

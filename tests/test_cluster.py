@@ -1,0 +1,187 @@
+"""The life of a real cluster: private, found by every command, and gone without a trace, alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cli.processes import MARK, cluster_processes, end_processes
+from cli.record import ClusterRecord, read_record
+from tests.conftest import TINY, last_json, run_cli
+
+pytestmark = pytest.mark.cluster
+
+
+def record_of(root: Path) -> ClusterRecord:
+    record = read_record(root)
+    assert record is not None
+    return record
+
+
+def gone(pids: list[int], seconds: float = 10) -> bool:
+    """Whether none of these processes runs any more."""
+    give_up = time.monotonic() + seconds
+    while time.monotonic() < give_up:
+        if not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids):
+            return True
+        time.sleep(0.2)
+    return False
+
+
+@pytest.fixture
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """A process that looks like Ray's but belongs to another cluster."""
+    script = tmp_path_factory.mktemp("stranger") / "raylet"
+    script.write_text("import time\ntime.sleep(600)\n")
+    environment = {**os.environ, MARK: "another-cluster"}
+    process = subprocess.Popen([sys.executable, str(script)], env=environment)
+    yield process.pid
+    assert process.poll() is None, "a process of another cluster was ended"
+    process.kill()
+    process.wait()
+
+
+def test_the_cluster_is_private(cluster_root: Path) -> None:
+    record = record_of(cluster_root)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in record.folder.iterdir()}
+    assert record.folder.stat().st_mode & 0o777 == 0o700
+    assert modes["cluster.json"] == 0o600 and modes["token"] == 0o600
+    assert Path(record.temp_dir).stat().st_mode & 0o777 == 0o700
+    listening = [
+        connection.laddr.ip.removeprefix("::ffff:")
+        for process in cluster_processes(record.cluster_id)
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert listening and set(listening) == {"127.0.0.1"}
+
+
+def test_the_cluster_wants_its_token(cluster_root: Path) -> None:
+    record = record_of(cluster_root)
+    program = f"import ray; ray.init(address={record.address!r}); print('in')"
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    plain |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_NUM_REDIS_GET_RETRIES": "1"}
+    right = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": record.token_path.read_text()}
+    for extra, enters in (({}, False), ({**right, "RAY_AUTH_TOKEN": "wrong" * 8}, False), (right, True)):
+        tried = subprocess.run(
+            [sys.executable, "-c", program],
+            env={**plain, **extra},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert ("in" in tried.stdout.split()) is enters, tried.stderr
+
+
+def test_up_again_changes_nothing(cluster_root: Path) -> None:
+    before = record_of(cluster_root)
+    again = run_cli("up", "cluster.yaml", "--json", cwd=cluster_root)
+    assert again.returncode == 0 and last_json(again)["state"] == "running"
+    assert record_of(cluster_root) == before
+
+
+def test_other_settings_are_refused_with_the_way_out(cluster_root: Path) -> None:
+    other = cluster_root / "other.yaml"
+    other.write_text(TINY.replace("cpus: 2", "cpus: 1"), encoding="utf-8")
+    refused = run_cli("up", "other.yaml", cwd=cluster_root)
+    assert refused.returncode == 2
+    assert "cluster.cpus: 2 -> 1" in refused.stderr and "streamrec-dist down" in refused.stderr
+
+
+def test_status_is_found_from_a_folder_below(cluster_root: Path) -> None:
+    below = cluster_root / "shop"
+    status = last_json(run_cli("status", "--json", cwd=below))
+    assert status["nodes"] == 1 and status["total"]["CPU"] == 2 and status["runs"] == []
+    assert status["root"] == str(cluster_root)
+    shown = run_cli("status", cwd=below)
+    assert shown.returncode == 0 and "2 free of 2" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("learners.world_size=9", "CPUs"),
+        ("actors.rollout.cpus=64", "actors.rollout"),
+        ("learners.gpus=1", "GPU"),
+        ("stages.rl.step=1", "did you mean steps?"),
+    ],
+)
+def test_train_asks_for_no_more_than_there_is(cluster_root: Path, override: str, said: str) -> None:
+    refused = run_cli("train", "--stage", "rl", "--run", "big", "--set", override, cwd=cluster_root)
+    assert refused.returncode == 2 and said in refused.stderr
+    assert not (cluster_root / "runs" / "big").exists()
+
+
+def test_only_and_taken_names_are_refused(cluster_root: Path) -> None:
+    refused = run_cli("train", "--stage", "sft", "--run", "new", "--only", cwd=cluster_root)
+    assert refused.returncode == 2 and "lacks tokenize, pretrain" in refused.stderr
+    refused = run_cli("train", "--stage", "sft", "--run", "../new", cwd=cluster_root)
+    assert refused.returncode == 2 and "cannot name a run" in refused.stderr
+    assert not (cluster_root / "runs").exists()
+
+
+def test_down_takes_everything_and_nothing_else(cluster_root: Path, folder: Path, stranger: int) -> None:
+    other = {process.pid for process in cluster_processes(record_of(cluster_root).cluster_id)}
+    assert run_cli("up", cwd=folder).returncode == 0
+    record = record_of(folder)
+    processes = [process.pid for process in cluster_processes(record.cluster_id)]
+    # An orphan that a worker left behind: it has another parent and ignores polite requests.
+    orphan = subprocess.Popen(
+        [sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"],
+        env={**os.environ, MARK: record.cluster_id},
+        start_new_session=True,
+    )
+    down = run_cli("down", "--json", cwd=folder)
+    assert down.returncode == 0, down.stderr
+    assert set(processes) | {orphan.pid} <= set(last_json(down)["ended"])
+    assert orphan.wait(timeout=5) == -signal.SIGKILL
+    assert gone(processes)
+    assert cluster_processes(record.cluster_id) == []
+    assert not Path(record.temp_dir).exists()
+    assert [path.name for path in record.folder.iterdir()] == [".gitignore"]
+    assert run_cli("down", cwd=folder).returncode == 3
+    assert {process.pid for process in cluster_processes(record_of(cluster_root).cluster_id)} >= other
+
+
+def test_a_stale_record_is_cleaned_and_the_cluster_started_anew(folder: Path) -> None:
+    assert run_cli("up", cwd=folder).returncode == 0
+    old = record_of(folder)
+    assert end_processes(old.cluster_id, grace=1) == []
+    refused = run_cli("status", cwd=folder)
+    assert refused.returncode == 3 and "streamrec-dist up cluster.yaml" in refused.stderr
+    again = run_cli("up", "--json", cwd=folder)
+    assert again.returncode == 0 and last_json(again)["state"] == "started"
+    assert not Path(old.temp_dir).exists()
+    assert run_cli("down", cwd=folder).returncode == 0
+
+
+def test_attaching_leaves_the_other_cluster_up(cluster_root: Path, folder: Path) -> None:
+    record = record_of(cluster_root)
+    (folder / "cluster.yaml").write_text(f"cluster: {{address: '{record.address}'}}\n", encoding="utf-8")
+    access = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(record.token_path),
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    }
+    up = run_cli("up", "--json", cwd=folder, variables=access)
+    assert up.returncode == 0 and last_json(up)["state"] == "attached", up.stderr
+    assert last_json(run_cli("status", "--json", cwd=folder, variables=access))["nodes"] == 1
+    assert run_cli("down", cwd=folder, variables=access).returncode == 0
+    assert cluster_processes(record.cluster_id)
+    assert last_json(run_cli("status", "--json", cwd=cluster_root))["nodes"] == 1
+
+
+def test_a_ray_that_cannot_start_leaves_nothing(folder: Path) -> None:
+    # Ray's processes end at once on a setting they cannot read.
+    broken = {"RAY_gcs_server_request_timeout_seconds": "not a number"}
+    refused = run_cli("up", cwd=folder, variables=broken)
+    assert refused.returncode == 3 and "the end of its log" in refused.stderr
+    assert [path.name for path in (folder / ".streamrec").iterdir()] == [".gitignore"]

@@ -1,0 +1,91 @@
+"""Two gloo ranks give the gradients, and so the weights, of one rank on the joined batch."""
+
+from __future__ import annotations
+
+import multiprocessing
+import socket
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+
+from streamrec_dist.config_file import parse_config
+from streamrec_dist.model.weights import export_weights
+from streamrec_dist.rl.rewards import reward_report
+from streamrec_dist.rl.rollout import rollout
+from streamrec_dist.rl.scoring import Scorer
+from streamrec_dist.stages.annotate import annotate_rows
+from streamrec_dist.training.learner import Learner
+from streamrec_dist.types import GroupCounts, PolicyVersion
+from tests.local_ports import TINY, tiny_materials
+
+# Dropout is drawn per rank, so it is off where ranks are compared with one.
+NO_DROPOUT = ["model.dropout=0"]
+STAGES = ["pretrain", "sft", "rl"]
+
+
+def materials():
+    return tiny_materials(parse_config(TINY, "tiny", NO_DROPOUT))
+
+
+def train(stage: str, rank: int, world_size: int) -> dict[str, np.ndarray]:
+    torch.set_num_threads(1)
+    things = materials()
+    learner = Learner(things, rank, world_size)
+    learner.begin(stage, 10, weights=initial_weights(things))
+    if stage == "pretrain":
+        metrics = learner.train_rows(0, 0, 3)
+    elif stage == "sft":
+        model = things.new_model().eval()
+        learner.annotate([annotate_rows(things, model, model, 0, len(things.rows), 0)])
+        metrics = learner.train_rows(0, 0, 3)
+    else:
+        model = things.new_model().eval()
+        batch = rollout(things, model, PolicyVersion(0), 0, 16)
+        rewards = Scorer(things, model).score(batch)
+        assert reward_report(rewards, things.config.stages.rl)["spread/total"] > 0
+        groups = np.arange(5)[rank::world_size]  # an odd number: one rank fills up with weight zero
+        padded = -(-5 // world_size)
+        for _ in range(2):
+            counts = GroupCounts(len(groups), padded, 5)
+            metrics = learner.train_groups([(batch, rewards, groups)], counts, PolicyVersion(0))
+    # Adam hides the scale of the gradients, so their norm is compared as well.
+    return {**learner.weights(), "grad_norm": np.array(metrics["grad_norm"])}
+
+
+def initial_weights(things):
+    return export_weights(things.new_model())
+
+
+def one_rank(rank: int, port: int, stage: str, results) -> None:
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    results.put((rank, train(stage, rank, 2)))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_ranks_equal_one(stage):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    results = context.SimpleQueue()
+    ranks = [context.Process(target=one_rank, args=(rank, port, stage, results)) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    found = dict(results.get() for _ in ranks)
+    for process in ranks:
+        process.join(60)
+        assert process.exitcode == 0
+    alone = train(stage, 0, 1)
+    moved = 0.0
+    start = initial_weights(materials())
+    for name, array in alone.items():
+        assert np.array_equal(found[0][name], found[1][name]), name
+        np.testing.assert_allclose(found[0][name], array, atol=2e-5, rtol=1e-4, err_msg=name)
+        if name == "grad_norm":
+            continue
+        moved = max(moved, float(np.abs(array - start[name]).max()))
+    assert moved > 1e-4

@@ -1,0 +1,126 @@
+"""Events and the run directory: what is written is read back, and what is broken is named."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from streamrec_dist.config import Config
+from streamrec_dist.config_file import parse_config
+from streamrec_dist.errors import DataError, UsageError
+from streamrec_dist.events import Event, EventLog, EventReader
+from streamrec_dist.rundir import Checkpoint, RunDir, StageResult, newest_run
+
+
+def checkpoint(step: int) -> Checkpoint:
+    return Checkpoint("rl", step, {"w": np.arange(step + 2, dtype=np.float32)}, {"cursor": step})
+
+
+def test_events_survive_the_file(tmp_path: Path) -> None:
+    log, reader = EventLog(tmp_path / "events.jsonl"), EventReader(tmp_path / "events.jsonl")
+    assert reader.new() == []
+    log.append(
+        [Event("step", "rl", 3, 10, metrics={"loss": np.float32(0.5), "bad": math.nan, "by_step": [1, 2]})]
+    )
+    log.append([Event("warning", message="line\nbreak")])
+    first, second = reader.new()
+    assert (first.kind, first.stage, first.step, first.total) == ("step", "rl", 3, 10)
+    assert first.metrics == {"loss": 0.5, "bad": None, "by_step": [1, 2]}
+    assert second.message == "line\nbreak"
+    assert reader.new() == []
+
+
+def test_a_line_that_is_still_being_written_is_left_for_later(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    line = Event("run", state="started").to_json() + "\n"
+    path.write_text(line + line[:10])
+    reader = EventReader(path)
+    assert len(reader.new()) == 1
+    path.write_text(line + line)
+    assert [event.state for event in reader.new()] == ["started"]
+
+
+def test_an_unreadable_line_becomes_a_warning(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_text("{not json}\n" + Event("run", state="done").to_json() + "\n")
+    assert [event.kind for event in EventReader(path).new()] == ["warning", "run"]
+
+
+def test_a_taken_name_and_a_bad_name_are_refused(tmp_path: Path) -> None:
+    RunDir.create(tmp_path, "one", Config())
+    with pytest.raises(UsageError, match="run one exists already; continue it with --resume"):
+        RunDir.create(tmp_path, "one", Config())
+    for name in ("../up", "", ".hidden", "a b", "x" * 65):
+        with pytest.raises(UsageError, match="cannot name a run"):
+            RunDir.create(tmp_path, name, Config())
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
+
+
+def test_a_run_knows_its_config(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path, "one", Config())
+    assert run.config() == Config()
+    run.check_same_config(parse_config("{actors: {rollout: {replicas: 3}}, cluster: {cpus: 8}}", "f"))
+    with pytest.raises(UsageError, match=r"model.layers: 4 -> 1"):
+        run.check_same_config(parse_config("model: {layers: 1}", "f"))
+
+
+def test_a_run_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no runs in"):
+        newest_run(tmp_path)
+    RunDir.create(tmp_path, "one", Config())
+    with pytest.raises(UsageError, match=r"no run two in .*; there are: one"):
+        RunDir.open(tmp_path / "two")
+
+
+def test_the_newest_run_is_the_one_with_the_last_event(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        EventLog(RunDir.create(tmp_path, name, Config()).events_path).append([Event("run", state="started")])
+    earlier = (tmp_path / "two" / "events.jsonl").stat().st_mtime - 100
+    os.utime(tmp_path / "two" / "events.jsonl", (earlier, earlier))
+    assert newest_run(tmp_path).name == "one"
+
+
+def test_finished_stages_come_in_their_order(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path, "one", Config())
+    for stage in ("pretrain", "tokenize"):
+        run.finish_stage(StageResult(stage, 1.5, 10, {"loss": 0.25}))
+    assert run.finished_stages() == ["tokenize", "pretrain"]
+    assert run.stage_result("pretrain") == StageResult("pretrain", 1.5, 10, {"loss": 0.25})
+    assert run.stage_result("rl") is None
+
+
+def test_checkpoints_keep_the_last_two_and_the_protected(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path, "one", Config())
+    for step in (1, 2, 3, 4, 5):
+        run.save_checkpoint(checkpoint(step), protect=2)
+    assert run.checkpoint_steps("rl") == [2, 4, 5]
+    loaded = run.load_checkpoint("rl", 4)
+    assert loaded.state == {"cursor": 4}
+    np.testing.assert_array_equal(loaded.arrays["w"], checkpoint(4).arrays["w"])
+
+
+@pytest.mark.parametrize("file", ["arrays.safetensors", "state.msgpack"])
+def test_a_truncated_checkpoint_is_named(tmp_path: Path, file: str) -> None:
+    run = RunDir.create(tmp_path, "one", Config())
+    path = run.save_checkpoint(checkpoint(7)) / file
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(DataError, match="step-00000007: damaged checkpoint"):
+        run.load_checkpoint("rl", 7)
+    path.unlink()
+    with pytest.raises(DataError, match=f"{file}: missing"):
+        run.load_checkpoint("rl", 7)
+
+
+def test_weights_of_a_stage(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path, "one", Config())
+    with pytest.raises(UsageError, match="no weights of stage sft"):
+        run.load_weights("sft")
+    run.save_weights("sft", {"w": np.ones((2, 3), np.float32).T})
+    np.testing.assert_array_equal(run.load_weights("sft")["w"], np.ones((3, 2), np.float32))
+    (run.path / "stages" / "sft.safetensors").write_bytes(b"broken")
+    with pytest.raises(DataError, match="damaged weights"):
+        run.load_weights("sft")

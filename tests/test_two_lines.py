@@ -1,0 +1,72 @@
+"""The two lines a user types in a fresh clone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli.processes import cluster_processes
+from cli.record import read_record
+from streamrec_dist.rundir import STAGES, newest_run
+from tests.conftest import REPO
+
+pytestmark = pytest.mark.cluster
+
+LINES = ("streamrec-dist up cluster.yaml", "streamrec-dist train --stage rl")
+NOT_CLONED = shutil.ignore_patterns(
+    ".git", ".venv", "runs", ".streamrec", "__pycache__", ".*_cache", "*.egg-info"
+)
+
+#: The default file trains for minutes; this one keeps its data and its shape.
+SMALL = {
+    "    epochs: 200  ": "    epochs: 20  ",
+    "    epochs: 30  ": "    epochs: 1  ",
+    "    rounds: 4  ": "    rounds: 1  ",
+    "    epochs: 2  ": "    epochs: 1  ",
+    "    steps: 400  ": "    steps: 4  ",
+    "    prompts: 64  ": "    prompts: 16  ",
+    "    group_size: 16  ": "    group_size: 4  ",
+    "    eval_users: 1000  ": "    eval_users: 64  ",
+}
+
+
+def shrink(text: str) -> str:
+    for default, small in SMALL.items():
+        key = default.split(":")[0] + ":"
+        lines = text.splitlines()
+        # Whatever the tuned default is, the key must still be there to be made small.
+        assert any(line.startswith(key) for line in lines), key
+        text = text.replace(default, small)
+    return text
+
+
+def test_the_two_lines(tmp_path: Path) -> None:
+    clone = tmp_path / "streamrec-dist"
+    shutil.copytree(REPO, clone, ignore=NOT_CLONED)
+    config = clone / "cluster.yaml"
+    config.write_text(shrink(config.read_text(encoding="utf-8")), encoding="utf-8")
+    environment = {
+        **os.environ,
+        # The program of this environment, with the code of the clone.
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(clone),
+    }
+    try:
+        for line in LINES:
+            typed = subprocess.run(
+                line, shell=True, cwd=clone, env=environment, capture_output=True, text=True, timeout=400
+            )
+            assert typed.returncode == 0, f"$ {line}\n{typed.stderr}"
+        record = read_record(clone)
+        assert record is not None and newest_run(clone / "runs").finished_stages() == list(STAGES)
+        assert "lacks tokenize, pretrain, sft: they run first" in typed.stderr
+    finally:
+        down = subprocess.run(
+            "streamrec-dist down", shell=True, cwd=clone, env=environment, capture_output=True, text=True
+        )
+    assert down.returncode == 0 and cluster_processes(record.cluster_id) == []
