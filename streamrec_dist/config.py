@@ -103,8 +103,8 @@ class TokenizeConfig(Section):
     """Stage 0: the RQ-VAE."""
 
     epochs: int = Field(200, ge=1)
-    batch: int = Field(1024, ge=2)
-    lr: float = Field(1e-3, gt=0, lt=1)
+    batch: int = Field(256, ge=2)
+    lr: float = Field(3e-3, gt=0, lt=1)
     latent: int = Field(32, ge=2)
     hidden: tuple[int, ...] = (512, 256, 128)
 
