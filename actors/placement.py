@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeVar
 
 import ray
 import torch
 
-from streamrec_dist.config import ActorConfig, Config
+from streamrec_dist.config import ActorConfig, Config, LearnersConfig
 from streamrec_dist.errors import ConfigError
 
+Role = TypeVar("Role", ActorConfig, LearnersConfig)
 ROLES = {
     "tokenize": ("embed",),
     "pretrain": ("evaluate",),
@@ -18,31 +20,75 @@ ROLES = {
 }
 
 
+def stage_config(config: Config, stage: str, gpus: float) -> Config:
+    """The configuration with every `gpus: auto` of the stage's roles settled, for a cluster of `gpus` GPUs.
+
+    Where there are more GPUs than learner ranks, each rank gets one of its own and the actors share the rest;
+    otherwise all processes share all GPUs.
+    """
+    learners, ranks = config.learners, config.learners.world_size if stage != "tokenize" else 0
+    replicas = sum(getattr(config.actors, role).replicas for role in ROLES[stage])
+    own = gpus > ranks
+    actor_share = _share(replicas, gpus - ranks) if own else _share(replicas + ranks, gpus)
+    learner_share = 1.0 if own else actor_share
+    actors = {
+        role: _settle(getattr(config.actors, role), actor_share) for role in type(config.actors).model_fields
+    }
+    return config.model_copy(
+        update={
+            "learners": _settle(learners, learner_share),
+            "actors": config.actors.model_copy(update=actors),
+        }
+    )
+
+
+def _share(processes: int, gpus: float) -> float:
+    """An equal share of whole GPUs: 1 / (processes on each), at most 1."""
+    return 1.0 / max(1, -(-processes // int(gpus))) if gpus >= 1 else 0.0
+
+
+def _settle(role: Role, share: float) -> Role:
+    return role if role.gpus != "auto" else role.model_copy(update={"gpus": share})
+
+
+def cluster_gpus() -> float:
+    """GPUs of the connected cluster."""
+    return ray.cluster_resources().get("GPU", 0.0)
+
+
 def check_fits(config: Config, stages: Iterable[str]) -> None:
     """Raise ConfigError when a stage asks for more CPUs or GPUs than the cluster has: it would wait for ever."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     for stage in stages:
-        needs = [(f"actors.{role}", getattr(config.actors, role)) for role in ROLES[stage]]
+        settled = stage_config(config, stage, sum(node.get("GPU", 0) for node in nodes))
+        needs: list[tuple[str, int, float, float]] = []
+        for name in ROLES[stage]:
+            role = getattr(settled.actors, name)
+            needs.append((f"actors.{name}", role.replicas, role.cpus, float(role.gpus)))
         if stage != "tokenize":
-            learners = config.learners
-            ranks = ActorConfig(replicas=learners.world_size, cpus=learners.cpus, gpus=learners.gpus)
-            needs.append(("learners", ranks))
-        for resource, unit in (("CPU", "cpus"), ("GPU", "gpus")):
-            have = sum(node.get(resource, 0) for node in nodes)
-            largest = max((node.get(resource, 0) for node in nodes), default=0)
-            want = sum(role.replicas * getattr(role, unit) for _, role in needs)
-            for name, role in needs:
-                if getattr(role, unit) > largest:
-                    raise ConfigError(
-                        f"{name}.{unit} asks for {getattr(role, unit):g} {resource}s in one process, "
-                        f"the largest node has {largest:g}; lower it in cluster.yaml"
-                    )
-            if want > have + 1e-6:
-                parts = ", ".join(f"{name} {role.replicas} x {getattr(role, unit):g}" for name, role in needs)
-                raise ConfigError(
-                    f"stage {stage} asks for {want:g} {resource}s ({parts}), the cluster has {have:g}; "
-                    "lower the replicas or their shares in cluster.yaml, or add nodes"
-                )
+            ranks = settled.learners
+            needs.append(("learners", ranks.world_size, ranks.cpus, float(ranks.gpus)))
+        for key, place, resource in (("cpus", 2, "CPU"), ("gpus", 3, "GPU")):
+            have = [node.get(resource, 0) for node in nodes]
+            _check_resource(stage, key, resource, [(n[0], n[1], n[place]) for n in needs], have)  # type: ignore[misc]
+
+
+def _check_resource(
+    stage: str, key: str, resource: str, needs: list[tuple[str, int, float]], have: list[float]
+) -> None:
+    for name, _, share in needs:
+        if share > max(have, default=0):
+            raise ConfigError(
+                f"{name}.{key} asks for {share:g} {resource}s in one process, the largest node has "
+                f"{max(have, default=0):g}; lower it in cluster.yaml"
+            )
+    want = sum(count * share for _, count, share in needs)
+    if want > sum(have) + 1e-6:
+        parts = ", ".join(f"{name} {count} x {share:g}" for name, count, share in needs)
+        raise ConfigError(
+            f"stage {stage} asks for {want:g} {resource}s ({parts}), the cluster has {sum(have):g}; "
+            "lower the replicas or their shares in cluster.yaml, or add nodes"
+        )
 
 
 def start_worker(cpus: float) -> str:

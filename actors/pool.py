@@ -62,6 +62,8 @@ class Pool:
     def __init__(self, role: str, actor_class: Any, config: ActorConfig, args: Sequence[Any]):
         """`args` are the constructor's arguments, big ones as object references: a restart passes them again."""
         self.role, self.replicas = role, config.replicas
+        # Held for as long as the pool: a restart needs the arguments again.
+        self._args = args
         options = {
             "num_cpus": config.cpus,
             "num_gpus": config.gpus,

@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from actors.annotate import AnnotatePool
 from actors.embed import EmbedPool
 from actors.evaluate import EvaluatePool
-from actors.placement import check_fits
+from actors.placement import check_fits, cluster_gpus, stage_config
 from actors.pool import RayRuntime, wait_started
 from actors.reward import RewardPool
 from actors.rollout import RolloutPool
@@ -69,8 +69,7 @@ class Controller:
     def _run(self, itself: Any) -> None:
         self._emit(Event("run", state="started", metrics={"stages": list(self.stages)}))
         try:
-            gpus = ray.cluster_resources().get("GPU", 0) > 0 and self.config.learners.gpus > 0
-            self.config = resolve_precision(self.config, gpus)
+            self.config = resolve_precision(self.config, cluster_gpus() > 0)
             check_fits(self.config, self.stages)
             for stage in self.stages:
                 self._run_stage(stage)
@@ -116,8 +115,9 @@ class Controller:
     def _roles(self, stage: str):
         """Start the actors and learners of a stage, and end them with it."""
         materials, shared = self._load_materials()
-        actors = self.config.actors
-        learners = LearnerGroup(self.config.learners, shared)
+        settled = stage_config(self.config, stage, cluster_gpus())
+        actors = settled.actors
+        learners = LearnerGroup(settled.learners, shared)
         evaluators = EvaluatePool(actors.evaluate, shared)
         pools: dict[str, Any] = {"evaluate": evaluators.pool}
         context = Context(
@@ -152,7 +152,8 @@ class Controller:
         """Stage 0: texts are embedded by all embed actors; one of them makes the ids."""
         started = time.monotonic()
         texts = self.store.texts()
-        embedders = EmbedPool(self.config.actors.embed, self.config.items.encoder)
+        settled = stage_config(self.config, "tokenize", cluster_gpus())
+        embedders = EmbedPool(settled.actors.embed, self.config.items.encoder)
         try:
             wait_started({"embed": embedders.pool.started()})
             parts = [
@@ -161,8 +162,9 @@ class Controller:
             tasks = [embedders.embed(part) for part in parts]
             for done, task in enumerate(tasks):
                 self.runtime.receipt(task, "text embeddings", DEADLINE_S)
-                share = {"embedded": sum(len(part) for part in parts[: done + 1]), "items": len(texts)}
-                self._emit(Event("step", "tokenize", metrics=share))
+                embedded = sum(len(part) for part in parts[: done + 1])
+                metrics = {"embedded": embedded}
+                self._emit(Event("step", "tokenize", step=embedded, total=len(texts), metrics=metrics))
             vectors = [task.receipt[0] for task in tasks]
             task = embedders.quantise(self.config, texts, self.store.actor, vectors)
             tokenized = self.runtime.receipt(task, "semantic ids", DEADLINE_S)

@@ -68,8 +68,8 @@ def _demo() -> int:
         stage: _command_json("evaluate", run.name, "--stage", stage, "--split", "test", "--json")
         for stage in ROWS
     }
-    synthetic = " (SYNTHETIC data: made by a program)" if results["rl"]["synthetic"] else ""
-    title = f"demo catalogue{synthetic}, {results['rl']['users']} test users, 95 % intervals"
+    kind = "SYNTHETIC demo data" if results["rl"]["synthetic"] else "demo data"
+    title = f"{kind}, {results['rl']['users']} test users, history allowed, 95 % intervals"
     table = comparison(title, [(name, results[stage]) for stage, name in ROWS.items()])
     print()
     show(table)

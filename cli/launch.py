@@ -11,11 +11,10 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.evaluate import EvaluatePool
-from actors.placement import check_fits
+from actors.placement import check_fits, cluster_gpus, stage_config
 from actors.pool import RayRuntime, wait_started
 from cli.controller import Controller
 from streamrec_dist.config import Config
-from streamrec_dist.data.dataset import Dataset
 from streamrec_dist.data.split import split_rows
 from streamrec_dist.errors import EnvironmentProblem, RunError, UsageError
 from streamrec_dist.hardware import resolve_precision
@@ -31,11 +30,13 @@ from streamrec_dist.stages.evaluate import (
     baseline_ranks,
     metrics_with_intervals,
 )
+from streamrec_dist.stages.recommend import given_history, user_history
+from streamrec_dist.stages.recommend import recommend as rank_items
 from streamrec_dist.stages.run_store import RunStore
 from streamrec_dist.training.materials import Materials
 from streamrec_dist.types import PolicyVersion
 
-__all__ = ["check_fits", "evaluate_run", "request_stop", "run_alive", "start_run"]
+__all__ = ["check_fits", "evaluate_run", "last_model", "recommend", "request_stop", "run_alive", "start_run"]
 
 CONTROLLER_DEADLINE_S = 60.0
 #: Users of one evaluation call: enough to fill batches, few enough to show progress.
@@ -72,6 +73,8 @@ def run_alive(name: str) -> bool:
     try:
         controller = ray.get_actor(_actor_name(name))
         return bool(ray.get(controller.alive.remote(), timeout=CONTROLLER_DEADLINE_S))
+    except ray.exceptions.GetTimeoutError:
+        return True  # there, and too busy to answer
     except (ValueError, ray.exceptions.RayActorError):
         return False
 
@@ -109,7 +112,7 @@ def evaluate_run(
         ranks = baseline_ranks(stage, dataset, rows, mask_history, config.seed)
         on_progress(len(rows), len(rows))
     else:
-        config = resolve_precision(config, gpus=use_cluster and config.actors.evaluate.gpus > 0)
+        config = resolve_precision(config, gpus=use_cluster and cluster_gpus() > 0)
         rank = _rank_on_cluster if use_cluster else _rank_here
         ranks, invalid = rank(store, config, stage, rows, mask_history, on_progress)
     counting_metrics = metrics_with_intervals(counting)
@@ -129,11 +132,25 @@ def evaluate_run(
     return result
 
 
-def load_recommender(run: RunDir, stage: str) -> tuple[Recommender, Dataset]:
-    """A stage's model in this process, and the run's data set."""
+def recommend(
+    run: RunDir, user: str | None, history: list[str] | None, k: int, stage: str | None
+) -> dict[str, Any]:
+    """The best k items for a user of the data set or for a given history, in this process."""
+    stage = stage or last_model(run)
     store = RunStore(run.path)
+    dataset = store.dataset()
+    items = user_history(dataset, user) if user is not None else given_history(dataset, history or [])
     materials = store.materials(resolve_precision(run.config(), gpus=False))
-    return _recommender(materials, store, stage), store.dataset()
+    found = rank_items(_recommender(materials, store, stage), dataset, items, k)
+    return {"run": run.name, "stage": stage, "user": user, **found}
+
+
+def last_model(run: RunDir) -> str:
+    """The model of the last finished stage. Raises UsageError when there is none."""
+    trained = [stage for stage in ("pretrain", "sft", "rl") if stage in run.finished_stages()]
+    if not trained:
+        raise UsageError(f"run {run.name} has no trained model yet; train it with --stage pretrain or later")
+    return trained[-1]
 
 
 def _recommender(materials: Materials, store: RunStore, stage: str) -> Recommender:
@@ -170,7 +187,9 @@ def _rank_on_cluster(
     model = materials.new_model()
     import_weights(model, store.load_weights(WEIGHTS[stage]))
     weights = Published(PolicyVersion(0), ray.put(flatten(model, policy_only=False)))
-    evaluators, runtime = EvaluatePool(config.actors.evaluate, ray.put(materials)), RayRuntime()
+    # Only evaluators run here, so they may share what the learners would take.
+    settled = stage_config(config, "pretrain", cluster_gpus())
+    evaluators, runtime = EvaluatePool(settled.actors.evaluate, ray.put(materials)), RayRuntime()
     try:
         wait_started({"evaluate": evaluators.pool.started()})
         parts = [rows[first : first + EVALUATION_CHUNK] for first in range(0, len(rows), EVALUATION_CHUNK)]

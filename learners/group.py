@@ -24,7 +24,9 @@ class LearnerGroup:
     def __init__(self, config: LearnersConfig, materials: Any):
         """`materials` is an object reference. Raises EnvironmentProblem when the ranks do not come up in time."""
         self.world_size = config.world_size
-        backend = config.backend if config.backend != "auto" else ("nccl" if config.gpus else "gloo")
+        # NCCL refuses two ranks on one device.
+        own_gpu = config.gpus != "auto" and config.gpus >= 1
+        backend = config.backend if config.backend != "auto" else ("nccl" if own_gpu else "gloo")
         options = {"num_cpus": config.cpus, "num_gpus": config.gpus}
         self.ranks: list[Any] = [
             ray.remote(LearnerWorker)

@@ -6,7 +6,7 @@ Every key has a default that fits a 2-core machine. Unknown keys and wrong value
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -63,12 +63,16 @@ class ModelConfig(Section):
     )
 
 
+#: GPUs of one process. auto: those of the cluster are shared out (actors/placement.py), none where there are none.
+Gpus = Annotated[float, Field(ge=0)] | Literal["auto"]
+
+
 class ActorConfig(Section):
     """A pool of Ray actors of one role; `cpus` and `gpus` are for each replica."""
 
     replicas: int = Field(1, ge=1)
     cpus: float = Field(0.2, ge=0)
-    gpus: float = Field(0.0, ge=0)
+    gpus: Gpus = "auto"
 
 
 class ActorsConfig(Section):
@@ -86,8 +90,10 @@ class LearnersConfig(Section):
 
     world_size: int = Field(2, ge=1)
     cpus: float = Field(0.3, ge=0)
-    gpus: float = Field(0.0, ge=0)
-    backend: Literal["auto", "gloo", "nccl"] = Field("auto", description="auto: nccl where ranks have GPUs")
+    gpus: Gpus = "auto"
+    backend: Literal["auto", "gloo", "nccl"] = Field(
+        "auto", description="auto: nccl where every rank has a GPU of its own, gloo elsewhere"
+    )
 
 
 class Optimiser(Section):

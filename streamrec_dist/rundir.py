@@ -134,7 +134,7 @@ class RunDir:
         unfinished = folder / f".{target.name}.{os.getpid()}"
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
-        arrays = {name: np.ascontiguousarray(array) for name, array in checkpoint.arrays.items()}
+        arrays = {name: np.asarray(array, order="C") for name, array in checkpoint.arrays.items()}
         save_file(arrays, unfinished / "arrays.safetensors")
         (unfinished / "state.msgpack").write_bytes(msgpack.packb(checkpoint.state))
         shutil.rmtree(target, ignore_errors=True)
@@ -169,7 +169,7 @@ class RunDir:
         path = self.path / "stages" / f"{stage}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        save_file({name: np.ascontiguousarray(array) for name, array in weights.items()}, unfinished)
+        save_file({name: np.asarray(array, order="C") for name, array in weights.items()}, unfinished)
         os.replace(unfinished, path)
 
     def load_weights(self, stage: str) -> dict[str, np.ndarray]:

@@ -124,3 +124,18 @@ def test_weights_of_a_stage(tmp_path: Path) -> None:
     (run.path / "stages" / "sft.safetensors").write_bytes(b"broken")
     with pytest.raises(DataError, match="damaged weights"):
         run.load_weights("sft")
+
+
+def test_arrays_keep_their_shapes(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path, "one", Config())
+    arrays = {
+        "scalar": np.array(3.0, np.float32),
+        "empty": np.zeros((0, 2), np.float32),
+        "turned": np.eye(3)[:2].T,
+    }
+    run.save_checkpoint(Checkpoint("rl", 1, arrays, {}))
+    run.save_weights("rl", arrays)
+    for loaded in (run.load_checkpoint("rl", 1).arrays, run.load_weights("rl")):
+        assert {name: array.shape for name, array in loaded.items()} == {
+            name: array.shape for name, array in arrays.items()
+        }

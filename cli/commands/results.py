@@ -26,6 +26,15 @@ class Judged(StrEnum):
     rl = "rl"
 
 
+class Model(StrEnum):
+    """What can recommend."""
+
+    direct = "direct"
+    pretrain = "pretrain"
+    sft = "sft"
+    rl = "rl"
+
+
 class Split(StrEnum):
     """Which held-out item is predicted."""
 
@@ -78,7 +87,7 @@ def recommend(
     history: Annotated[str | None, typer.Option(metavar="ID,ID,...", help="Items, the oldest first.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many items.")] = 10,
     stage: Annotated[
-        Judged | None, typer.Option(show_default=False, help="Whose model; default: the last finished stage.")
+        Model | None, typer.Option(show_default=False, help="Whose model; default: the last finished stage.")
     ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Show the thought tokens too.")] = False,
     as_json: JsonOption = False,
@@ -88,7 +97,7 @@ def recommend(
         raise UsageError("recommend needs one of --user U and --history ID,ID,...")
     items = [item.strip() for item in history.split(",") if item.strip()] if history is not None else None
     if items == []:
-        raise UsageError("--history is empty; give item ids, such as --history 12,7,301")
+        raise UsageError("--history is empty; give item ids, such as --history item12,item7")
     directory = pick_run(run)
 
     from cli.launch import recommend as recommend_items
@@ -112,8 +121,8 @@ def add_to(app: typer.Typer) -> None:
     )(evaluate)
     app.command(
         epilog=examples(
-            "streamrec-dist recommend --user 12 --explain",
-            'streamrec-dist recommend demo --history "12,7,301" -k 5',
+            "streamrec-dist recommend --user user12 --explain",
+            'streamrec-dist recommend demo --history "item12,item7" -k 5',
         )
     )(recommend)
 

@@ -74,6 +74,8 @@ def _progress(state: ViewState, stage: StageState, now: float, width: int, ascii
     pace = "" if rate is None else f"  {number(rate)}/s" if rate >= 1 else f"  {1 / rate:.1f} s a step"
     frames = ASCII_SPINNER if ascii_only else SPINNER
     sign = " " if state.ended else frames[int(now * 4) % len(frames)]
+    if not stage.step:
+        return _fit(f"{sign} working towards its first step", width)
     if not stage.total:
         return _fit(f"{sign} step {stage.step}{pace}  (no fixed number of steps)", width)
     rest = f" {stage.step}/{stage.total}  {percent(stage.step / stage.total)}{pace}"

@@ -76,8 +76,8 @@ class RelativeBias(nn.Module):
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """softmax(q k^T + bias) v over [B, heads, length, d_head]; T5 leaves the scores unscaled."""
     bias = bias.to(q.dtype)
-    if q.device.type == "cpu":
-        # torch's fused CPU kernel takes longer than these products: twice in decoding, four times backward.
+    if q.device.type == "cpu" and (q.shape[-2] > 1 or q.requires_grad):
+        # torch's fused CPU kernel wins only on single queries (benchmarks/cpu_kernels.py).
         scores = torch.matmul(q, k.transpose(-1, -2)) + bias
         return torch.matmul(torch.softmax(scores, dim=-1), v)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)

@@ -53,7 +53,7 @@ class RunStore:
         save_ids(folder / "semantic_ids.parquet", tokenized.codes, self.run.config().items.codes)
         unfinished = folder / f".vectors.{os.getpid()}"
         vectors = {"embeddings": tokenized.embeddings, "neighbours": tokenized.neighbours}
-        save_file({name: np.ascontiguousarray(array) for name, array in vectors.items()}, unfinished)
+        save_file({name: np.asarray(array, order="C") for name, array in vectors.items()}, unfinished)
         os.replace(unfinished, folder / "vectors.safetensors")
 
     def vectors(self) -> dict[str, np.ndarray]:

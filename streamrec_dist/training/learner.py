@@ -89,10 +89,7 @@ class Learner:
     def _parallel(self, loss: nn.Module) -> nn.Module:
         if not dist.is_initialized():
             return loss
-        devices = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(
-            loss, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        return DistributedDataParallel(loss, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     # stages 1 and 2
 

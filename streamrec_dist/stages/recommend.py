@@ -1,0 +1,85 @@
+"""Recommendations for one history, with the thoughts that led to them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from streamrec_dist.data.dataset import Dataset
+from streamrec_dist.errors import UsageError
+from streamrec_dist.stages.decoding import Recommender
+from streamrec_dist.tokens import FIRST_CODE
+
+#: Items named for each thought.
+NEAREST = 3
+
+
+def user_history(dataset: Dataset, user: str) -> np.ndarray:
+    """All items of a user, by the user's original id: int64 [n]. Raises UsageError for an unknown one."""
+    try:
+        return dataset.history(list(dataset.user_ids).index(user)).astype(np.int64)
+    except ValueError:
+        raise UsageError(f"no user {user!r} in {dataset.name}{_close(user, dataset.user_ids)}") from None
+
+
+def given_history(dataset: Dataset, items: Sequence[str]) -> np.ndarray:
+    """Items by their original ids, oldest first: int64 [n]. Raises UsageError naming the first unknown one."""
+    if not items:
+        raise UsageError("the history is empty: give at least one item id")
+    numbers = {item: number for number, item in enumerate(dataset.item_ids)}
+    for item in items:
+        if item not in numbers:
+            raise UsageError(f"no item {item!r} in {dataset.name}{_close(item, dataset.item_ids)}")
+    return np.array([numbers[item] for item in items], dtype=np.int64)
+
+
+def recommend(recommender: Recommender, dataset: Dataset, history: np.ndarray, k: int) -> dict[str, Any]:
+    """The best k items after `history` (int64 [n], oldest first), none of which is in it."""
+    if k < 1:
+        raise UsageError(f"-k {k}: expected at least 1")
+    corpus = recommender.materials.corpus
+    seen = history[-corpus.max_history :]
+    tokens = corpus.item_tokens(seen).reshape(1, -1)
+    beam = max(k, recommender.config.stages.evaluate.beam)
+    banned = torch.from_numpy(np.unique(history))[None].to(recommender.device)
+    items, scores, thoughts = recommender.rank_histories(tokens, beam, banned)
+    ranked = [(int(item), float(score)) for item, score in zip(items[0], scores[0], strict=True) if item >= 0]
+    return {
+        "history": [_named(dataset, int(item)) for item in seen],
+        "items": [
+            {"rank": rank, **_named(dataset, item), "score": score}
+            for rank, (item, score) in enumerate(ranked[:k], start=1)
+        ],
+        "thoughts": [_explain(recommender, dataset, int(token)) for token in thoughts[0]],
+    }
+
+
+def _explain(recommender: Recommender, dataset: Dataset, token: int) -> dict[str, Any]:
+    """A thought as level and code, with the items whose representation is nearest to its embedding."""
+    level, code = divmod(token - FIRST_CODE, recommender.materials.corpus.codes_per_level)
+    model = recommender.model
+    with torch.no_grad():
+        every = recommender.materials.corpus.item_tokens(np.arange(dataset.n_items))
+        states = torch.nn.functional.normalize(
+            model.item_states(torch.from_numpy(every).to(recommender.device)), dim=-1
+        )
+        thought = torch.nn.functional.normalize(model.embed.weight[token], dim=-1)
+        nearest = (states @ thought).topk(min(NEAREST, dataset.n_items)).indices.tolist()
+    return {
+        "token": f"level {level + 1}, code {code}",
+        "nearest": [_named(dataset, item)["title"] for item in nearest],
+    }
+
+
+def _named(dataset: Dataset, item: int) -> dict[str, str]:
+    identity = str(dataset.item_ids[item])
+    return {"item": identity, "title": dataset.titles[item] or identity}
+
+
+def _close(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, list(known)[:20000], n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; ids look like {known[0]!r}"

@@ -1,0 +1,42 @@
+"""How GPUs are shared out, and what a cluster refuses. No GPU is needed to decide either."""
+
+from __future__ import annotations
+
+import pytest
+
+from actors.placement import stage_config
+from streamrec_dist.config_file import parse_config
+
+
+def shares(stage: str, gpus: float, text: str = "") -> tuple[float, dict[str, float]]:
+    settled = stage_config(parse_config(text, "test"), stage, gpus)
+    roles = {
+        name: getattr(settled.actors, name).gpus for name in ("rollout", "reward", "evaluate", "annotate")
+    }
+    return settled.learners.gpus, roles
+
+
+def test_without_gpus_nobody_asks_for_one():
+    learners, roles = shares("rl", 0)
+    assert learners == 0
+    assert set(roles.values()) == {0}
+
+
+def test_one_gpu_is_shared_by_all_processes_of_the_stage():
+    # two ranks, two rollouts, one reward worker, two evaluators
+    learners, roles = shares("rl", 1)
+    assert learners == roles["rollout"] == roles["reward"] == pytest.approx(1 / 7)
+
+
+def test_with_gpus_to_spare_every_rank_has_its_own():
+    learners, roles = shares("rl", 4)
+    assert learners == 1
+    # five actors on the two that are left: three on one of them
+    assert roles["rollout"] == pytest.approx(1 / 3)
+    assert shares("rl", 8)[1]["rollout"] == 1
+
+
+def test_what_the_file_says_stands():
+    learners, roles = shares("rl", 4, "learners: {gpus: 0.5}\nactors: {rollout: {gpus: 0}}")
+    assert learners == 0.5
+    assert roles["rollout"] == 0
