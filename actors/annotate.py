@@ -11,9 +11,9 @@ from actors.model_slot import ModelSlot, frozen
 from actors.placement import start_worker
 from actors.pool import Pool
 from streamrec_dist.config import ActorConfig
+from streamrec_dist.materials import Materials
 from streamrec_dist.rl.ports import Published, Task, Weights
 from streamrec_dist.stages.annotate import annotate_rows
-from streamrec_dist.training.materials import Materials
 from streamrec_dist.types import Annotation, PolicyVersion
 
 

@@ -10,10 +10,10 @@ from actors.model_slot import ModelSlot
 from actors.placement import start_worker
 from actors.pool import Pool
 from streamrec_dist.config import ActorConfig
+from streamrec_dist.materials import Materials
 from streamrec_dist.rl.ports import Published, Task
 from streamrec_dist.stages.annotate import measure_thinking
 from streamrec_dist.stages.decoding import Recommender
-from streamrec_dist.training.materials import Materials
 from streamrec_dist.types import PolicyVersion
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from streamrec_dist.materials import Materials
 from streamrec_dist.model.backbone import StreamRec
 from streamrec_dist.model.weights import import_weights, load_vector
 from streamrec_dist.rl.ports import Weights
-from streamrec_dist.training.materials import Materials
 from streamrec_dist.types import PolicyVersion
 
 

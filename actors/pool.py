@@ -9,7 +9,7 @@ from typing import Any
 import ray
 
 from streamrec_dist.config import ActorConfig
-from streamrec_dist.errors import EnvironmentProblem, RunError, StreamRecError, WorkerLost
+from streamrec_dist.errors import EnvironmentProblem, RunError, StreamRecError, WorkerLost, summary
 from streamrec_dist.rl.ports import Task
 
 #: How often a stateless actor is restarted, and its call repeated, before the run fails.
@@ -51,9 +51,9 @@ def _get(ref: Any, what: str, timeout_s: float) -> Any:
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, StreamRecError):
             raise error.cause from None
-        raise RunError(f"{what} failed: {error}") from None
+        raise RunError(f"{what} failed: {summary(error)}") from None
     except ray.exceptions.RayActorError as error:
-        raise WorkerLost(f"a process died during {what}: {error}") from None
+        raise WorkerLost(f"a process died during {what}: {summary(error)}") from None
 
 
 class Pool:
@@ -107,6 +107,6 @@ def wait_started(pools: dict[str, list[Any]]) -> None:
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, StreamRecError):
                 raise error.cause from None
-            raise RunError(f"a {role} actor could not start: {error}") from None
+            raise RunError(f"a {role} actor could not start: {summary(error)}") from None
         except ray.exceptions.RayActorError as error:
-            raise RunError(f"a {role} actor could not start: {error}") from None
+            raise RunError(f"a {role} actor could not start: {summary(error)}") from None

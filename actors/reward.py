@@ -10,11 +10,11 @@ from actors.model_slot import frozen
 from actors.placement import start_worker
 from actors.pool import Pool
 from streamrec_dist.config import ActorConfig
+from streamrec_dist.materials import Materials
 from streamrec_dist.rl.advantage import has_signal
 from streamrec_dist.rl.ports import Payload, Task, Weights
 from streamrec_dist.rl.rewards import reward_report
 from streamrec_dist.rl.scoring import Scorer
-from streamrec_dist.training.materials import Materials
 from streamrec_dist.types import RewardBreakdown, RolloutBatch
 
 

@@ -11,10 +11,10 @@ from streamrec_dist.config import Config
 from streamrec_dist.data.dataset import Dataset
 from streamrec_dist.errors import StreamRecError
 from streamrec_dist.events import Event
+from streamrec_dist.materials import Materials
 from streamrec_dist.rl.ports import Weights
 from streamrec_dist.rundir import Checkpoint, StageResult
 from streamrec_dist.stages.run_store import RunStore
-from streamrec_dist.training.materials import Materials
 
 STORE_DEADLINE_S = 600.0
 

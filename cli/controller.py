@@ -26,16 +26,17 @@ from actors.reward import RewardPool
 from actors.rollout import RolloutPool
 from actors.store import RemoteStore
 from learners.group import LearnerGroup
+from learners.publisher import WeightPublisher
 from streamrec_dist.config import Config
-from streamrec_dist.errors import StreamRecError, WorkerLost
+from streamrec_dist.errors import StreamRecError, WorkerLost, summary
 from streamrec_dist.events import Event
 from streamrec_dist.hardware import resolve_precision
+from streamrec_dist.materials import Materials
 from streamrec_dist.rundir import StageResult
-from streamrec_dist.stages.context import DEADLINE_S, Context, Publisher, Stopped
+from streamrec_dist.stages.context import DEADLINE_S, Context, Stopped
 from streamrec_dist.stages.pretrain import pretrain
 from streamrec_dist.stages.rl import rl
 from streamrec_dist.stages.sft import sft
-from streamrec_dist.training.materials import Materials
 
 LOOPS: dict[str, Callable[[Context], StageResult]] = {"pretrain": pretrain, "sft": sft, "rl": rl}
 #: How often a stage is started again from its last checkpoint after one of its processes died.
@@ -51,7 +52,7 @@ class Controller:
         self.store = RemoteStore(run, strategy)
         self.runtime = RayRuntime()
         self.stop = threading.Event()
-        self.publisher = Publisher()
+        self.publisher = WeightPublisher()
         self._materials: tuple[Materials, Any] | None = None
 
     def start(self) -> None:
@@ -80,7 +81,7 @@ class Controller:
         except Exception as error:
             # Whatever it is, the run's events must say how it ended.
             log = self.store.write_log("error.log", traceback.format_exc())
-            message = f"{type(error).__name__}: {error}; the traceback is in {log}"
+            message = f"{type(error).__name__}: {summary(error)}; the traceback is in {log}"
             self._emit(Event("run", state="failed", message=message))
         else:
             self._emit(Event("run", state="done"))
@@ -121,7 +122,7 @@ class Controller:
         evaluators = EvaluatePool(actors.evaluate, shared)
         pools: dict[str, Any] = {"evaluate": evaluators.pool}
         context = Context(
-            self.config, materials, self.runtime, learners, self.store, evaluators, publisher=self.publisher
+            self.config, materials, self.runtime, learners, self.store, evaluators, self.publisher
         )
         context.stop = self.stop
         if stage in ("sft", "rl"):

@@ -18,6 +18,7 @@ from streamrec_dist.config import Config
 from streamrec_dist.data.split import split_rows
 from streamrec_dist.errors import EnvironmentProblem, RunError, UsageError
 from streamrec_dist.hardware import resolve_precision
+from streamrec_dist.materials import Materials
 from streamrec_dist.model.weights import flatten, import_weights
 from streamrec_dist.rl.ports import Published
 from streamrec_dist.rundir import RunDir
@@ -33,7 +34,6 @@ from streamrec_dist.stages.evaluate import (
 from streamrec_dist.stages.recommend import given_history, user_history
 from streamrec_dist.stages.recommend import recommend as rank_items
 from streamrec_dist.stages.run_store import RunStore
-from streamrec_dist.training.materials import Materials
 from streamrec_dist.types import PolicyVersion
 
 __all__ = ["check_fits", "evaluate_run", "last_model", "recommend", "request_stop", "run_alive", "start_run"]

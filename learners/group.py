@@ -10,7 +10,7 @@ import ray
 
 from learners.worker import LearnerWorker
 from streamrec_dist.config import LearnersConfig
-from streamrec_dist.errors import EnvironmentProblem, RunError, StreamRecError, WorkerLost
+from streamrec_dist.errors import EnvironmentProblem, RunError, StreamRecError, WorkerLost, summary
 from streamrec_dist.rl.ports import Payload, Task, Weights
 from streamrec_dist.types import GroupCounts, PolicyVersion
 
@@ -35,14 +35,11 @@ class LearnerGroup:
             for rank in range(self.world_size)
         ]
         try:
-            address = ray.get(self.ranks[0].meeting_point.remote(), timeout=START_DEADLINE_S)
-            self._all("join", address)
-        except ray.exceptions.GetTimeoutError:
+            address = self._get(self.ranks[0].meeting_point.remote(), "starting", START_DEADLINE_S)
+            self._get([rank.join.remote(address) for rank in self.ranks], "joining", START_DEADLINE_S)
+        except StreamRecError:
             self.close()
-            raise EnvironmentProblem(
-                f"the {self.world_size} learner ranks did not start within {START_DEADLINE_S:.0f} s; "
-                "is the cluster busy with another run? see `streamrec-dist status`"
-            ) from None
+            raise
 
     def begin(
         self,
@@ -101,15 +98,20 @@ class LearnerGroup:
     def _first(self, method: str) -> Any:
         return self._get(getattr(self.ranks[0], method).remote(), method)
 
-    def _get(self, refs: Any, method: str) -> Any:
+    def _get(self, refs: Any, method: str, timeout_s: float = CALL_DEADLINE_S) -> Any:
         try:
-            return ray.get(refs, timeout=CALL_DEADLINE_S)
+            return ray.get(refs, timeout=timeout_s)
+        except ray.exceptions.GetTimeoutError:
+            raise EnvironmentProblem(
+                f"the {self.world_size} learner ranks did not finish {method} within {timeout_s:.0f} s; "
+                "is the cluster busy with another run? see `streamrec-dist status`"
+            ) from None
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, StreamRecError):
                 raise error.cause from None
-            raise RunError(f"the learners failed in {method}: {error}") from None
+            raise RunError(f"the learners failed in {method}: {summary(error)}") from None
         except ray.exceptions.RayActorError as error:
-            raise WorkerLost(f"a learner rank died in {method}: {error}") from None
+            raise WorkerLost(f"a learner rank died in {method}: {summary(error)}") from None
 
 
 def average(receipts: list[dict[str, float]]) -> dict[str, float]:

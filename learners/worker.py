@@ -13,9 +13,9 @@ import ray
 import torch
 import torch.distributed as dist
 
+from streamrec_dist.materials import Materials
 from streamrec_dist.rl.ports import Weights
 from streamrec_dist.training.learner import Learner
-from streamrec_dist.training.materials import Materials
 from streamrec_dist.types import Annotation, GroupCounts, PolicyVersion, RewardBreakdown, RolloutBatch
 
 #: A collective that takes longer than this has lost a rank.

@@ -1,5 +1,11 @@
 """Errors a user can act on. Each class carries the exit code the command line ends with."""
 
+from __future__ import annotations
+
+import re
+
+ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
 
 class StreamRecError(Exception):
     """An error whose message tells the user what happened, where, and what to do."""
@@ -33,3 +39,11 @@ class EnvironmentProblem(StreamRecError):
     """The machine lacks something: a cluster, a package, model weights, a device."""
 
     exit_code = 3
+
+
+def summary(error: BaseException) -> str:
+    """One line of an error that may carry a whole remote traceback: what it says first, and its cause last."""
+    lines = [line.strip() for line in ANSI.sub("", str(error)).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return lines[0] if len(lines) == 1 else f"{lines[0]} ... {lines[-1]}"

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from learners.publisher import WeightPublisher
 from streamrec_dist.config import Config
 from streamrec_dist.config_file import parse_config
 from streamrec_dist.data.batches import Corpus
@@ -16,6 +17,7 @@ from streamrec_dist.data.demo import demo_catalogue
 from streamrec_dist.data.prepare import validate
 from streamrec_dist.data.split import training_rows
 from streamrec_dist.events import Event
+from streamrec_dist.materials import Materials
 from streamrec_dist.model.weights import import_weights, load_vector
 from streamrec_dist.rl.advantage import has_signal
 from streamrec_dist.rl.ports import Published, Task
@@ -27,7 +29,6 @@ from streamrec_dist.stages.annotate import annotate_rows, measure_thinking
 from streamrec_dist.stages.context import Context
 from streamrec_dist.stages.decoding import Recommender
 from streamrec_dist.training.learner import Learner
-from streamrec_dist.training.materials import Materials
 from streamrec_dist.types import GroupCounts
 
 TINY = """
@@ -222,6 +223,7 @@ def local_context(materials: Materials, store: MemoryStore | None = None, order=
         LocalLearners(materials),
         store or MemoryStore(),
         LocalEvaluators(materials),
+        WeightPublisher(),
     )
     context.annotators = LocalAnnotators(materials)
     context.rollouts = LocalRollouts(materials)

@@ -11,16 +11,11 @@ import torch.nn.functional as F
 
 from streamrec_dist.config_file import parse_config
 from streamrec_dist.data.batches import targets
+from streamrec_dist.decode.likelihood import direct_log_probs, item_log_probs
 from streamrec_dist.model.backbone import shift_right
 from streamrec_dist.model.thinking import ThinkingHeads, nearest_tokens, unit_rms
 from streamrec_dist.rl.objective import clipped_surrogate, k3_divergence
-from streamrec_dist.stages.annotate import (
-    annotate_rows,
-    direct_log_probs,
-    item_log_probs,
-    iterative_inference,
-    measure_thinking,
-)
+from streamrec_dist.stages.annotate import annotate_rows, iterative_inference, measure_thinking
 from streamrec_dist.tokens import BOS, FIRST_CODE
 from streamrec_dist.training.optimiser import learning_rate
 from streamrec_dist.training.pretrain_loss import PretrainLoss, pretrain_batch

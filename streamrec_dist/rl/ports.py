@@ -89,6 +89,14 @@ class Learners(Protocol):
     def checkpoint(self) -> Weights: ...
 
 
+class Publisher(Protocol):
+    """The only place where policy versions are minted."""
+
+    def publish(self, vector: Payload) -> Published:
+        """Give a flat vector the next version."""
+        ...
+
+
 class Annotators(Protocol):
     """Run iterative inference over ranges of training rows."""
 

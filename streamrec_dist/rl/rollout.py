@@ -9,8 +9,8 @@ from streamrec_dist.data.batches import history_tokens, targets
 from streamrec_dist.decode.candidates import candidate_log_probs
 from streamrec_dist.decode.random import rollout_uniforms
 from streamrec_dist.decode.sampler import sample
+from streamrec_dist.materials import Materials, autocast
 from streamrec_dist.model.backbone import StreamRec
-from streamrec_dist.training.materials import Materials, autocast
 from streamrec_dist.types import PolicyVersion, RolloutBatch
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 from streamrec_dist.data.batches import history_tokens, targets
+from streamrec_dist.decode.likelihood import direct_log_probs
+from streamrec_dist.materials import Materials, autocast
 from streamrec_dist.model.backbone import StreamRec
 from streamrec_dist.rl.rewards import score_rollouts
-from streamrec_dist.stages.annotate import direct_log_probs
-from streamrec_dist.training.materials import Materials, autocast
 from streamrec_dist.types import RewardBreakdown, RolloutBatch
 
 

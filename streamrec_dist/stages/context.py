@@ -14,21 +14,20 @@ from streamrec_dist.config import Config
 from streamrec_dist.data.split import split_rows
 from streamrec_dist.errors import StreamRecError
 from streamrec_dist.events import Event
+from streamrec_dist.materials import Materials
 from streamrec_dist.metrics import bootstrap_interval, per_user_ndcg, ranking_metrics
 from streamrec_dist.rl.ports import (
     Annotators,
     Evaluators,
     Learners,
-    Payload,
     Published,
+    Publisher,
     Rewards,
     Rollouts,
     Runtime,
     Store,
 )
 from streamrec_dist.rundir import Checkpoint
-from streamrec_dist.training.materials import Materials
-from streamrec_dist.types import PolicyVersion
 
 #: The longest any single piece of work may take before the run ends with an error that names it.
 DEADLINE_S = 1800.0
@@ -38,19 +37,6 @@ REPORT_S = 2.0
 
 class Stopped(StreamRecError):
     """The user asked the run to stop; the stage has written a checkpoint."""
-
-
-class Publisher:
-    """The only place where policy versions are minted."""
-
-    def __init__(self, first: int = 0):
-        self._next = first
-
-    def publish(self, vector: Payload) -> Published:
-        """Give a flat vector the next version."""
-        version = PolicyVersion(self._next)
-        self._next += 1
-        return Published(version, vector)
 
 
 @dataclass
@@ -63,10 +49,10 @@ class Context:
     learners: Learners
     store: Store
     evaluators: Evaluators
+    publisher: Publisher
     annotators: Annotators | None = None
     rollouts: Rollouts | None = None
     rewards: Rewards | None = None
-    publisher: Publisher = field(default_factory=Publisher)
     stop: threading.Event = field(default_factory=threading.Event)
     clock: Callable[[], float] = time.monotonic
 

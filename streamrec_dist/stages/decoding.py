@@ -13,9 +13,9 @@ from streamrec_dist.config import Config
 from streamrec_dist.data.batches import history_tokens, targets
 from streamrec_dist.decode.beam import beam_search, free_beam_search
 from streamrec_dist.decode.sampler import Thinking, think_greedily
+from streamrec_dist.materials import Materials, autocast
 from streamrec_dist.model.backbone import StreamRec
 from streamrec_dist.model.decoder import Memory
-from streamrec_dist.training.materials import Materials, autocast
 
 #: Models that `evaluate` and `recommend` know, in the order of the table.
 MODELS = ("direct", "pretrain", "sft", "rl")

@@ -17,10 +17,10 @@ from streamrec_dist.data.split import training_rows
 from streamrec_dist.errors import DataError
 from streamrec_dist.events import Event, EventLog
 from streamrec_dist.items.semantic_ids import load_ids, save_ids
+from streamrec_dist.materials import Materials
 from streamrec_dist.rl.ports import Weights
 from streamrec_dist.rundir import Checkpoint, RunDir, StageResult, write_atomically
 from streamrec_dist.stages.tokenize import Tokenized
-from streamrec_dist.training.materials import Materials
 
 
 class RunStore:

@@ -14,9 +14,9 @@ from torch.nn.parallel import DistributedDataParallel
 from streamrec_dist.config import PretrainConfig, RlConfig, SftConfig
 from streamrec_dist.data.batches import epoch_batches, history_lengths, history_tokens
 from streamrec_dist.errors import RunError
+from streamrec_dist.materials import Materials, autocast
 from streamrec_dist.model.weights import export_weights, flatten, import_weights
 from streamrec_dist.rl.advantage import group_advantages
-from streamrec_dist.training.materials import Materials, autocast
 from streamrec_dist.training.optimiser import Optimiser, learning_rate
 from streamrec_dist.training.pretrain_loss import PretrainLoss, pretrain_batch
 from streamrec_dist.training.rl_loss import RlBatch, RlLoss, rollout_log_probs

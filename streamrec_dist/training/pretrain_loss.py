@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from streamrec_dist.data.batches import history_tokens, targets
+from streamrec_dist.materials import Materials
 from streamrec_dist.model.backbone import StreamRec, shift_right, token_log_probs
-from streamrec_dist.training.materials import Materials
 
 
 @dataclass(frozen=True)

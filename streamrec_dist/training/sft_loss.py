@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from streamrec_dist.config import SftConfig
 from streamrec_dist.data.batches import history_tokens, targets
+from streamrec_dist.materials import Materials
 from streamrec_dist.model.backbone import StreamRec, token_log_probs
 from streamrec_dist.model.thinking import unit_rms
 from streamrec_dist.tokens import BOS, FIRST_CODE
-from streamrec_dist.training.materials import Materials
 from streamrec_dist.types import Annotation
 
 COMMITMENT = 0.25  # beta of eq. 6 and 15
