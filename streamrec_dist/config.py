@@ -142,7 +142,7 @@ class SftConfig(Optimiser):
     state_temperature: float = Field(0.07, gt=0)
     state_similarity: Literal["cosine", "dot"] = "cosine"
     ste: Literal["one_pass", "two_pass"] = "one_pass"
-    own_thoughts: float = Field(0.0, ge=0, le=1, description="share of rows that train on sampled thoughts")
+    own_thoughts: float = Field(0.5, ge=0, le=1, description="share of rows that train on sampled thoughts")
     patience: int = Field(2, ge=1, description="rounds without a better validation NDCG@10")
     eval_users: int = Field(1000, ge=1)
     annotate_batch: int = Field(512, ge=1, description="rows of one annotation call")

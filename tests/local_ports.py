@@ -38,7 +38,7 @@ model: {d_model: 32, layers: 1, heads: 2, d_head: 16, d_ff: 64, precision: fp32}
 learners: {world_size: 1}
 stages:
   pretrain: {epochs: 2, batch: 64, retrieved: 1, eval_users: 40, lr: 0.003}
-  sft: {thoughts: 2, rounds: 2, epochs: 1, batch: 64, eval_users: 40, annotate_batch: 128}
+  sft: {thoughts: 2, rounds: 2, epochs: 1, batch: 64, eval_users: 40, annotate_batch: 128, own_thoughts: 0}
   rl: {steps: 6, prompts: 16, group_size: 4, negatives: 5, similarity_items: 64, eval_every: 3,
        eval_users: 40, lr: 0.001}
   evaluate: {beam: 10, batch: 32}
