@@ -51,7 +51,9 @@ def _get(ref: Any, what: str, timeout_s: float) -> Any:
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, StreamRecError):
             raise error.cause from None
-        raise RunError(f"{what} failed: {summary(error)}") from None
+        # An argument made by a process that has died since comes back as its consumer's failure.
+        lost = isinstance(error.cause, ray.exceptions.RayActorError)
+        raise (WorkerLost if lost else RunError)(f"{what} failed: {summary(error)}") from None
     except ray.exceptions.RayActorError as error:
         raise WorkerLost(f"a process died during {what}: {summary(error)}") from None
 

@@ -9,7 +9,7 @@ import ray
 
 from streamrec_dist.config import Config
 from streamrec_dist.data.dataset import Dataset
-from streamrec_dist.errors import StreamRecError
+from streamrec_dist.errors import RunError, StreamRecError, summary
 from streamrec_dist.events import Event
 from streamrec_dist.materials import Materials
 from streamrec_dist.rl.ports import Weights
@@ -84,7 +84,11 @@ class RemoteStore:
     def _call(self, ref: Any) -> Any:
         try:
             return ray.get(ref, timeout=STORE_DEADLINE_S)
+        except ray.exceptions.GetTimeoutError:
+            raise RunError(f"the run directory did not answer within {STORE_DEADLINE_S:.0f} s") from None
+        except ray.exceptions.RayActorError as error:
+            raise RunError(f"the process that writes the run directory died: {summary(error)}") from None
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, StreamRecError):
                 raise error.cause from None
-            raise
+            raise RunError(f"the run directory cannot be used: {summary(error)}") from None

@@ -24,7 +24,7 @@ from actors.placement import check_fits, cluster_gpus, stage_config
 from actors.pool import RayRuntime, wait_started
 from actors.reward import RewardPool
 from actors.rollout import RolloutPool
-from actors.store import RemoteStore
+from actors.store import STORE_DEADLINE_S, RemoteStore
 from learners.group import LearnerGroup
 from learners.publisher import WeightPublisher
 from streamrec_dist.config import Config
@@ -58,16 +58,25 @@ class Controller:
     def start(self) -> None:
         """Begin the run and return."""
         itself = ray.get_runtime_context().current_actor
-        threading.Thread(target=self._run, args=(itself,), daemon=True).start()
+        self._thread = threading.Thread(target=self._run, args=(itself,), daemon=True)
+        self._thread.start()
 
     def alive(self) -> bool:
-        return True
+        return self._thread.is_alive()
 
     def request_stop(self) -> None:
         """Ask the run to write a checkpoint and end."""
         self.stop.set()
 
     def _run(self, itself: Any) -> None:
+        try:
+            self._run_stages()
+        finally:
+            # Whatever happened, no actor of this run may outlive it.
+            ray.kill(self.store.actor)
+            ray.kill(itself)
+
+    def _run_stages(self) -> None:
         self._emit(Event("run", state="started", metrics={"stages": list(self.stages)}))
         try:
             self.config = resolve_precision(self.config, cluster_gpus() > 0)
@@ -85,8 +94,6 @@ class Controller:
             self._emit(Event("run", state="failed", message=message))
         else:
             self._emit(Event("run", state="done"))
-        ray.kill(self.store.actor)
-        ray.kill(itself)
 
     def _run_stage(self, stage: str) -> None:
         if self.store.stage_result(stage):
@@ -104,7 +111,11 @@ class Controller:
         for attempt in range(STAGE_RESTARTS + 1):
             try:
                 with self._roles(stage) as context:
-                    return LOOPS[stage](context)
+                    try:
+                        return LOOPS[stage](context)
+                    finally:
+                        # A checkpoint that could not be written must not be reported as written.
+                        self.store.flush()
             except WorkerLost as lost:
                 if attempt == STAGE_RESTARTS:
                     raise
@@ -137,7 +148,6 @@ class Controller:
         try:
             wait_started({role: pool.started() for role, pool in pools.items()})
             yield context
-            self.store.flush()
         finally:
             learners.close()
             for pool in pools.values():
@@ -181,4 +191,4 @@ class Controller:
 
     def _emit(self, event: Event) -> None:
         # Waited for: the last event must be on disk before this process ends.
-        ray.get(self.store.actor.emit.remote(event))
+        ray.get(self.store.actor.emit.remote(event), timeout=STORE_DEADLINE_S)

@@ -84,6 +84,8 @@ def request_stop(name: str) -> None:
     try:
         controller = ray.get_actor(_actor_name(name))
         ray.get(controller.request_stop.remote(), timeout=CONTROLLER_DEADLINE_S)
+    except ray.exceptions.GetTimeoutError:
+        raise RunError(f"run {name} did not answer within {CONTROLLER_DEADLINE_S:.0f} s; ask again") from None
     except (ValueError, ray.exceptions.RayActorError):
         raise UsageError(f"run {name} is not running") from None
 

@@ -109,7 +109,9 @@ class LearnerGroup:
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, StreamRecError):
                 raise error.cause from None
-            raise RunError(f"the learners failed in {method}: {summary(error)}") from None
+            lost = isinstance(error.cause, ray.exceptions.RayActorError)
+            message = f"the learners failed in {method}: {summary(error)}"
+            raise (WorkerLost if lost else RunError)(message) from None
         except ray.exceptions.RayActorError as error:
             raise WorkerLost(f"a learner rank died in {method}: {summary(error)}") from None
 

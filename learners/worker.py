@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import ray
 import torch
 import torch.distributed as dist
 
+from streamrec_dist.errors import WorkerLost, summary
 from streamrec_dist.materials import Materials
 from streamrec_dist.rl.ports import Weights
 from streamrec_dist.training.learner import Learner
@@ -68,7 +70,8 @@ class LearnerWorker:
         self.learner.annotate(parts)
 
     def train_rows(self, epoch: int, first: int, last: int) -> dict[str, float]:
-        return self.learner.train_rows(epoch, first, last)
+        with self._together():
+            return self.learner.train_rows(epoch, first, last)
 
     def train_groups(
         self,
@@ -79,7 +82,18 @@ class LearnerWorker:
     ) -> dict[str, float]:
         """`columns` alternate rollouts and rewards, one pair for each entry of `groups`."""
         shards: Any = list(zip(columns[::2], columns[1::2], groups, strict=True))
-        return self.learner.train_groups(shards, counts, version)
+        with self._together():
+            return self.learner.train_groups(shards, counts, version)
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """When another rank dies, this one's collective fails: that is a lost worker, not an error of ours."""
+        try:
+            yield
+        except RuntimeError as error:
+            if isinstance(error, dist.DistError) or "gloo" in str(error):
+                raise WorkerLost(f"rank {self.rank} lost the other learners: {summary(error)}") from error
+            raise
 
     def vector(self, policy_only: bool) -> np.ndarray:
         return self.learner.vector(policy_only)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 
 class Section(BaseModel):
@@ -63,8 +63,14 @@ class ModelConfig(Section):
     )
 
 
+def _whole_above_one(gpus: float) -> float:
+    if gpus > 1 and gpus != int(gpus):
+        raise ValueError("a process takes a share of one GPU, or whole GPUs")
+    return gpus
+
+
 #: GPUs of one process. auto: those of the cluster are shared out (actors/placement.py), none where there are none.
-Gpus = Annotated[float, Field(ge=0)] | Literal["auto"]
+Gpus = Annotated[float, Field(ge=0), AfterValidator(_whole_above_one)] | Literal["auto"]
 
 
 class ActorConfig(Section):
@@ -224,5 +230,20 @@ class Config(Section):
                 f"{self.items.neighbours} text neighbours are kept; raise items.neighbours"
             )
         if self.stages.pretrain.retrieved > self.items.neighbours:
-            raise ValueError("stages.pretrain.retrieved exceeds items.neighbours")
+            raise ValueError(
+                f"stages.pretrain.retrieved is {self.stages.pretrain.retrieved} but only items.neighbours = "
+                f"{self.items.neighbours} text neighbours are kept"
+            )
+        for name in ("pretrain", "sft"):
+            batch = getattr(self.stages, name).batch
+            if batch % self.learners.world_size:
+                raise ValueError(
+                    f"stages.{name}.batch is {batch}, which {self.learners.world_size} learner ranks "
+                    "(learners.world_size) cannot share evenly"
+                )
+        if self.items.codes**self.items.levels >= 2**63:
+            raise ValueError(
+                f"items.levels = {self.items.levels} of items.codes = {self.items.codes} give more ids than "
+                "fit in 64 bits; lower one of them"
+            )
         return self

@@ -93,7 +93,7 @@ class EventReader:
 
 
 def _parse(data: bytes) -> Iterator[Event]:
-    for line in data.decode("utf-8", errors="replace").splitlines():
+    for line in data.decode("utf-8", errors="replace").split("\n"):
         if line.strip():
             try:
                 yield Event.from_json(line)

@@ -2,7 +2,7 @@
 
 runs/NAME/config.yaml                       the resolved configuration
           events.jsonl                      what happened
-          dataset/                          the prepared data (a link by content hash, see `prepared`)
+          dataset/                          the prepared data, with its content hash
           items/                            embeddings, neighbours, semantic ids
           checkpoints/STAGE/step-N/         weights + optimizer + state, the last two and the best
           stages/STAGE.json                 the result of a finished stage
@@ -30,7 +30,7 @@ from streamrec_dist.errors import DataError, UsageError
 
 STAGES = ("tokenize", "pretrain", "sft", "rl")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-#: Keys that may change between parts of a run: where it runs and for how long, not what it learns from.
+#: Keys that may change between parts of a run: where it runs, not what it learns.
 CHANGEABLE = ("cluster.", "actors.", "learners.")
 
 

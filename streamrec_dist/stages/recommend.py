@@ -44,8 +44,10 @@ def recommend(recommender: Recommender, dataset: Dataset, history: np.ndarray, k
     corpus = recommender.materials.corpus
     seen = history[-corpus.max_history :]
     tokens = corpus.item_tokens(seen).reshape(1, -1)
-    beam = max(k, recommender.config.stages.evaluate.beam)
-    banned = torch.from_numpy(np.unique(history))[None].to(recommender.device)
+    known = np.unique(history)
+    # The beam's last step drops what the user has; it must be wide enough to be left with k.
+    beam = max(k + len(known), recommender.config.stages.evaluate.beam)
+    banned = torch.from_numpy(known)[None].to(recommender.device)
     items, scores, thoughts = recommender.rank_histories(tokens, beam, banned)
     ranked = [(int(item), float(score)) for item, score in zip(items[0], scores[0], strict=True) if item >= 0]
     return {

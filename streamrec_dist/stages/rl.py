@@ -29,13 +29,13 @@ STAGE = "rl"
 def rl(context: Context) -> StageResult:
     """Train for `steps` batches from the best weights of stage 2; keep the best evaluation."""
     loop = RlLoop(context)
-    loop.evaluate_start()
+    loop.evaluate_missing()
     while loop.step < loop.config.steps or loop.evaluations:
         loop.start_rollouts()
         loop.start_training()
         if loop.running:
             loop.finish(context.runtime.wait(list(loop.running), loop.waiting_for(), DEADLINE_S))
-        if context.stop.is_set() and loop.training is None:
+        if loop.training is None and not loop.evaluations:
             context.check_stop(loop.checkpoint)
     return loop.result()
 
@@ -55,7 +55,10 @@ class RlLoop:
         start = context.store.load_weights("sft")
         if saved:
             self.best.restore(saved.arrays, saved.state["best"])
-        self.learners.begin(STAGE, self.config.steps, start, saved.arrays if saved else None, step=self.step)
+        self.optimiser_steps: int = saved.state["optimiser_steps"] if saved else 0
+        self.evaluated: list[int] = saved.state["evaluated"] if saved else []
+        arrays = saved.arrays if saved else None
+        self.learners.begin(STAGE, self.config.steps, start, arrays, step=self.optimiser_steps)
         self.published: Published = context.publisher.publish(self.learners.vector())
         # Versions count optimizer steps: batch k makes version k + 1.
         self.first_version = self.published.version - self.step
@@ -80,7 +83,7 @@ class RlLoop:
 
     def start_rollouts(self) -> None:
         """Start all units that can still be consumed in time, and none that no step will use."""
-        while self.buffer.cursor < self.config.steps * self.config.prompts:
+        while self.buffer.cursor < self.config.steps * self.config.prompts and not self.context.stop.is_set():
             unit = self.buffer.start_unit(self.version)
             if unit is None:
                 return
@@ -106,7 +109,7 @@ class RlLoop:
 
     def start_training(self) -> None:
         """Give the learners the next batch when it is complete and they are free."""
-        if self.training is not None:
+        if self.training is not None or self.context.stop.is_set():
             return
         units = self.buffer.take_batch(self.version)
         if units is None:
@@ -134,12 +137,14 @@ class RlLoop:
         self.busy["learner"] += seconds
         staleness = [self.version - unit.version for unit in units]
         self.step += 1
+        self.optimiser_steps += bool(metrics)
         # A batch without signal makes no optimizer step; its version is the same weights under a new number.
         vector = self.learners.vector() if metrics else self.published.vector
         self.published = self.context.publisher.publish(vector)
         self.report(units, metrics, staleness)
-        if self.step % self.config.eval_every == 0 or self.step == self.config.steps:
+        if self.due(self.step):
             self.start_evaluation(self.step, self.published)
+            self.context.store.save_checkpoint(self.checkpoint())
 
     def report(self, units: list[ScoredUnit], metrics: dict[str, Any], staleness: list[int]) -> None:
         now = self.context.clock()
@@ -170,18 +175,20 @@ class RlLoop:
 
     # evaluation, while everything else goes on
 
-    def evaluate_start(self) -> None:
-        """The starting point counts: training may make a model worse."""
-        if self.step == 0:
-            self.start_evaluation(0, self.published)
+    def due(self, step: int) -> bool:
+        """Steps to evaluate after; the start counts, for training may make a model worse."""
+        return step % self.config.eval_every == 0 or step == self.config.steps
+
+    def evaluate_missing(self) -> None:
+        """Evaluate where the run stands, unless that was done before it was resumed."""
+        if self.due(self.step) and self.step not in self.evaluated:
+            self.start_evaluation(self.step, self.published)
 
     def start_evaluation(self, step: int, weights: Published) -> None:
         rows = self.context.evaluation_rows(self.config.eval_users)
         parts = np.array_split(rows, min(self.context.evaluators.replicas, len(rows)))
         tasks = [self.context.evaluators.ranks(STAGE, part, False, weights) for part in parts]
         saved = self.learners.weights()
-        if step:
-            self.context.store.save_checkpoint(self.checkpoint())
         self.evaluations += tasks
         left = list(tasks)
 
@@ -192,6 +199,7 @@ class RlLoop:
                 ranks = [self.context.runtime.receipt(t, "evaluation", DEADLINE_S) for t in tasks]
                 metrics = self.context.report_ranks(STAGE, step, np.concatenate(ranks))
                 self.best.offer(step, metrics, saved)
+                self.evaluated.append(step)
 
         self.running |= dict.fromkeys(tasks, one_done)
 
@@ -202,7 +210,13 @@ class RlLoop:
         self.running.pop(task)(task)
 
     def checkpoint(self) -> Checkpoint:
-        state = {"step": self.step, "seconds": self.seconds, "best": self.best.state()}
+        state = {
+            "step": self.step,
+            "optimiser_steps": self.optimiser_steps,
+            "evaluated": self.evaluated,
+            "seconds": self.seconds,
+            "best": self.best.state(),
+        }
         return Checkpoint(STAGE, self.step, {**self.learners.checkpoint(), **self.best.arrays()}, state)
 
     @property

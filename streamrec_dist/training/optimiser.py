@@ -57,6 +57,8 @@ class Optimiser:
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Set the moments from `export`. Raises DataError where one does not fit its parameter."""
+        if not any(f"step.{name}" in arrays for name in self.parameters):
+            return  # exported before the first step
         for name, value in self.parameters.items():
             state = self.adamw.state[value]
             for key in ("step", "exp_avg", "exp_avg_sq"):

@@ -45,7 +45,8 @@ class RlLoss(nn.Module):
         divergence = k3_divergence(logprobs, batch.reference)
         each = (config.kl * divergence.mean(dim=-1) - surrogate).mean(dim=-1)
         loss = (each * batch.weight).sum() * ranks / global_groups
-        weight = (batch.weight / batch.weight.sum().clamp(min=1))[:, None, None]
+        # Scaled so that the plain mean over the ranks is the mean over all groups.
+        weight = (batch.weight * ranks / global_groups)[:, None, None]
         gap = (logprobs - batch.behaviour).detach().abs()
         fresh = batch.same_version & (batch.weight > 0)
         metrics = {

@@ -120,6 +120,8 @@ class SftLoss(nn.Module):
         # Residuals are compared at unit rms; the straight-through input keeps the table's value and takes
         # the residual's direction of change.
         thoughts = residuals + (embedded - residuals).detach()
+        # The model's own thoughts did not come from residuals.
+        thoughts = torch.where(batch.own[:, None, None], embedded, thoughts)
         start = model.embed.weight[BOS].expand(len(thoughts), 1, -1)
         return model.decoder(torch.cat([start, thoughts], dim=1)[:, None], memory)
 
@@ -178,9 +180,11 @@ def gather_rows(values: Tensor) -> Tensor:
     """The values int64 [B] of all learner ranks [ranks * B]; just these without a process group."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return values
-    gathered = torch.empty(dist.get_world_size() * len(values), dtype=values.dtype, device=values.device)
-    dist.all_gather_into_tensor(gathered, values)
-    return gathered
+    # gloo gathers on the CPU only, also where ranks share a GPU.
+    there = values if dist.get_backend() == "nccl" else values.cpu()
+    gathered = torch.empty(dist.get_world_size() * len(there), dtype=there.dtype, device=there.device)
+    dist.all_gather_into_tensor(gathered, there)
+    return gathered.to(values.device)
 
 
 def all_item_tokens(materials: Materials) -> Tensor:
