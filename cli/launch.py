@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.evaluate import EvaluatePool
-from actors.placement import check_fits, cluster_gpus, stage_config
+from actors.placement import cluster_gpus, stage_config
 from actors.pool import RayRuntime, wait_started
 from cli.controller import Controller
 from streamrec_dist.config import Config
@@ -36,11 +37,20 @@ from streamrec_dist.stages.recommend import recommend as rank_items
 from streamrec_dist.stages.run_store import RunStore
 from streamrec_dist.types import PolicyVersion
 
-__all__ = ["check_fits", "evaluate_run", "last_model", "recommend", "request_stop", "run_alive", "start_run"]
-
 CONTROLLER_DEADLINE_S = 60.0
 #: Users of one evaluation call: enough to fill batches, few enough to show progress.
 EVALUATION_CHUNK = 256
+
+
+def create_run(config: Config, runs: Path, name: str) -> RunDir:
+    """A new run directory with its prepared data. Data that cannot be used leave nothing behind."""
+    run = RunDir.create(runs, name, config)
+    try:
+        RunStore(run.path).dataset()
+    except BaseException:
+        shutil.rmtree(run.path)
+        raise
+    return run
 
 
 def start_run(config: Config, runs: Path, name: str, stages: tuple[str, ...]) -> None:
@@ -106,10 +116,10 @@ def evaluate_run(
     store = RunStore(run.path)
     dataset, config = store.dataset(), run.config()
     rows = split_rows(dataset, split)
-    if users is not None and users < len(rows):
-        rows = rows[np.sort(np.random.default_rng(config.seed).permutation(len(rows))[:users])]
+    if users is not None:
+        rows = some_of(rows, users, config.seed)
     counting = baseline_ranks("counting", dataset, rows, mask_history, config.seed)
-    invalid = 0.0
+    invalid: float | None = None
     if stage in BASELINES:
         ranks = baseline_ranks(stage, dataset, rows, mask_history, config.seed)
         on_progress(len(rows), len(rows))
@@ -144,7 +154,7 @@ def recommend(
     items = user_history(dataset, user) if user is not None else given_history(dataset, history or [])
     materials = store.materials(resolve_precision(run.config(), gpus=False))
     found = rank_items(_recommender(materials, store, stage), dataset, items, k)
-    return {"run": run.name, "stage": stage, "user": user, **found}
+    return {"run": run.name, "stage": stage, "user": user, "synthetic": dataset.synthetic, **found}
 
 
 def last_model(run: RunDir) -> str:
@@ -174,7 +184,7 @@ def _rank_here(
     for first in range(0, len(rows), EVALUATION_CHUNK):
         ranks.append(recommender.target_ranks(rows[first : first + EVALUATION_CHUNK], mask_history))
         on_progress(min(first + EVALUATION_CHUNK, len(rows)), len(rows))
-    return np.concatenate(ranks), recommender.invalid_beam_share(rows[:INVALID_USERS])
+    return np.concatenate(ranks), recommender.invalid_beam_share(some_of(rows, INVALID_USERS, config.seed))
 
 
 def _rank_on_cluster(
@@ -189,14 +199,13 @@ def _rank_on_cluster(
     model = materials.new_model()
     import_weights(model, store.load_weights(WEIGHTS[stage]))
     weights = Published(PolicyVersion(0), ray.put(flatten(model, policy_only=False)))
-    # Only evaluators run here, so they may share what the learners would take.
     settled = stage_config(config, "pretrain", cluster_gpus())
     evaluators, runtime = EvaluatePool(settled.actors.evaluate, ray.put(materials)), RayRuntime()
     try:
         wait_started({"evaluate": evaluators.pool.started()})
         parts = [rows[first : first + EVALUATION_CHUNK] for first in range(0, len(rows), EVALUATION_CHUNK)]
         tasks = [evaluators.ranks(stage, part, mask_history, weights) for part in parts]
-        share = evaluators.invalid_share(stage, rows[:INVALID_USERS], weights)
+        share = evaluators.invalid_share(stage, some_of(rows, INVALID_USERS, config.seed), weights)
         ranks = []
         for task in tasks:
             ranks.append(runtime.receipt(task, "evaluation", DEADLINE_S))
@@ -204,6 +213,11 @@ def _rank_on_cluster(
         return np.concatenate(ranks), runtime.receipt(share, "evaluation", DEADLINE_S)
     finally:
         evaluators.pool.close()
+
+
+def some_of(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """At most `count` rows, chosen at random and always the same ones."""
+    return rows[np.sort(np.random.default_rng(seed).permutation(len(rows))[:count])]
 
 
 def _actor_name(run: str) -> str:

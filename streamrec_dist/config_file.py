@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -14,6 +15,7 @@ from streamrec_dist.config import Config
 from streamrec_dist.errors import ConfigError
 
 KeyPath = tuple[str, ...]
+DOTTED = re.compile(r"[a-z_]+(?:\.[a-z_]+)+")
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -132,20 +134,38 @@ def _section_of(model: type[BaseModel], key: str) -> type[BaseModel] | None:
 
 
 def _explain(error: ValidationError, lines: dict[KeyPath, str], source: str) -> Iterator[str]:
+    messages: dict[KeyPath, list[str]] = {}
     for problem in error.errors():
-        key = tuple(str(part) for part in problem["loc"])
-        place = next((lines[key[:n]] for n in range(len(key), 0, -1) if key[:n] in lines), source)
-        name = ".".join(key) or "config"
-        if problem["type"] == "extra_forbidden":
-            known = _known_keys(key[:-1])
-            close = difflib.get_close_matches(key[-1], known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
-            yield f"{place}: {name}: no such key; {hint}"
-        else:
-            message = problem["msg"].removeprefix("Value error, ")
-            message = message[:1].lower() + message[1:] if message[1:2].islower() else message
-            given = "" if problem["type"] == "value_error" else f", not {problem['input']!r:.60}"
-            yield f"{place}: {name}: {message}{given}{_choice_hint(problem)}"
+        key = _real_key(tuple(str(part) for part in problem["loc"]), problem["type"])
+        messages.setdefault(key, []).append(_message(problem, key))
+    for key, found in messages.items():
+        # A check of several keys together names the one to look at first.
+        mentioned = (tuple(name.split(".")) for name in DOTTED.findall(found[0]))
+        named = key or next((path for path in mentioned if path in lines), ())
+        place = next((lines[named[:n]] for n in range(len(named), 0, -1) if named[:n] in lines), source)
+        name = f"{'.'.join(key)}: " if key else ""
+        yield f"{place}: {name}{', or '.join(dict.fromkeys(found))}"
+
+
+def _real_key(loc: KeyPath, kind: str) -> KeyPath:
+    """The part of a location that stands in the file: behind it pydantic names alternatives of a type."""
+    model: type[BaseModel] | None = Config
+    for depth, part in enumerate(loc):
+        if model is None or part not in model.model_fields:
+            return loc[: depth + 1] if kind == "extra_forbidden" else loc[:depth]
+        model = _section_of(model, part)
+    return loc
+
+
+def _message(problem: Any, key: KeyPath) -> str:
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(key[:-1])
+        close = difflib.get_close_matches(key[-1], known, n=1)
+        return "no such key; " + (f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}")
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:] if message[1:2].islower() else message
+    given = "" if problem["type"] == "value_error" else f", not {problem['input']!r:.60}"
+    return f"{message}{given}{_choice_hint(problem)}"
 
 
 def _choice_hint(problem: Any) -> str:

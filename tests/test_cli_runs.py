@@ -95,7 +95,7 @@ def test_evaluation_without_a_cluster_gives_the_same_numbers(trained: RunDir, tm
     assert last_json(here) == on_cluster
 
 
-def test_the_table_shows_the_counting_baseline_and_masking_helps_or_is_free(trained: RunDir) -> None:
+def test_the_table_shows_the_counting_baseline_under_the_same_masking(trained: RunDir) -> None:
     root = trained.path.parents[1]
     shown = run_cli("evaluate", "--mask-history", cwd=root)
     assert shown.returncode == 0, shown.stderr

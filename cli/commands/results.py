@@ -161,8 +161,9 @@ def _title(result: dict[str, Any]) -> str:
 
 def _show_recommendation(result: dict[str, Any]) -> None:
     history = [(entry["item"], entry["title"]) for entry in result["history"]]
-    show(table("history, oldest first", ["item", "title"], history, left=2))
+    kind = " - SYNTHETIC demo data" if result["synthetic"] else ""
+    show(table(f"history, oldest first{kind}", ["item", "title"], history, left=2))
     for number, thought in enumerate(result.get("thoughts", ()), start=1):
         note(f"thought {number}: {thought['token']}, near {'; '.join(thought['nearest'])}")
     items = [(row["rank"], row["item"], row["title"], f"{row['score']:.3f}") for row in result["items"]]
-    show(table(f"recommended by {result['stage']}", ["", "item", "title", "score"], items, left=3))
+    show(table(f"recommended by {result['stage']}{kind}", ["", "item", "title", "score"], items, left=3))

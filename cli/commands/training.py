@@ -15,7 +15,6 @@ from cli.output import emit_json, note
 from cli.plan import StageName, last_stage, missing_stages, plan_run
 from cli.workspace import living_cluster, pick_run
 from streamrec_dist.errors import RunError, UsageError
-from streamrec_dist.rundir import RunDir
 
 STOP_SECONDS = 600
 
@@ -53,7 +52,8 @@ def train(
     note(f"connecting to the cluster at {record.address} ...")
     cluster.connect(record)
 
-    from cli.launch import check_fits, run_alive, start_run
+    from actors.placement import check_fits
+    from cli.launch import create_run, run_alive, start_run
 
     if run_alive(plan.name):
         raise UsageError(
@@ -61,7 +61,7 @@ def train(
             f"`streamrec-dist stop {plan.name}` ends it"
         )
     check_fits(plan.config, stages)
-    directory = plan.run() if resume else RunDir.create(record.runs, plan.name, plan.config)
+    directory = plan.run() if resume else create_run(plan.config, record.runs, plan.name)
     follower = Follower(directory, record, starting=True)
     start_run(plan.config, record.runs, plan.name, stages)
     cluster.disconnect()
@@ -98,6 +98,8 @@ def stop(run: RunArgument = None, as_json: JsonOption = False) -> None:
     state = follower.wait_for_end(STOP_SECONDS)
     if state == "lost":
         raise RunError(f"run {directory.name} ended without saying so; {follower.last_words()}")
+    if state == "failed":
+        raise RunError(f"run {directory.name} failed before it could stop; {follower.last_words()}")
     note(f"run {directory.name}: {state}; continue it with: {resume_line(directory)}")
     if as_json:
         emit_json({"run": directory.name, "state": state})

