@@ -12,6 +12,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.evaluate import EvaluatePool
+from actors.placement import check_fits as check_fits
 from actors.placement import cluster_gpus, stage_config
 from actors.pool import RayRuntime, wait_started
 from cli.controller import Controller

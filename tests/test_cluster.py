@@ -108,7 +108,7 @@ def test_status_is_found_from_a_folder_below(cluster_root: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("learners.world_size=9", "CPUs"),
+        ("learners.world_size=8", "CPUs"),
         ("actors.rollout.cpus=64", "actors.rollout"),
         ("learners.gpus=1", "GPU"),
         ("stages.rl.step=1", "did you mean steps?"),

@@ -52,8 +52,7 @@ def train(
     note(f"connecting to the cluster at {record.address} ...")
     cluster.connect(record)
 
-    from actors.placement import check_fits
-    from cli.launch import create_run, run_alive, start_run
+    from cli.launch import check_fits, create_run, run_alive, start_run
 
     if run_alive(plan.name):
         raise UsageError(
