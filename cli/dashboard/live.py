@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import sys
 import termios
 import time
 import tty
 from contextlib import ExitStack
-from types import TracebackType
+from types import FrameType, TracebackType
 
 from rich.console import Console
 from rich.live import Live
@@ -34,6 +35,7 @@ class LiveView:
         self.live = Live(console=self.console, auto_refresh=False, vertical_overflow="crop")
         self.keys = sys.stdin.fileno() if sys.stdin.isatty() else None
         self.state: ViewState | None = None
+        self.interrupted = False
         self.cleanup = ExitStack()
 
     def __enter__(self) -> LiveView:
@@ -41,6 +43,9 @@ class LiveView:
             before = termios.tcgetattr(self.keys)
             self.cleanup.callback(termios.tcsetattr, self.keys, termios.TCSADRAIN, before)
             tty.setcbreak(self.keys)
+        # Ctrl-C must not cut a redraw in two: it is noted, and acted on between two of them.
+        before_signal = signal.signal(signal.SIGINT, self._interrupt)
+        self.cleanup.callback(signal.signal, signal.SIGINT, before_signal)
         self.cleanup.enter_context(self.live)
         return self
 
@@ -54,9 +59,15 @@ class LiveView:
         self.live.update(render(state, time.time(), width, self.ascii_only), refresh=True)
 
     def left(self, seconds: float) -> bool:
-        """Wait; whether `q` was pressed meanwhile."""
+        """Wait; whether `q` was pressed meanwhile. Raises KeyboardInterrupt after Ctrl-C."""
+        pressed = b""
         if self.keys is None:
             time.sleep(seconds)
-            return False
-        ready, _, _ = select.select([self.keys], [], [], seconds)
-        return bool(ready) and os.read(self.keys, 64).lower().startswith(b"q")
+        elif select.select([self.keys], [], [], seconds)[0]:
+            pressed = os.read(self.keys, 64)
+        if self.interrupted:
+            raise KeyboardInterrupt
+        return pressed.lower().startswith(b"q")
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self.interrupted = True

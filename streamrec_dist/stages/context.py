@@ -81,6 +81,11 @@ class Context:
         self.store.emit(Event("eval", stage, step=step, split="valid", metrics=metrics))
         return metrics
 
+    def leave_if_stopped(self) -> None:
+        """Raise Stopped between two checkpoints when the user has asked to: what was done since is done again."""
+        if self.stop.is_set():
+            raise Stopped("stopped as asked; it will go on from its last checkpoint")
+
     def check_stop(self, checkpoint: Callable[[], Checkpoint]) -> None:
         """Write a checkpoint and raise Stopped when the user has asked to."""
         if self.stop.is_set():

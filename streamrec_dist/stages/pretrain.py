@@ -72,4 +72,5 @@ def train_epoch(
         metrics = context.runtime.receipt(task, f"{stage} step {epoch * per_epoch + last}", DEADLINE_S)
         step_seconds = (time.monotonic() - before) / (last - done)
         context.step(stage, epoch * per_epoch + last, total, metrics | extra)
+        context.leave_if_stopped()
         done, chunk = last, max(1, round(REPORT_S / step_seconds))

@@ -105,6 +105,7 @@ def annotate_all(context: Context, round_number: int, weights: Published) -> tup
     while running:
         task = context.runtime.wait(list(running), "annotation", DEADLINE_S)
         del running[task]
+        context.leave_if_stopped()
         payloads.append(task.payload)
         done += context.runtime.receipt(task, "annotation", DEADLINE_S)
     if done != rows:
