@@ -38,10 +38,10 @@ class RemoteStore:
     def emit(self, event: Event) -> None:
         self.actor.emit.remote(event)
 
-    def save_checkpoint(self, checkpoint: Checkpoint, protect: int | None = None) -> None:
+    def save_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Starts writing; an error of the checkpoint before is raised here."""
         self.flush()
-        self._saving = self.actor.save_checkpoint.remote(checkpoint, protect)
+        self._saving = self.actor.save_checkpoint.remote(checkpoint)
 
     def flush(self) -> None:
         """Wait until the last checkpoint is on disk."""

@@ -4,10 +4,10 @@ Every event has `schema`, `t` (seconds since the epoch), `kind` and `stage`; the
 
 | kind     | fields                                                                     |
 |----------|----------------------------------------------------------------------------|
-| run      | state: started, resumed, done, failed, stopped; message                     |
+| run      | state: started, done, failed, stopped; message                              |
 | stage    | state: started, done, skipped; total (steps), metrics                        |
 | step     | step, total, metrics: name -> number                                        |
-| round    | step (number of the round), metrics: leak, distances (stage 2)             |
+| round    | step (number of the round), metrics: leak, distance (stage 2)              |
 | eval     | step, split, metrics                                                        |
 | warning  | message                                                                     |
 """
@@ -18,7 +18,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,9 +52,6 @@ class Event:
         body.pop("schema", None)
         known = Event.__dataclass_fields__
         return Event(**{key: value for key, value in body.items() if key in known})
-
-
-Emit = Callable[[Event], None]
 
 
 class EventLog:

@@ -4,7 +4,7 @@ runs/NAME/config.yaml                       the resolved configuration
           events.jsonl                      what happened
           dataset/                          the prepared data, with its content hash
           items/                            embeddings, neighbours, semantic ids
-          checkpoints/STAGE/step-N/         weights + optimizer + state, the last two and the best
+          checkpoints/STAGE/step-N/         weights (the best too), optimizer and state; the last two
           stages/STAGE.json                 the result of a finished stage
           results/                          evaluations
 """
@@ -127,8 +127,8 @@ class RunDir:
 
     # checkpoints
 
-    def save_checkpoint(self, checkpoint: Checkpoint, keep: int = 2, protect: int | None = None) -> Path:
-        """Write a checkpoint under a temporary name, rename it, and drop all but `keep` and `protect`."""
+    def save_checkpoint(self, checkpoint: Checkpoint, keep: int = 2) -> Path:
+        """Write a checkpoint under a temporary name, rename it, and drop all but the last `keep`."""
         folder = self.path / "checkpoints" / checkpoint.stage
         target = folder / f"step-{checkpoint.step:08d}"
         unfinished = folder / f".{target.name}.{os.getpid()}"
@@ -139,10 +139,8 @@ class RunDir:
         (unfinished / "state.msgpack").write_bytes(msgpack.packb(checkpoint.state))
         shutil.rmtree(target, ignore_errors=True)
         os.rename(unfinished, target)
-        kept = {protect, *self.checkpoint_steps(checkpoint.stage)[-keep:]}
-        for step in self.checkpoint_steps(checkpoint.stage):
-            if step not in kept:
-                shutil.rmtree(folder / f"step-{step:08d}")
+        for step in self.checkpoint_steps(checkpoint.stage)[:-keep]:
+            shutil.rmtree(folder / f"step-{step:08d}")
         return target
 
     def checkpoint_steps(self, stage: str) -> list[int]:

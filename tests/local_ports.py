@@ -195,7 +195,7 @@ class MemoryStore:
     def emit(self, event: Event) -> None:
         self.events.append(Event.from_json(event.to_json()))
 
-    def save_checkpoint(self, checkpoint: Checkpoint, protect: int | None = None) -> None:
+    def save_checkpoint(self, checkpoint: Checkpoint) -> None:
         self.checkpoints.setdefault(checkpoint.stage, []).append(checkpoint)
 
     def newest_checkpoint(self, stage: str) -> Checkpoint | None:

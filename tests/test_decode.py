@@ -13,10 +13,10 @@ from streamrec_dist.decode.beam import beam_search, free_beam_search
 from streamrec_dist.decode.candidates import candidate_log_probs, prefix_tree
 from streamrec_dist.decode.policy import sequence_log_probs
 from streamrec_dist.decode.random import rollout_uniforms
-from streamrec_dist.decode.sampler import follow, inverse_cdf, sample, sample_thoughts, think_greedily
+from streamrec_dist.decode.sampler import Thinking, inverse_cdf, sample, sample_thoughts, think_greedily
 from streamrec_dist.items.catalogue import Catalogue
 from streamrec_dist.model.backbone import StreamRec, shift_right, token_log_probs
-from streamrec_dist.tokens import FIRST_CODE
+from streamrec_dist.tokens import BOS, FIRST_CODE
 
 LEVELS, CODES = 3, 8
 
@@ -52,6 +52,13 @@ def memory(model):
 
 def item_tokens(catalogue: Catalogue) -> torch.Tensor:
     return catalogue.codes + FIRST_CODE + torch.arange(LEVELS) * CODES
+
+
+@torch.no_grad()
+def follow(model, memory, thoughts):
+    """Given thoughts int64 [P, R, l], teacher-forced."""
+    hidden, cache = model.decode(torch.cat([torch.full_like(thoughts[..., :1], BOS), thoughts], -1), memory)
+    return Thinking(thoughts, hidden, cache)
 
 
 def plain_scores(model, history, thoughts, items, stack="thinking"):

@@ -93,11 +93,11 @@ def test_finished_stages_come_in_their_order(tmp_path: Path) -> None:
     assert run.stage_result("rl") is None
 
 
-def test_checkpoints_keep_the_last_two_and_the_protected(tmp_path: Path) -> None:
+def test_the_last_two_checkpoints_are_kept(tmp_path: Path) -> None:
     run = RunDir.create(tmp_path, "one", Config())
     for step in (1, 2, 3, 4, 5):
-        run.save_checkpoint(checkpoint(step), protect=2)
-    assert run.checkpoint_steps("rl") == [2, 4, 5]
+        run.save_checkpoint(checkpoint(step))
+    assert run.checkpoint_steps("rl") == [4, 5]
     loaded = run.load_checkpoint("rl", 4)
     assert loaded.state == {"cursor": 4}
     np.testing.assert_array_equal(loaded.arrays["w"], checkpoint(4).arrays["w"])

@@ -45,14 +45,6 @@ def think_greedily(model: StreamRec, memory: Memory, steps: int) -> Thinking:
 
 
 @torch.no_grad()
-def follow(model: StreamRec, memory: Memory, thoughts: Tensor) -> Thinking:
-    """Given thoughts int64 [P, R, l], teacher-forced."""
-    start = torch.full_like(thoughts[..., :1], BOS)
-    hidden, cache = model.decode(torch.cat([start, thoughts], dim=-1), memory)
-    return Thinking(thoughts, hidden, cache)
-
-
-@torch.no_grad()
 def sample_thoughts(model: StreamRec, memory: Memory, uniforms: Tensor, temperature: float = 1.0) -> Thinking:
     """Thoughts sampled with uniforms [P, l], one sequence a prompt."""
 

@@ -17,9 +17,6 @@ from streamrec_dist.materials import Materials, autocast
 from streamrec_dist.model.backbone import StreamRec
 from streamrec_dist.model.decoder import Memory
 
-#: Models that `evaluate` and `recommend` know, in the order of the table.
-MODELS = ("direct", "pretrain", "sft", "rl")
-
 
 def thinking_steps(model: str, config: Config) -> int:
     """Tokens decoded greedily before the item: the retrieved items' after stage 1, thoughts later, 0 directly."""

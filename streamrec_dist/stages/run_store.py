@@ -90,8 +90,8 @@ class RunStore:
         write_atomically(path, text)
         return path
 
-    def save_checkpoint(self, checkpoint: Checkpoint, protect: int | None = None) -> None:
-        self.run.save_checkpoint(checkpoint, protect=protect)
+    def save_checkpoint(self, checkpoint: Checkpoint) -> None:
+        self.run.save_checkpoint(checkpoint)
 
     def newest_checkpoint(self, stage: str) -> Checkpoint | None:
         steps = self.run.checkpoint_steps(stage)
