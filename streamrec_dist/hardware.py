@@ -7,6 +7,11 @@ import torch
 from streamrec_dist.config import Config
 
 
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bf16 in hardware."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
 def resolve_precision(config: Config, gpus: bool) -> Config:
     """Replace `precision: auto`: bf16 on GPUs and on CPUs with bf16 instructions, fp32 elsewhere.
 
@@ -15,9 +20,5 @@ def resolve_precision(config: Config, gpus: bool) -> Config:
     """
     if config.model.precision != "auto":
         return config
-    native = gpus or any(
-        torch.backends.cpu.get_cpu_capability() and probe()
-        for probe in (torch.cpu._is_avx512_bf16_supported, torch.cpu._is_amx_tile_supported)
-    )
-    model = config.model.model_copy(update={"precision": "bf16" if native else "fp32"})
+    model = config.model.model_copy(update={"precision": "bf16" if gpus or cpu_has_bf16() else "fp32"})
     return config.model_copy(update={"model": model})

@@ -11,6 +11,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from streamrec_dist.errors import DataError
+from streamrec_dist.hardware import cpu_has_bf16
 from streamrec_dist.items.encoder_weights import find_weights, weights_sha256
 
 
@@ -85,7 +86,7 @@ def _has_native_bf16(device: torch.device) -> bool:
     """Whether bf16 products run in hardware; emulated ones are slower than fp32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return device.type == "cpu" and cpu_has_bf16()
 
 
 @contextmanager

@@ -65,13 +65,14 @@ class Context:
         chosen = np.random.default_rng([self.config.seed, 2]).permutation(len(rows))[:users]
         return rows[np.sort(chosen)]
 
+    def evaluation_parts(self, users: int) -> list[np.ndarray]:
+        """The same rows, a share for each evaluator."""
+        rows = self.evaluation_rows(users)
+        return np.array_split(rows, min(self.evaluators.replicas, len(rows)))
+
     def evaluate(self, stage: str, model: str, step: int, users: int, weights: Published) -> dict[str, Any]:
         """Rank the validation targets of some users and emit the metrics."""
-        rows = self.evaluation_rows(users)
-        tasks = [
-            self.evaluators.ranks(model, part, False, weights)
-            for part in np.array_split(rows, min(self.evaluators.replicas, len(rows)))
-        ]
+        tasks = [self.evaluators.ranks(model, part, False, weights) for part in self.evaluation_parts(users)]
         ranks = np.concatenate([self.runtime.receipt(task, "evaluation", DEADLINE_S) for task in tasks])
         return self.report_ranks(stage, step, ranks)
 

@@ -185,8 +185,7 @@ class RlLoop:
             self.start_evaluation(self.step, self.published)
 
     def start_evaluation(self, step: int, weights: Published) -> None:
-        rows = self.context.evaluation_rows(self.config.eval_users)
-        parts = np.array_split(rows, min(self.context.evaluators.replicas, len(rows)))
+        parts = self.context.evaluation_parts(self.config.eval_users)
         tasks = [self.context.evaluators.ranks(STAGE, part, False, weights) for part in parts]
         saved = self.learners.weights()
         self.evaluations += tasks

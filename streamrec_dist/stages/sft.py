@@ -117,11 +117,8 @@ def report_thinking(
     context: Context, round_number: int, weights: Published, extra: dict[str, Any]
 ) -> dict[str, Any]:
     """Measure how the model thinks on validation users, and emit it as the event of this round."""
-    rows = context.evaluation_rows(context.config.stages.sft.eval_users)
-    tasks = [
-        context.evaluators.thinking(part, weights)
-        for part in np.array_split(rows, min(context.evaluators.replicas, len(rows)))
-    ]
+    rows = context.evaluation_parts(context.config.stages.sft.eval_users)
+    tasks = [context.evaluators.thinking(part, weights) for part in rows]
     parts = [context.runtime.receipt(task, "measuring thoughts", DEADLINE_S) for task in tasks]
     means = {name: np.concatenate([part[name] for part in parts]).mean(axis=0) for name in parts[0]}
     metrics = {
