@@ -30,7 +30,6 @@ from learners.publisher import WeightPublisher
 from streamrec_dist.config import Config
 from streamrec_dist.errors import StreamRecError, WorkerLost, summary
 from streamrec_dist.events import Event
-from streamrec_dist.hardware import resolve_precision
 from streamrec_dist.materials import Materials
 from streamrec_dist.rundir import StageResult
 from streamrec_dist.stages.context import DEADLINE_S, Context, Stopped
@@ -79,7 +78,6 @@ class Controller:
     def _run_stages(self) -> None:
         self._emit(Event("run", state="started", metrics={"stages": list(self.stages)}))
         try:
-            self.config = resolve_precision(self.config, cluster_gpus() > 0)
             check_fits(self.config, self.stages)
             for stage in self.stages:
                 self._run_stage(stage)

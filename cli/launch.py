@@ -44,8 +44,11 @@ EVALUATION_CHUNK = 256
 
 
 def create_run(config: Config, runs: Path, name: str) -> RunDir:
-    """A new run directory with its prepared data. Data that cannot be used leave nothing behind."""
-    run = RunDir.create(runs, name, config)
+    """A new run directory with its prepared data. Data that cannot be used leave nothing behind.
+
+    `model.precision: auto` is settled here, for this cluster, so that the run's file says what it computes with.
+    """
+    run = RunDir.create(runs, name, resolve_precision(config, cluster_gpus() > 0))
     try:
         RunStore(run.path).dataset()
     except BaseException:
@@ -125,7 +128,6 @@ def evaluate_run(
         ranks = baseline_ranks(stage, dataset, rows, mask_history, config.seed)
         on_progress(len(rows), len(rows))
     else:
-        config = resolve_precision(config, gpus=use_cluster and cluster_gpus() > 0)
         rank = _rank_on_cluster if use_cluster else _rank_here
         ranks, invalid = rank(store, config, stage, rows, mask_history, on_progress)
     counting_metrics = metrics_with_intervals(counting)
@@ -149,21 +151,13 @@ def recommend(
     run: RunDir, user: str | None, history: list[str] | None, k: int, stage: str | None
 ) -> dict[str, Any]:
     """The best k items for a user of the data set or for a given history, in this process."""
-    stage = stage or last_model(run)
+    stage = stage or run.last_model()
     store = RunStore(run.path)
     dataset = store.dataset()
     items = user_history(dataset, user) if user is not None else given_history(dataset, history or [])
-    materials = store.materials(resolve_precision(run.config(), gpus=False))
+    materials = store.materials(run.config())
     found = rank_items(_recommender(materials, store, stage), dataset, items, k)
     return {"run": run.name, "stage": stage, "user": user, "synthetic": dataset.synthetic, **found}
-
-
-def last_model(run: RunDir) -> str:
-    """The model of the last finished stage. Raises UsageError when there is none."""
-    trained = [stage for stage in ("pretrain", "sft", "rl") if stage in run.finished_stages()]
-    if not trained:
-        raise UsageError(f"run {run.name} has no trained model yet; train it with --stage pretrain or later")
-    return trained[-1]
 
 
 def _recommender(materials: Materials, store: RunStore, stage: str) -> Recommender:

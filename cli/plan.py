@@ -47,6 +47,10 @@ def plan_run(
         directory = pick_run(run, record.runs)
         # What is not said anew is as it was: the file may have changed since the run was started.
         wanted = load_config(config or directory.path / "config.yaml", overrides)
+        if wanted.model.precision == "auto":
+            # What the first machine settled on holds for the whole run: rollouts and learners round alike.
+            settled = {"precision": directory.config().model.precision}
+            wanted = wanted.model_copy(update={"model": wanted.model.model_copy(update=settled)})
         directory.check_same_config(wanted)
         return RunPlan(record.runs, directory.name, wanted, resume=True)
     wanted = load_config(config or record.config_path, overrides)

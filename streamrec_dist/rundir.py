@@ -2,6 +2,7 @@
 
 runs/NAME/config.yaml                       the resolved configuration
           events.jsonl                      what happened
+          data.json                         the content hash of prepared data that lies elsewhere
           dataset/                          the prepared data, with its content hash
           items/                            embeddings, neighbours, semantic ids
           checkpoints/STAGE/step-N/         weights (the best too), optimizer and state; the last two
@@ -121,6 +122,31 @@ class RunDir:
 
     def finished_stages(self) -> list[str]:
         return [stage for stage in STAGES if self.stage_result(stage)]
+
+    def last_model(self) -> str:
+        """The last finished stage that left a model. Raises UsageError when there is none."""
+        trained = [stage for stage in self.finished_stages() if stage != "tokenize"]
+        if not trained:
+            raise UsageError(
+                f"run {self.name} has no trained model yet; "
+                f"continue it with: streamrec-dist train --stage all --resume --run {self.name}"
+            )
+        return trained[-1]
+
+    # the data set, where it lies outside the run
+
+    def pin_dataset(self, source: Path, content_hash: str) -> None:
+        """Note which data this run works on. Raises DataError when it began with other content."""
+        path = self.path / "data.json"
+        if not path.is_file():
+            write_atomically(path, json.dumps({"path": str(source), "content_hash": content_hash}, indent=1))
+            return
+        pinned = json.loads(path.read_text(encoding="utf-8"))["content_hash"]
+        if pinned != content_hash:
+            raise DataError(
+                f"{source}: its content is not what run {self.name} began with (content hash {content_hash[:12]}, "
+                f"then {pinned[:12]}); prepare the same data again, or start another run"
+            )
 
     def finish_stage(self, result: StageResult) -> None:
         write_atomically(self.path / "stages" / f"{result.stage}.json", json.dumps(asdict(result), indent=1))

@@ -13,6 +13,7 @@ import pytest
 from cli.processes import cluster_processes
 from cli.record import read_record
 from streamrec_dist.events import EventReader
+from streamrec_dist.hardware import cpu_has_bf16
 from streamrec_dist.rundir import STAGES, RunDir
 from tests.conftest import last_json, run_cli
 
@@ -71,6 +72,16 @@ def test_a_finished_run_is_not_trained_again(trained: RunDir) -> None:
     assert refused.returncode == 2 and "exists already" in refused.stderr
     refused = run_cli("train", "--stage", "all", "--resume", "--run", "whole", "--set", "seed=99", cwd=root)
     assert refused.returncode == 2 and "seed: 3 -> 99" in refused.stderr
+
+
+def test_precision_is_settled_when_a_run_begins(cluster_root: Path) -> None:
+    choice = ("--run", "settled", "--set", "model.precision=auto")
+    done = run_cli("train", "--stage", "tokenize", *choice, cwd=cluster_root)
+    assert done.returncode == 0, done.stderr
+    settled = RunDir.open(cluster_root / "runs" / "settled").config().model.precision
+    assert settled == ("bf16" if cpu_has_bf16() else "fp32")
+    again = run_cli("train", "--stage", "tokenize", "--resume", *choice, cwd=cluster_root)
+    assert again.returncode == 0 and "has finished tokenize already" in again.stderr, again.stderr
 
 
 @pytest.mark.parametrize("stage", ["counting", "popularity", "direct", "pretrain", "sft", "rl"])

@@ -12,7 +12,6 @@ from cli.commands.options import JsonOption, RunArgument, examples
 from cli.output import comparison, emit_json, note, show, table
 from cli.workspace import living_cluster, pick_run
 from streamrec_dist.errors import UsageError
-from streamrec_dist.rundir import RunDir
 
 
 class Judged(StrEnum):
@@ -60,7 +59,7 @@ def evaluate(
 ) -> None:
     """Rank the whole catalogue for each user and compare with the counting baseline."""
     directory = pick_run(run)
-    name = stage.value if stage else _last_judgeable(directory)
+    name = stage.value if stage else directory.last_model()
     record = living_cluster()
     if record:
         note(f"evaluating {name} of run {directory.name} on the cluster at {record.address} ...")
@@ -138,16 +137,6 @@ class _Progress:
         if tenth > self.tenth:
             self.tenth = tenth
             note(f"  {done} of {total} users")
-
-
-def _last_judgeable(directory: RunDir) -> str:
-    finished = [stage for stage in directory.finished_stages() if stage != "tokenize"]
-    if not finished:
-        raise UsageError(
-            f"run {directory.name} has no finished stage to evaluate; "
-            f"continue it with: streamrec-dist train --stage all --resume --run {directory.name}"
-        )
-    return finished[-1]
 
 
 def _title(result: dict[str, Any]) -> str:

@@ -62,7 +62,8 @@ def train(
     check_fits(plan.config, stages)
     directory = plan.run() if resume else create_run(plan.config, record.runs, plan.name)
     follower = Follower(directory, record, starting=True)
-    start_run(plan.config, record.runs, plan.name, stages)
+    # A new run's own file has what was left to the machine settled; a resumed one may move to other hardware.
+    start_run(plan.config if resume else directory.config(), record.runs, plan.name, stages)
     cluster.disconnect()
     note(f"run {plan.name}: {', '.join(stages)}; files in {directory.path}")
     state = "detached" if detach else follower.follow(to_stderr=as_json)

@@ -43,8 +43,10 @@ class RunStore:
         config = self.run.config()
         source = Path(config.data.path) if config.data.path else None
         if source and (source / "dataset.json").is_file():
-            # Made by `data prepare`: used where it is, checked by its content hash.
-            return load_dataset(source)
+            # Made by `data prepare`: used where it is, as long as it is what the run began with.
+            dataset = load_dataset(source)
+            self.run.pin_dataset(source, dataset.content_hash)
+            return dataset
         return prepare(source, config.data.format, path, config.seed)
 
     def save_items(self, tokenized: Tokenized) -> None:
