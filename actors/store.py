@@ -35,8 +35,8 @@ class RemoteStore:
         )
         self._saving: Any = None
 
-    def emit(self, event: Event) -> None:
-        self.actor.emit.remote(event)
+    def emit(self, *events: Event) -> None:
+        self.actor.emit.remote(*events)
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Starts writing; an error of the checkpoint before is raised here."""

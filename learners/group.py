@@ -58,7 +58,7 @@ class LearnerGroup:
 
     def train_rows(self, epoch: int, first: int, last: int) -> Task:
         refs = [rank.train_rows.remote(epoch, first, last) for rank in self.ranks]
-        return Task(refs, merge=average)
+        return Task(refs, merge=lambda ranks: [average(list(step)) for step in zip(*ranks, strict=True)])
 
     def train_groups(
         self,

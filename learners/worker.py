@@ -69,7 +69,7 @@ class LearnerWorker:
     def annotate(self, *parts: Annotation) -> None:
         self.learner.annotate(parts)
 
-    def train_rows(self, epoch: int, first: int, last: int) -> dict[str, float]:
+    def train_rows(self, epoch: int, first: int, last: int) -> list[dict[str, float]]:
         with self._together():
             return self.learner.train_rows(epoch, first, last)
 

@@ -192,8 +192,8 @@ class MemoryStore:
     results: dict[str, StageResult] = field(default_factory=dict)
     path: Path | None = None
 
-    def emit(self, event: Event) -> None:
-        self.events.append(Event.from_json(event.to_json()))
+    def emit(self, *events: Event) -> None:
+        self.events += [Event.from_json(event.to_json()) for event in events]
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
         self.checkpoints.setdefault(checkpoint.stage, []).append(checkpoint)

@@ -35,11 +35,11 @@ def train(stage: str, rank: int, world_size: int) -> dict[str, np.ndarray]:
     learner = Learner(things, rank, world_size)
     learner.begin(stage, 10, weights=initial_weights(things))
     if stage == "pretrain":
-        metrics = learner.train_rows(0, 0, 3)
+        metrics = learner.train_rows(0, 0, 3)[-1]
     elif stage == "sft":
         model = things.new_model().eval()
         learner.annotate([annotate_rows(things, model, model, 0, len(things.rows), 0)])
-        metrics = learner.train_rows(0, 0, 3)
+        metrics = learner.train_rows(0, 0, 3)[-1]
     else:
         model = things.new_model().eval()
         batch = rollout(things, model, PolicyVersion(0), 0, 16)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -33,7 +35,8 @@ def copy_of(store: MemoryStore) -> MemoryStore:
 def test_pretraining_lowers_the_loss_and_keeps_the_best(trained):
     steps = trained.of_kind("step", "pretrain")
     assert steps[-1].metrics["loss"] < steps[0].metrics["loss"]
-    assert steps[-1].step == steps[-1].total
+    assert [event.step for event in steps] == list(range(1, steps[-1].total + 1))
+    assert all(earlier.t <= later.t for earlier, later in pairwise(steps))
     evaluations = trained.of_kind("eval", "pretrain")
     assert len(evaluations) == 2
     best = max(evaluation.metrics["ndcg@10"] for evaluation in evaluations)

@@ -11,7 +11,7 @@ from streamrec_dist.events import ENDED, Event
 from streamrec_dist.rundir import STAGES
 
 RATE_WINDOW = 30
-SERIES_LENGTH = 240
+SERIES_LENGTH = 4000
 WARNINGS = 3
 
 

@@ -68,7 +68,7 @@ class Learners(Protocol):
     def annotate(self, parts: Sequence[Payload]) -> None: ...
 
     def train_rows(self, epoch: int, first: int, last: int) -> Task:
-        """Receipt: mean metrics of the steps."""
+        """Receipt: the metrics of each step, in order."""
         ...
 
     def train_groups(
@@ -144,7 +144,7 @@ class Evaluators(Protocol):
 class Store(Protocol):
     """The run directory, wherever it is."""
 
-    def emit(self, event: Event) -> None: ...
+    def emit(self, *events: Event) -> None: ...
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None: ...
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +31,7 @@ from streamrec_dist.rundir import Checkpoint
 
 #: The longest any single piece of work may take before the run ends with an error that names it.
 DEADLINE_S = 1800.0
-#: Seconds of training between two progress events of stages 1 and 2.
+#: Seconds of training between two reports of stages 1 and 2; a report has an event a step.
 REPORT_S = 2.0
 
 
@@ -58,6 +58,14 @@ class Context:
 
     def step(self, stage: str, step: int, total: int, metrics: Mapping[str, Any]) -> None:
         self.store.emit(Event("step", stage, step=step, total=total, metrics=dict(metrics)))
+
+    def steps(self, stage: str, first: int, total: int, metrics: Sequence[Mapping[str, Any]]) -> None:
+        """Report steps `first`.. that ended just now, each with the `seconds` that it took."""
+        ended, events = time.time(), []
+        for step, values in reversed(list(enumerate(metrics, start=first))):
+            events.append(Event("step", stage, step=step, total=total, metrics=dict(values), t=ended))
+            ended -= values["seconds"]
+        self.store.emit(*reversed(events))
 
     def evaluation_rows(self, users: int) -> np.ndarray:
         """The validation rows int64 [n, 2] of a fixed random choice of users."""

@@ -30,8 +30,8 @@ class RunStore:
         self.run = RunDir.open(path)
         self.events = EventLog(self.run.events_path)
 
-    def emit(self, event: Event) -> None:
-        self.events.append([event])
+    def emit(self, *events: Event) -> None:
+        self.events.append(list(events))
 
     # data and items
 

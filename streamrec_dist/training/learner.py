@@ -104,17 +104,17 @@ class Learner:
             )
         self._annotation = Annotation(first=0, **joined)
 
-    def train_rows(self, epoch: int, first: int, last: int) -> dict[str, float]:
-        """Optimizer steps on batches `first`..`last` of an epoch; returns the mean of each metric."""
-        started, rows, sums = time.perf_counter(), 0, {}  # type: ignore[var-annotated]
+    def train_rows(self, epoch: int, first: int, last: int) -> list[dict[str, float]]:
+        """Optimizer steps on batches `first`..`last` of an epoch; returns the metrics of each step."""
+        steps = []
         for chosen in self._batches(epoch)[first:last]:
+            started = time.perf_counter()
             batch = self._row_batch(chosen)
             metrics = self._optimise(lambda batch=batch: self.loss(batch))
-            rows += len(chosen) * self.world_size
-            for name, value in metrics.items():
-                sums[name] = sums.get(name, 0.0) + value
-        means = {name: value / max(last - first, 1) for name, value in sums.items()}
-        return means | {"rows_per_s": rows / (time.perf_counter() - started)}
+            seconds = time.perf_counter() - started
+            rows = len(chosen) * self.world_size
+            steps.append(metrics | {"seconds": seconds, "rows_per_s": rows / seconds})
+        return steps
 
     def _batches(self, epoch: int) -> list[np.ndarray]:
         if self._epoch_order[0] != epoch:
