@@ -1,75 +1,82 @@
-"""Embed actors: item texts to vectors, and vectors to semantic ids."""
+"""Embedding item texts: a Ray Data pipeline whose workers hand each finished shard to the store."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import ray
 
 from actors.placement import start_worker
-from actors.pool import Pool
-from streamrec_dist.config import ActorConfig, Config
-from streamrec_dist.events import Event
+from streamrec_dist.config import ActorConfig, ItemsConfig
+from streamrec_dist.errors import RunError, StreamRecError, summary
 from streamrec_dist.items.encoder import load_encoder
-from streamrec_dist.items.rqvae import TokenizerOptions
-from streamrec_dist.rl.ports import Task
-from streamrec_dist.stages.tokenize import tokenize
+from streamrec_dist.items.encoder_weights import find_weights
+from streamrec_dist.items.shards import SHARD_ITEMS
+
+FIND_DEADLINE_S = 600.0
 
 
-class EmbedActor:
-    """Holds the sentence encoder."""
+class EmbedWorker:
+    """Holds the text encoder; a batch is one shard."""
 
-    def __init__(self, encoder: str, cpus: float):
-        self.device = start_worker(cpus)
-        self.encoder = load_encoder(encoder, self.device)
+    def __init__(self, items: ItemsConfig, cpus: float, store: Any):
+        device = start_worker(cpus)
+        self.encoder = load_encoder(items.encoder, device, items.backend)
+        self.store = store
 
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """float32 [n, dim]"""
-        return self.encoder.encode(texts)
-
-    def quantise(self, config: Config, texts: Sequence[str], store: Any, *embeddings: np.ndarray) -> Any:
-        """The rest of the tokenize stage, on the embeddings of all texts in their order: Tokenized."""
-
-        def emit(_: str, progress: dict[str, Any]) -> None:
-            event = Event(
-                "step",
-                "tokenize",
-                step=progress["epoch"],
-                total=progress["epochs"],
-                metrics={name: progress[name] for name in ("loss", "recon", "used_codes")},
-            )
-            store.emit.remote(event)
-
-        joined = np.concatenate(embeddings)
-        options = tokenizer_options(config)
-        return tokenize(texts, lambda _: joined, options, config.items.neighbours, emit, self.device)
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Texts of consecutive items, `item` int64 [n] and `text` [n] -> how many were embedded."""
+        vectors = self.encoder.encode(batch["text"].tolist())
+        first = int(batch["item"][0])
+        # Waited for: what is reported as done must be on disk. Vectors never pass the caller.
+        ray.get(self.store.write_embeddings.remote(first, vectors))
+        return {"done": np.array([len(vectors)])}
 
 
-def tokenizer_options(config: Config) -> TokenizerOptions:
-    """The part of the configuration that decides the semantic ids."""
-    stage = config.stages.tokenize
-    return TokenizerOptions(
-        levels=config.items.levels,
-        codes=config.items.codes,
-        latent=stage.latent,
-        hidden=stage.hidden,
-        epochs=stage.epochs,
-        batch=stage.batch,
-        lr=stage.lr,
-        collisions=config.items.collisions,
-        seed=config.seed,
+def embed_texts(
+    items: ItemsConfig,
+    actors: ActorConfig,
+    texts: Sequence[str],
+    missing: Sequence[tuple[int, int]],
+    store: Any,
+) -> Iterator[int]:
+    """Embed the `missing` ranges of `texts`; yields the number of texts of each shard once the store has it.
+
+    Raises EnvironmentProblem when the encoder cannot be found, RunError when a worker fails.
+    """
+    if not missing:
+        return
+    _find_encoder(items.encoder)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    # One block a shard, so that shards can go to different workers.
+    blocks = [
+        pa.table({"item": range(first, last), "text": list(texts[first:last])}) for first, last in missing
+    ]
+    embedded = ray.data.from_arrow(blocks).map_batches(
+        EmbedWorker,
+        fn_constructor_args=(items, actors.cpus, store),
+        batch_size=SHARD_ITEMS,
+        compute=ray.data.ActorPoolStrategy(size=actors.replicas, max_tasks_in_flight_per_actor=2),
+        num_cpus=actors.cpus,
+        num_gpus=float(actors.gpus),
     )
+    try:
+        for batch in embedded.iter_batches(batch_size=None, prefetch_batches=0):
+            yield int(batch["done"].sum())
+    except ray.exceptions.RayError as error:
+        raise RunError(f"embedding item texts failed: {summary(error)}") from None
 
 
-class EmbedPool:
-    """Distributes texts over the actors; one of them makes the ids."""
-
-    def __init__(self, config: ActorConfig, encoder: str):
-        self.pool = Pool("embed", EmbedActor, config, [encoder, config.cpus])
-
-    def embed(self, texts: Sequence[str]) -> Task:
-        return self.pool.call("embed", texts)
-
-    def quantise(self, config: Config, texts: Sequence[str], store: Any, parts: Sequence[Any]) -> Task:
-        return self.pool.call("quantise", config, texts, store, *parts)
+def _find_encoder(name: str) -> None:
+    """Look for the weights first, where an error keeps its message: the pipeline would wrap it up."""
+    try:
+        ray.get(ray.remote(find_weights).options(num_cpus=0).remote(name), timeout=FIND_DEADLINE_S)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, StreamRecError):
+            raise error.cause from None
+        raise

@@ -26,7 +26,7 @@ def stage_config(config: Config, stage: str, gpus: float) -> Config:
     Where there are more GPUs than learner ranks, each rank gets one of its own and the actors share the rest;
     otherwise all processes share all GPUs.
     """
-    learners, ranks = config.learners, config.learners.world_size if stage != "tokenize" else 0
+    learners, ranks = config.learners, config.learners.world_size
     replicas = sum(getattr(config.actors, role).replicas for role in ROLES[stage])
     own = gpus > ranks
     actor_share = _share(replicas, gpus - ranks) if own else _share(replicas + ranks, gpus)
@@ -65,9 +65,8 @@ def check_fits(config: Config, stages: Iterable[str]) -> None:
         for name in ROLES[stage]:
             role = getattr(settled.actors, name)
             needs.append((f"actors.{name}", role.replicas, role.cpus, float(role.gpus)))
-        if stage != "tokenize":
-            ranks = settled.learners
-            needs.append(("learners", ranks.world_size, ranks.cpus, float(ranks.gpus)))
+        ranks = settled.learners
+        needs.append(("learners", ranks.world_size, ranks.cpus, float(ranks.gpus)))
         for key, place, resource in (("cpus", 2, "CPU"), ("gpus", 3, "GPU")):
             have = [node.get(resource, 0) for node in nodes]
             _check_resource(stage, key, resource, [(n[0], n[1], n[place]) for n in needs], have)  # type: ignore[misc]

@@ -74,6 +74,14 @@ class RemoteStore:
     def texts(self) -> list[str]:
         return self._call(self.actor.texts.remote())
 
+    def missing_embeddings(self) -> list[tuple[int, int]]:
+        return self._call(self.actor.missing_embeddings.remote())
+
+    def item_inputs(self) -> tuple[Any, Any, Any, Any]:
+        """References to the embeddings, the training part (items, offsets) and the given ids."""
+        items, offsets = self.actor.training_part.options(num_returns=2).remote()
+        return self.actor.embeddings.remote(), items, offsets, self.actor.given_ids.remote()
+
     def save_items(self, tokenized: Any) -> None:
         """`tokenized` may be a reference to a Tokenized."""
         self._call(self.actor.save_items.remote(tokenized))

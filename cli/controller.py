@@ -13,12 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.annotate import AnnotatePool
-from actors.embed import EmbedPool
+from actors.embed import embed_texts
 from actors.evaluate import EvaluatePool
 from actors.placement import check_fits, cluster_gpus, stage_config
 from actors.pool import RayRuntime, wait_started
@@ -27,12 +26,13 @@ from actors.rollout import RolloutPool
 from actors.store import STORE_DEADLINE_S, RemoteStore
 from learners.group import LearnerGroup
 from learners.publisher import WeightPublisher
+from learners.tokenizer import TokenizerGroup
 from streamrec_dist.config import Config
 from streamrec_dist.errors import StreamRecError, WorkerLost, summary
 from streamrec_dist.events import Event
 from streamrec_dist.materials import Materials
 from streamrec_dist.rundir import StageResult
-from streamrec_dist.stages.context import DEADLINE_S, Context, Stopped
+from streamrec_dist.stages.context import Context, Stopped
 from streamrec_dist.stages.pretrain import pretrain
 from streamrec_dist.stages.rl import rl
 from streamrec_dist.stages.sft import sft
@@ -40,6 +40,8 @@ from streamrec_dist.stages.sft import sft
 LOOPS: dict[str, Callable[[Context], StageResult]] = {"pretrain": pretrain, "sft": sft, "rl": rl}
 #: How often a stage is started again from its last checkpoint after one of its processes died.
 STAGE_RESTARTS = 3
+#: Millions of items take hours.
+TOKENIZE_DEADLINE_S = 24 * 3600.0
 
 
 class Controller:
@@ -158,34 +160,26 @@ class Controller:
         return self._materials
 
     def _tokenize(self) -> StageResult:
-        """Stage 0: texts are embedded by all embed actors; one of them makes the ids."""
+        """Stage 0: texts are embedded by all embed actors, then the learner ranks make the ids."""
         started = time.monotonic()
-        texts = self.store.texts()
         settled = stage_config(self.config, "tokenize", cluster_gpus())
-        embedders = EmbedPool(settled.actors.embed, self.config.items.encoder)
+        texts, missing = self.store.texts(), self.store.missing_embeddings()
+        done = len(texts) - sum(last - first for first, last in missing)
+        for count in embed_texts(self.config.items, settled.actors.embed, texts, missing, self.store.actor):
+            done += count
+            self._emit(Event("step", "tokenize", step=done, total=len(texts), metrics={"embedded": done}))
+            if self.stop.is_set():
+                raise Stopped("stopped as asked; the texts embedded so far are kept")
+        embedded = time.monotonic()
+        group = TokenizerGroup(settled.learners, self.config, self.store.actor)
         try:
-            wait_started({"embed": embedders.pool.started()})
-            parts = [
-                list(part) for part in np.array_split(np.array(texts, dtype=object), self._shards(texts))
-            ]
-            tasks = [embedders.embed(part) for part in parts]
-            for done, task in enumerate(tasks):
-                self.runtime.receipt(task, "text embeddings", DEADLINE_S)
-                embedded = sum(len(part) for part in parts[: done + 1])
-                metrics = {"embedded": embedded}
-                self._emit(Event("step", "tokenize", step=embedded, total=len(texts), metrics=metrics))
-            vectors = [task.receipt[0] for task in tasks]
-            task = embedders.quantise(self.config, texts, self.store.actor, vectors)
-            tokenized = self.runtime.receipt(task, "semantic ids", DEADLINE_S)
-            self.store.save_items(task.receipt[0])
+            task = group.tokenize(*self.store.item_inputs())
+            report = self.runtime.receipt(task, "semantic ids", TOKENIZE_DEADLINE_S)
+            self.store.save_items(task.payload)
         finally:
-            embedders.pool.close()
-        report = tokenized.report
+            group.close()
+        report["seconds"] = {"embed": embedded - started, **report["seconds"]}
         return StageResult("tokenize", time.monotonic() - started, 0, report)
-
-    def _shards(self, texts: Sequence[str]) -> int:
-        """Parts to embed: small enough to show progress, and at least one an actor."""
-        return max(min(len(texts), self.config.actors.embed.replicas), -(-len(texts) // 512))
 
     def _emit(self, event: Event) -> None:
         # Waited for: the last event must be on disk before this process ends.

@@ -2,58 +2,27 @@
 
 from __future__ import annotations
 
-import datetime
-import os
-import socket
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import ray
-import torch
-import torch.distributed as dist
 
-from streamrec_dist.errors import WorkerLost, summary
+from learners.ranks import Rank
 from streamrec_dist.materials import Materials
 from streamrec_dist.rl.ports import Weights
 from streamrec_dist.training.learner import Learner
 from streamrec_dist.types import Annotation, GroupCounts, PolicyVersion, RewardBreakdown, RolloutBatch
 
-#: A collective that takes longer than this has lost a rank.
-COLLECTIVE_DEADLINE = datetime.timedelta(seconds=300)
 
+class LearnerWorker(Rank):
+    """A rank that trains the recommender."""
 
-class LearnerWorker:
-    """Rank `rank`; all ranks get the same calls in the same order."""
-
-    def __init__(self, materials: Materials, rank: int, world_size: int, backend: str, cpus: float):
-        self.materials, self.rank, self.world_size, self.backend = materials, rank, world_size, backend
-        self.device = "cuda" if ray.get_gpu_ids() else "cpu"
-        if self.device == "cpu":
-            # As for the actors: more threads than cores make every parallel region wait.
-            torch.set_num_threads(max(1, int(cpus)))
-
-    def meeting_point(self) -> str:
-        """Where the ranks meet: an address of this node with a free port."""
-        ip = ray.util.get_node_ip_address()
-        with socket.socket() as probe:
-            probe.bind((ip, 0))
-            return f"tcp://{ip}:{probe.getsockname()[1]}"
+    def __init__(self, materials: Materials, *place: Any):
+        super().__init__(*place)
+        self.materials = materials
 
     def join(self, address: str) -> None:
-        """Form the process group; a group of one needs none."""
-        if self.world_size > 1:
-            if address.startswith("tcp://127."):
-                # gloo would otherwise listen on whatever the host's name resolves to.
-                os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-            dist.init_process_group(
-                self.backend,
-                init_method=address,
-                rank=self.rank,
-                world_size=self.world_size,
-                timeout=COLLECTIVE_DEADLINE,
-            )
+        super().join(address)
         self.learner = Learner(self.materials, self.rank, self.world_size, self.device)
 
     def begin(
@@ -70,7 +39,7 @@ class LearnerWorker:
         self.learner.annotate(parts)
 
     def train_rows(self, epoch: int, first: int, last: int) -> list[dict[str, float]]:
-        with self._together():
+        with self.together():
             return self.learner.train_rows(epoch, first, last)
 
     def train_groups(
@@ -82,18 +51,8 @@ class LearnerWorker:
     ) -> dict[str, float]:
         """`columns` alternate rollouts and rewards, one pair for each entry of `groups`."""
         shards: Any = list(zip(columns[::2], columns[1::2], groups, strict=True))
-        with self._together():
+        with self.together():
             return self.learner.train_groups(shards, counts, version)
-
-    @contextmanager
-    def _together(self) -> Iterator[None]:
-        """When another rank dies, this one's collective fails: that is a lost worker, not an error of ours."""
-        try:
-            yield
-        except RuntimeError as error:
-            if isinstance(error, dist.DistError) or "gloo" in str(error):
-                raise WorkerLost(f"rank {self.rank} lost the other learners: {summary(error)}") from error
-            raise
 
     def vector(self, policy_only: bool) -> np.ndarray:
         return self.learner.vector(policy_only)

@@ -39,12 +39,28 @@ class DataConfig(Section):
         return self
 
 
+class BehaviourConfig(Section):
+    """What users take one after the other, as part of the vectors that become semantic ids."""
+
+    weight: float = Field(0.0, ge=0, description="say in a distance, against 1 of the texts; 0: texts alone")
+    dim: int = Field(64, ge=1, le=1024)
+    alignment: float = Field(0.0, ge=0, description="weight of the contrast of codes with behaviour")
+
+
 class ItemsConfig(Section):
     """How items become semantic ids."""
 
     encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
+    backend: Literal["sentence-transformers", "transformers", "vllm"] = "sentence-transformers"
+    pca: int | None = Field(None, ge=1, description="principal components of the embeddings that are kept")
+    whiten: bool = Field(False, description="give every component the same spread")
+    behaviour: BehaviourConfig = BehaviourConfig()
+    ids: str | None = Field(None, description="a file of ids made elsewhere, taken instead of making them")
+    method: Literal["rqvae", "kmeans"] = "rqvae"
     levels: int = Field(4, ge=2, le=8)
     codes: int = Field(256, ge=2, le=8192)
+    distance: Literal["l2", "cosine"] = "l2"
+    balance: float = Field(0.0, ge=0, description="entropy of Sinkhorn balancing in training; 0: none")
     collisions: Literal["digit", "sinkhorn"] = "digit"
     neighbours: int = Field(50, ge=1, le=1000, description="text neighbours kept for each item")
 
@@ -224,6 +240,10 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Config:
+        if self.items.whiten and not self.items.pca:
+            raise ValueError("items.whiten spreads principal components alike; say how many with items.pca")
+        if self.items.behaviour.alignment > 0 and self.items.method != "rqvae":
+            raise ValueError("items.behaviour.alignment is a loss of the RQ-VAE; set items.method: rqvae")
         if self.stages.rl.negatives > self.items.neighbours:
             raise ValueError(
                 f"stages.rl.negatives is {self.stages.rl.negatives} but only items.neighbours = "

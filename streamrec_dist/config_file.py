@@ -15,6 +15,8 @@ from streamrec_dist.config import Config
 from streamrec_dist.errors import ConfigError
 
 KeyPath = tuple[str, ...]
+#: Keys that hold paths: section, name.
+PATHS = (("data", "path"), ("items", "ids"))
 DOTTED = re.compile(r"[a-z_]+(?:\.[a-z_]+)+")
 
 
@@ -31,13 +33,21 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from None
     config = parse_config(text, str(path), overrides)
-    if config.data.path is None:
-        return config
-    # A path in the file is meant from where the file is; one given as an override, from where the user is.
-    overridden = any(override.startswith("data.path=") for override in overrides)
-    base = Path.cwd() if overridden else path.absolute().parent
-    data = config.data.model_copy(update={"path": str((base / config.data.path).resolve())})
-    return config.model_copy(update={"data": data})
+    return _with_absolute_paths(config, path, overrides)
+
+
+def _with_absolute_paths(config: Config, source: Path, overrides: Sequence[str]) -> Config:
+    """A path in the file is meant from where the file is; one given as an override, from where the user is."""
+    for section, name in PATHS:
+        part = getattr(config, section)
+        value = getattr(part, name)
+        if value is None:
+            continue
+        overridden = any(override.startswith(f"{section}.{name}=") for override in overrides)
+        base = Path.cwd() if overridden else source.absolute().parent
+        moved = part.model_copy(update={name: str((base / value).resolve())})
+        config = config.model_copy(update={section: moved})
+    return config
 
 
 def parse_config(text: str, source: str, overrides: Sequence[str] = ()) -> Config:

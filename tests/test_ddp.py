@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 
 from streamrec_dist.config_file import parse_config
+from streamrec_dist.items.rqvae import train_rqvae
+from streamrec_dist.items.tokenizer import TokenizerOptions
 from streamrec_dist.model.weights import export_weights
 from streamrec_dist.rl.rewards import reward_report
 from streamrec_dist.rl.rollout import rollout
@@ -58,15 +60,24 @@ def initial_weights(things):
     return export_weights(things.new_model())
 
 
+def train_tokenizer() -> dict[str, np.ndarray]:
+    torch.set_num_threads(1)
+    points = torch.randn(90, 12, generator=torch.Generator().manual_seed(0))
+    options = TokenizerOptions(levels=3, codes=8, latent=4, hidden=(16,), epochs=4, batch=32, lr=1e-3)
+    progress: list[dict] = []
+    model = train_rqvae(points, options, progress.append)
+    losses = {"recon": np.array([values["recon"] for values in progress])}
+    return {name: value.numpy() for name, value in model.state_dict().items()} | losses
+
+
 def one_rank(rank: int, port: int, stage: str, results) -> None:
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    results.put((rank, train(stage, rank, 2)))
+    results.put((rank, train_tokenizer() if stage == "tokenize" else train(stage, rank, 2)))
     dist.barrier()
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_two_ranks_equal_one(stage):
+def on_two_ranks(stage: str) -> dict[int, dict[str, np.ndarray]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -79,6 +90,20 @@ def test_two_ranks_equal_one(stage):
     for process in ranks:
         process.join(60)
         assert process.exitcode == 0
+    return found
+
+
+def test_two_ranks_train_the_tokenizer_that_one_would():
+    found, alone = on_two_ranks("tokenize"), train_tokenizer()
+    for name, array in alone.items():
+        assert np.array_equal(found[0][name], found[1][name]), name
+        np.testing.assert_allclose(found[0][name], array, atol=2e-4, rtol=1e-3, err_msg=name)
+    assert alone["recon"][-1] < alone["recon"][0]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_ranks_equal_one(stage):
+    found = on_two_ranks(stage)
     alone = train(stage, 0, 1)
     moved = 0.0
     start = initial_weights(materials())

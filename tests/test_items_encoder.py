@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, LlamaConfig, LlamaModel, T5Config, T5Model
 
 from streamrec_dist.errors import DataError, EnvironmentProblem
 from streamrec_dist.items.encoder import SentenceEncoder, check_finite, load_encoder
@@ -59,6 +59,55 @@ def test_embeddings_are_the_mean_of_the_last_hidden_states(encoder, weights):
     # bf16 where the CPU has it: directions must agree, and so must all cosines between texts.
     assert (found * expected).sum(1).min() > 0.999
     assert np.abs(found @ found.T - expected @ expected.T).max() < 1e-2
+
+
+def test_the_mean_pooling_backend_gives_the_same_directions(weights, monkeypatch):
+    plain = load_encoder(str(weights), backend="transformers")
+    monkeypatch.setattr(plain, "_bf16", False)
+    found = plain.encode([text or " " for text in TEXTS[:4]], batch_size=3)
+    expected = mean_pooled(weights, [text or " " for text in TEXTS[:4]])
+    assert found.shape == (4, plain.dim)
+    unit = found / np.linalg.norm(found, axis=1, keepdims=True)
+    assert np.abs(unit - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["decoder", "encoder-decoder"])
+def test_mean_pooling_of_decoders_and_of_encoders_with_a_decoder(weights, tmp_path, kind):
+    """Tiny random models of both kinds, behind MiniLM's tokenizer: a text alone equals the text in a batch."""
+    tokenizer = AutoTokenizer.from_pretrained(weights)
+    if kind == "decoder":
+        config = LlamaConfig(
+            vocab_size=tokenizer.vocab_size,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+        )
+        model = LlamaModel(config)
+    else:
+        model = T5Model(
+            T5Config(vocab_size=tokenizer.vocab_size, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
+        )
+    model.save_pretrained(tmp_path)
+    tokenizer.pad_token = None
+    tokenizer.eos_token = "[SEP]"
+    tokenizer.save_pretrained(tmp_path)
+    encoder = load_encoder(str(tmp_path), backend="transformers")
+    encoder._bf16 = False
+    together, alone = (
+        encoder.encode(TEXTS[:4]),
+        np.concatenate([encoder.encode([text]) for text in TEXTS[:4]]),
+    )
+    assert together.shape == (4, 16)
+    assert np.abs(together - alone).max() < 1e-4
+
+
+def test_a_backend_that_is_not_installed_says_so(weights):
+    if importlib.util.find_spec("vllm"):
+        pytest.skip("vllm is installed")
+    with pytest.raises(EnvironmentProblem, match=r"items.backend: vllm is not installed"):
+        load_encoder(str(weights), backend="vllm")
 
 
 def test_fp32_embeddings_are_exact(weights, encoder, monkeypatch):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from streamrec_dist.items import neighbours as module
-from streamrec_dist.items.neighbours import nearest_neighbours
+from streamrec_dist.items.neighbours import nearest_neighbours, neighbour_recall
 
 
 def brute_force(vectors: np.ndarray, k: int) -> list[list[int]]:
@@ -54,3 +54,25 @@ def test_a_zero_vector_gets_neighbours_and_comes_after_nearer_items():
     found = nearest_neighbours(vectors, 3)
     assert sorted(found[0]) == [1, 2, 3]
     assert found[1].tolist() == [2, 0, 3]
+
+
+def test_a_graph_finds_nearly_all_neighbours_and_never_the_item_itself():
+    rng = np.random.default_rng(4)
+    vectors = (
+        rng.normal(size=(40, 16))[rng.integers(0, 40, 3000)] + 0.3 * rng.normal(size=(3000, 16))
+    ).astype(np.float32)
+    found = nearest_neighbours(vectors, 20, search="hnsw")
+    assert found.shape == (3000, 20) and found.dtype == np.int32
+    assert (found != np.arange(3000)[:, None]).all()
+    assert neighbour_recall(vectors, found) > 0.95
+    exact = nearest_neighbours(vectors, 20, search="exact")
+    assert neighbour_recall(vectors, exact) == 1.0
+    same = [len(set(a) & set(b)) / 20 for a, b in zip(found.tolist(), exact.tolist(), strict=True)]
+    assert np.mean(same) > 0.95
+    assert neighbour_recall(vectors, np.roll(exact, 1500, axis=0)) < 0.2
+
+
+def test_a_graph_of_equal_items_gives_others():
+    found = nearest_neighbours(np.ones((50, 4), np.float32), 5, search="hnsw")
+    assert found.shape == (50, 5)
+    assert (found != np.arange(50)[:, None]).all() and (found >= 0).all()

@@ -9,7 +9,9 @@ import torch
 from streamrec_dist.errors import ConfigError, DataError, RunError
 from streamrec_dist.items.kmeans import kmeans, squared_distances
 from streamrec_dist.items.quantizer import ResidualQuantizer
-from streamrec_dist.items.rqvae import RQVAE, TokenizerOptions, train_rqvae
+from streamrec_dist.items.residual_kmeans import fit_residual_kmeans
+from streamrec_dist.items.rqvae import RQVAE, train_rqvae
+from streamrec_dist.items.tokenizer import TokenizerOptions
 
 SMALL = TokenizerOptions(levels=3, codes=8, latent=8, hidden=(32,), epochs=40, batch=64, lr=3e-3)
 
@@ -228,3 +230,55 @@ def test_a_diverging_loss_is_reported():
 def test_options_out_of_range_are_refused(values, message):
     with pytest.raises(ConfigError, match=message):
         TokenizerOptions(**values)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"distance": "cosine"}, {"balance": 0.05}, {"method": "kmeans", "latent": 16}]
+)
+def test_variants_separate_blobs_too(changes):
+    points, _ = blobs()
+    chosen = TokenizerOptions(**{**vars(SMALL), **changes})
+    model = fit_residual_kmeans(points, chosen) if chosen.method == "kmeans" else train_rqvae(points, chosen)
+    first_codes = model.encode(points)[:, 0].view(8, 20)
+    assert (first_codes == first_codes[:, :1]).all()
+    assert len(set(first_codes[:, 0].tolist())) == 8
+    assert model.lost_variance(points) < 0.5
+
+
+def test_cosine_distance_ignores_length():
+    module = ResidualQuantizer(1, 6, 4, beta=0.25, distance="cosine")
+    with torch.no_grad():
+        module.codebooks.normal_(generator=torch.Generator().manual_seed(3))
+    latent = torch.randn(20, 4, generator=torch.Generator().manual_seed(4))
+    cosines = torch.nn.functional.cosine_similarity(latent[:, None], module.codebooks[0][None], dim=-1)
+    assert torch.equal(module(latent)[2][:, 0], cosines.argmax(1))
+    assert torch.equal(module(5 * latent)[2], module(latent)[2])
+
+
+def test_balance_spreads_the_codes_of_a_training_batch():
+    generator = torch.Generator().manual_seed(0)
+    latent = torch.randn(256, 4, generator=generator) * torch.tensor([3.0, 0.1, 0.1, 0.1])
+    module = ResidualQuantizer(1, 16, 4, beta=0.25, balance=0.02)
+    with torch.no_grad():
+        module.codebooks.normal_(generator=generator)
+    spread = torch.bincount(module.train()(latent)[2][:, 0], minlength=16)
+    nearest = torch.bincount(module.eval()(latent)[2][:, 0], minlength=16)
+    assert spread.min() >= 8 and spread.max() <= 24
+    assert nearest.max() > 40
+
+
+def test_alignment_draws_codes_to_behaviour():
+    generator = torch.Generator().manual_seed(0)
+    points = 2 * torch.randn(300, 16, generator=generator)
+    kinds = torch.arange(300) % 4
+    # The kinds lie in directions of little variance, which reconstruction alone does not care about.
+    points[:, :4] = torch.eye(4)[kinds] + 0.05 * points[:, :4]
+    behaviour = torch.eye(4)[kinds] + 0.01 * torch.randn(300, 4, generator=generator)
+
+    def purity(weight: float) -> float:
+        chosen = TokenizerOptions(**{**vars(SMALL), "alignment": weight, "epochs": 60})
+        first = train_rqvae(points, chosen, behaviour=behaviour).encode(points)[:, 0]
+        table = torch.zeros(8, 4).index_put_((first, kinds), torch.ones(300), accumulate=True)
+        return float(table.max(1).values.sum() / 300)
+
+    assert purity(5.0) > purity(0.0) + 0.2

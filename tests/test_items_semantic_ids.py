@@ -13,8 +13,10 @@ import torch
 from streamrec_dist.errors import DataError, RunError
 from streamrec_dist.items.collisions import add_digits, reassign_last_level
 from streamrec_dist.items.quantizer import ResidualQuantizer
-from streamrec_dist.items.rqvae import TokenizerOptions, train_rqvae
-from streamrec_dist.items.semantic_ids import assign_ids, id_report, load_ids, save_ids
+from streamrec_dist.items.report import id_report
+from streamrec_dist.items.rqvae import train_rqvae
+from streamrec_dist.items.semantic_ids import assign_ids, load_ids, save_ids
+from streamrec_dist.items.tokenizer import TokenizerOptions
 
 
 def options(collisions: str, **values) -> TokenizerOptions:

@@ -1,77 +1,117 @@
-"""The tokenize stage from texts to unique ids, with an encoder that counts letters."""
+"""The tokenize stage from embeddings and sequences to unique ids."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from streamrec_dist.errors import DataError, RunError
+from streamrec_dist.config import Config
+from streamrec_dist.config_file import parse_config
+from streamrec_dist.errors import DataError
 from streamrec_dist.items.catalogue import Catalogue
-from streamrec_dist.items.rqvae import TokenizerOptions
-from streamrec_dist.stages.tokenize import tokenize
+from streamrec_dist.items.extend import extend_ids
+from streamrec_dist.stages.tokenize import (
+    Clock,
+    item_vectors,
+    restore_tokenizer,
+    take_ids,
+    tokenize,
+    tokenizer_options,
+)
 
-OPTIONS = TokenizerOptions(levels=3, codes=8, latent=4, hidden=(16,), epochs=4, batch=16)
+BASE = """\
+items: {levels: 3, codes: 8, neighbours: 5}
+stages:
+  tokenize: {latent: 4, hidden: [16], epochs: 4, batch: 16}
+  pretrain: {retrieved: 2}
+  rl: {negatives: 5}
+"""
 WORDS = ["bolt", "nut", "saw", "drill", "tape", "glue", "lamp"]
 TEXTS = ["", *(f"{a} {b}" for a in WORDS for b in WORDS)]
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+EMBEDDINGS = np.array([[text.count(letter) for letter in LETTERS] for text in TEXTS], dtype=np.float32)
+# Everybody takes the items one after the other.
+ITEMS = np.tile(np.arange(len(TEXTS), dtype=np.int32), 2)
+OFFSETS = np.array([0, len(TEXTS), 2 * len(TEXTS)])
 
 
-def count_letters(texts) -> np.ndarray:
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    return np.array([[text.count(letter) for letter in letters] for text in texts], dtype=np.float64)
+def config(**items) -> Config:
+    parsed = parse_config(BASE, "test")
+    return Config.model_validate(parsed.model_dump() | {"items": parsed.items.model_dump() | items})
 
 
+def made(embeddings: np.ndarray = EMBEDDINGS, emit=lambda progress: None, **items):
+    return tokenize(embeddings, ITEMS, OFFSETS, config(**items), emit)
+
+
+@pytest.mark.parametrize("method", ["rqvae", "kmeans"])
 @pytest.mark.parametrize("collisions", ["digit", "sinkhorn"])
-def test_texts_become_embeddings_neighbours_and_unique_ids(collisions):
-    events: list[tuple[str, dict]] = []
-    options = TokenizerOptions(**{**vars(OPTIONS), "collisions": collisions})
-    made = tokenize(TEXTS, count_letters, options, 5, lambda name, values: events.append((name, values)))
+def test_embeddings_become_neighbours_and_unique_ids(method, collisions):
+    progress: list[dict] = []
+    found = made(emit=progress.append, method=method, collisions=collisions)
     n = len(TEXTS)
-    assert (made.embeddings.dtype, made.embeddings.shape) == (np.float32, (n, 26))
-    assert made.neighbours.shape == (n, 5)
+    assert found.neighbours.shape == (n, 5)
     # "bolt nut" and "nut bolt" have the same letters.
-    assert made.neighbours[TEXTS.index("bolt nut"), 0] == TEXTS.index("nut bolt")
-    assert Catalogue(made.codes, options.codes).n_items == n
-    assert made.codes.shape == (n, 3)
-    assert {name for name, _ in events} == {"tokenize.progress"}
-    assert [values["epoch"] for _, values in events] == [1, 2, 3, 4]
-    assert set(events[0][1]) == {"epoch", "epochs", "loss", "recon", "used_codes"}
-    assert made.report["items"] == n
-    assert 0 < made.report["recon"] < 1.5
+    assert found.neighbours[TEXTS.index("bolt nut"), 0] == TEXTS.index("nut bolt")
+    assert Catalogue(found.codes, 8).n_items == n
+    assert found.codes.shape == (n, 3)
+    assert [values["epoch"] for values in progress] == ([1, 2, 3, 4] if method == "rqvae" else [])
+    assert found.report["items"] == n
+    assert 0 < found.report["recon"] < 1.5
     # Each unordered pair of words occurs in both orders, with one embedding.
-    assert made.report["surplus"] >= len(WORDS) * (len(WORDS) - 1) // 2
-    assert set(made.report["seconds"]) == {"embed", "neighbours", "rqvae", "ids"}
+    assert found.report["surplus"] >= len(WORDS) * (len(WORDS) - 1) // 2
+    assert set(found.report["seconds"]) == {"behaviour", "tokenizer", "ids", "neighbours"}
+    shared = found.report["prefixes"]
+    assert shared["neighbours"][0] > shared["random"][0]
 
 
-def test_read_only_embeddings_are_fine():
-    def embed(texts) -> np.ndarray:
-        found = count_letters(texts).astype(np.float32)
-        found.setflags(write=False)
-        return found
+def test_behaviour_tells_items_with_one_text_apart():
+    # Two levels and a digit give too few codes to tell all of them apart; the more often, the better.
+    alone, joined = (
+        made(collisions="sinkhorn", behaviour={"weight": weight, "dim": 8}).report["surplus"]
+        for weight in (0, 2)
+    )
+    assert joined < 0.5 * alone
 
-    assert len(tokenize(TEXTS, embed, OPTIONS, 2, lambda name, values: None).codes) == len(TEXTS)
+
+def test_a_tokenizer_is_restored_and_gives_new_items_ids():
+    settings = config(behaviour={"weight": 1.0, "dim": 8})
+    found = tokenize(EMBEDDINGS[:40], ITEMS[:40], np.array([0, 40]), settings, lambda progress: None)
+    space, model = restore_tokenizer(found.tokenizer, settings)
+    vectors = space.join(EMBEDDINGS[40:])
+    assert vectors.shape[1] == 26 + 8
+    new = extend_ids(model, vectors, found.codes, tokenizer_options(settings))
+    everything = np.concatenate([found.codes, new])
+    assert Catalogue(everything, 8).n_items == len(TEXTS)
+    with pytest.raises(DataError, match="not of this configuration"):
+        restore_tokenizer(found.tokenizer, config(codes=16, behaviour={"weight": 1.0, "dim": 8}))
+
+
+def test_given_ids_are_told_apart_and_reported():
+    given = np.zeros((len(TEXTS), 3), dtype=np.int32)
+    given[:, 1] = np.arange(len(TEXTS)) // 8
+    vectors = item_vectors(EMBEDDINGS, ITEMS, OFFSETS, config())
+    found = take_ids(vectors, given, config(), Clock())
+    assert Catalogue(found.codes, 8).n_items == len(TEXTS)
+    assert np.array_equal(found.codes[:, :2], given[:, :2])
+    assert found.report["surplus"] == len(TEXTS) - 7
+    with pytest.raises(DataError, match=r"ids of 49 items, 3 levels of 7 codes; expected 50 items"):
+        take_ids(vectors, given[:-1], config(), Clock())
 
 
 def test_one_item_is_enough():
-    made = tokenize(["only"], count_letters, OPTIONS, 5, lambda name, values: None)
-    assert made.codes.shape == (1, 3)
-    assert made.neighbours.shape == (1, 0)
+    found = tokenize(EMBEDDINGS[:1], ITEMS[:1], np.array([0, 1]), config(), lambda progress: None)
+    assert found.codes.shape == (1, 3)
+    assert found.neighbours.shape == (1, 0)
 
 
 def test_an_empty_catalogue_is_refused():
     with pytest.raises(DataError, match="catalogue is empty"):
-        tokenize([], count_letters, OPTIONS, 5, lambda name, values: None)
+        tokenize(EMBEDDINGS[:0], ITEMS[:0], np.array([0]), config(), lambda progress: None)
 
 
 def test_a_not_finite_embedding_names_the_item():
-    def embed(texts) -> np.ndarray:
-        found = count_letters(texts)
-        found[4, 2] = np.nan
-        return found
-
+    broken = EMBEDDINGS.copy()
+    broken[4, 2] = np.nan
     with pytest.raises(DataError, match="text embedding of item 4 is not finite"):
-        tokenize(TEXTS, embed, OPTIONS, 5, lambda name, values: None)
-
-
-def test_an_encoder_that_loses_rows_is_an_error():
-    with pytest.raises(RunError, match=r"returned shape \[3, 26\] for 50 texts"):
-        tokenize(TEXTS, lambda texts: count_letters(texts[:3]), OPTIONS, 5, lambda name, values: None)
+        made(broken)

@@ -9,11 +9,10 @@ from scipy import sparse
 
 from streamrec_dist.baselines.ranking import rank_rows
 from streamrec_dist.data.batches import history_items
+from streamrec_dist.data.cooccurrence import pair_weights
 from streamrec_dist.data.dataset import Dataset
 from streamrec_dist.data.split import training_part
 
-MAX_DISTANCE = 5
-BACKWARD = 0.3
 MAX_HISTORY = 20
 DECAY = 0.7
 
@@ -37,7 +36,7 @@ class CountingModel:
         counts. The published figures hold in this setting; counting it as well raises them by 4 to 14 %.
         """
         items, offsets = training_part(ds)
-        pairs = _pair_weights(items, offsets, ds.n_items)
+        pairs = pair_weights(items, offsets, ds.n_items)
         popularity = np.bincount(items, minlength=ds.n_items)
         norm = sparse.diags_array(1.0 / np.sqrt(np.maximum(popularity, 1)))
         return cls(sparse.csr_array(norm @ pairs @ norm))
@@ -53,17 +52,3 @@ class CountingModel:
     def ranks(self, ds: Dataset, rows: np.ndarray, masked: bool, seed: int = 0) -> np.ndarray:
         """Ranks of the targets of `rows` [n, 2]: int64 [n], 0 = not in the top 100 or no evidence for it."""
         return rank_rows(lambda block: self.score(ds, block), ds, rows, masked, seed)
-
-
-def _pair_weights(items: np.ndarray, offsets: np.ndarray, n_items: int) -> sparse.csr_array:
-    """Sum over the pairs of a sequence at distance d <= 5 of 1/d forward and .3/d backward."""
-    owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    earlier, later, weight = [], [], []
-    for distance in range(1, MAX_DISTANCE + 1):
-        (first,) = np.nonzero(owner[:-distance] == owner[distance:])
-        earlier.append(items[first])
-        later.append(items[first + distance])
-        weight.append(np.full(len(first), 1.0 / distance))
-    before, after, value = np.concatenate(earlier), np.concatenate(later), np.concatenate(weight)
-    forward = sparse.csr_array((value, (before, after)), shape=(n_items, n_items))
-    return sparse.csr_array(forward + BACKWARD * forward.T)

@@ -11,7 +11,6 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from streamrec_dist.errors import RunError
-from streamrec_dist.items.kmeans import squared_distances
 from streamrec_dist.items.quantizer import ResidualQuantizer
 
 
@@ -63,6 +62,29 @@ def reassign_last_level(
     return ids.astype(np.int32)
 
 
+def separate(codes: np.ndarray, codes_per_level: int, rng: np.random.Generator) -> np.ndarray:
+    """Ids int32 [n, m] from colliding `codes` [n, m] without their codebooks: one item of each collision keeps its
+    id, the others get free last codes under the same prefix, both by chance.
+
+    Raises RunError where a prefix has more items than last codes.
+    """
+    ids = codes.astype(np.int32)
+    for members in _groups(ids[:, :-1], rng):
+        last = ids[members, -1]
+        _, keep = np.unique(last, return_index=True)
+        surplus = np.setdiff1d(np.arange(len(members)), keep)
+        if len(surplus) == 0:
+            continue
+        free = rng.permutation(np.setdiff1d(np.arange(codes_per_level), last))
+        if len(free) < len(surplus):
+            raise RunError(
+                f"{len(members)} items (such as {np.sort(members)[:3].tolist()}) share all codes but the last, "
+                f"which tells only {codes_per_level} apart"
+            )
+        ids[members[surplus], -1] = free[: len(surplus)]
+    return ids
+
+
 def _spread_crowded_groups(
     quantizer: ResidualQuantizer, latents: Tensor, ids: np.ndarray, rng: np.random.Generator
 ) -> None:
@@ -90,12 +112,12 @@ def _spread_crowded_groups(
 def _distances(
     quantizer: ResidualQuantizer, latents: Tensor, ids: np.ndarray, members: np.ndarray, level: int
 ) -> np.ndarray:
-    """Squared distances [members, codes] of the members' residuals at `level` to its codewords."""
+    """Distances [members, codes] of the members' residuals at `level` to its codewords."""
     rows = torch.from_numpy(members).to(latents.device)
     before = torch.from_numpy(ids[members, :level]).to(latents.device)
     with torch.no_grad():
         residual = quantizer.residual_before(latents[rows], before)
-        return squared_distances(residual, quantizer.codebooks[level]).cpu().numpy()
+        return quantizer.distances(residual, quantizer.codebooks[level]).cpu().numpy()
 
 
 def _group_of(codes: np.ndarray) -> np.ndarray:

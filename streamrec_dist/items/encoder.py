@@ -1,43 +1,47 @@
-"""The sentence encoder: item texts to embeddings by a pretrained language model and mean pooling (eq. 4)."""
+"""Text encoders: item texts to embeddings by a pretrained language model and mean pooling (eq. 4).
+
+Three backends behind one interface: sentence-transformers (any of its models), transformers (the mean of the last
+hidden states of any encoder or decoder) and vLLM's pooling runner (for models of billions of parameters).
+"""
 
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from transformers.utils import logging as transformers_logging
 
-from streamrec_dist.errors import DataError
+from streamrec_dist.errors import DataError, EnvironmentProblem
 from streamrec_dist.hardware import cpu_has_bf16
 from streamrec_dist.items.encoder_weights import find_weights, weights_sha256
 
+Backend = Literal["sentence-transformers", "transformers", "vllm"]
 
-class SentenceEncoder:
-    """A loaded sentence-transformers model; `load_encoder` makes one.
+
+class Encoder(ABC):
+    """A loaded model; `load_encoder` makes one.
 
     `name` as asked for, `dim` of an embedding, `fingerprint` (SHA-256 of the weights).
     """
 
-    def __init__(self, name: str, device: str | torch.device = "cpu") -> None:
-        folder = find_weights(name)
-        # Imported here: it takes seconds, and most of what imports this module never encodes.
-        from sentence_transformers import SentenceTransformer
-
+    def __init__(self, name: str, folder: Path) -> None:
         self.name = name
         self.fingerprint = weights_sha256(folder)
-        with _quiet_loading():
-            # A folder without a pooling config gets a mean pooling module from the library itself.
-            self._model = SentenceTransformer(
-                str(folder),
-                device=str(device),
-                local_files_only=True,
-                model_kwargs={"use_safetensors": True},
-            )
-        self._bf16 = _has_native_bf16(torch.device(device))
-        self.dim = self.encode([""]).shape[1]
+
+    @property
+    def dim(self) -> int:
+        """Numbers of an embedding."""
+        return self._embed([""]).shape[1]
+
+    @abstractmethod
+    def _embed(self, texts: list[str]) -> np.ndarray:
+        """Embeddings [n, dim] of one batch."""
 
     def encode(
         self, texts: Sequence[str], batch_size: int = 32, on_batch: Callable[[int], None] | None = None
@@ -53,9 +57,7 @@ class SentenceEncoder:
         parts = []
         for start in range(0, len(texts), batch_size):
             batch = [texts[i] for i in longest_first[start : start + batch_size]]
-            # bf16 is 2.8 times as fast as fp32 on a CPU that has it, and moves cosines by at most .0025.
-            with torch.autocast(self._model.device.type, torch.bfloat16, enabled=self._bf16):
-                parts.append(self._model.encode(batch, batch_size=len(batch), show_progress_bar=False))
+            parts.append(self._embed(batch))
             if on_batch is not None:
                 on_batch(start + len(batch))
         embeddings = np.empty((len(texts), parts[0].shape[1]), dtype=np.float32)
@@ -64,12 +66,114 @@ class SentenceEncoder:
         return embeddings
 
 
-def load_encoder(name: str, device: str | torch.device = "cpu") -> SentenceEncoder:
-    """The sentence encoder `name`: all-MiniLM-L6-v2, another hub name, or a local folder.
+class SentenceEncoder(Encoder):
+    """A sentence-transformers model with the pooling that it was trained with."""
 
-    Raises EnvironmentProblem when its weights cannot be found or are not the expected ones.
+    def __init__(self, name: str, device: str | torch.device = "cpu") -> None:
+        folder = find_weights(name)
+        super().__init__(name, folder)
+        # Imported here: it takes seconds, and most of what imports this module never encodes.
+        from sentence_transformers import SentenceTransformer
+
+        with _quiet_loading():
+            # A folder without a pooling config gets a mean pooling module from the library itself.
+            self._model = SentenceTransformer(
+                str(folder),
+                device=str(device),
+                local_files_only=True,
+                model_kwargs={"use_safetensors": True},
+            )
+        self._bf16 = _has_native_bf16(torch.device(device))
+
+    def _embed(self, texts: list[str]) -> np.ndarray:
+        # bf16 is 2.8 times as fast as fp32 on a CPU that has it, and moves cosines by at most .0025.
+        with torch.autocast(self._model.device.type, torch.bfloat16, enabled=self._bf16):
+            return self._model.encode(texts, batch_size=len(texts), show_progress_bar=False)
+
+
+class MeanPoolingEncoder(Encoder):
+    """The mean of the last hidden states over a text's tokens, of any model that transformers loads.
+
+    Of an encoder-decoder the encoder is used. A text is cut at the model's longest input.
     """
-    return SentenceEncoder(name, device)
+
+    LONGEST = 512
+
+    def __init__(self, name: str, device: str | torch.device = "cpu") -> None:
+        folder = find_weights(name)
+        super().__init__(name, folder)
+        from transformers import AutoModel, AutoTokenizer
+
+        self._device = torch.device(device)
+        with _quiet_loading():
+            self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        if model.config.is_encoder_decoder:
+            model = model.get_encoder()
+        self._model = model.to(self._device).eval()
+        if self._tokenizer.pad_token is None:
+            # Decoders often have none; what stands in padded places is masked out of the mean.
+            self._tokenizer.pad_token = self._tokenizer.eos_token
+        self._tokenizer.padding_side = "right"
+        self._bf16 = _has_native_bf16(self._device)
+
+    @torch.no_grad()
+    def _embed(self, texts: list[str]) -> np.ndarray:
+        longest = min(self._tokenizer.model_max_length, self.LONGEST)
+        # A tokenizer without special tokens makes nothing of an empty text.
+        batch: Any = self._tokenizer(
+            [text or " " for text in texts],
+            padding=True,
+            truncation=True,
+            max_length=longest,
+            return_tensors="pt",
+        ).to(self._device)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
+            states = self._model(**batch).last_hidden_state
+        mask = batch["attention_mask"].unsqueeze(-1).float()
+        mean = (states.float() * mask).sum(dim=1) / mask.sum(dim=1).clamp_min(1)
+        return mean.cpu().numpy()
+
+
+class VllmEncoder(Encoder):
+    """vLLM's pooling runner with mean pooling; it batches by itself."""
+
+    def __init__(self, name: str, device: str | torch.device = "cpu") -> None:
+        folder = find_weights(name)
+        super().__init__(name, folder)
+        try:
+            from vllm import LLM
+            from vllm.config import PoolerConfig
+        except ImportError:
+            raise EnvironmentProblem(
+                "items.backend: vllm is not installed; run pip install 'streamrec-dist[vllm]', or use "
+                "items.backend: transformers"
+            ) from None
+        self._model = LLM(
+            model=str(folder), runner="pooling", pooler_config=PoolerConfig(seq_pooling_type="MEAN")
+        )
+
+    def _embed(self, texts: list[str]) -> np.ndarray:
+        outputs = self._model.embed([text or " " for text in texts], use_tqdm=False)
+        return np.array([output.outputs.embedding for output in outputs], dtype=np.float32)
+
+
+BACKENDS: dict[str, type[SentenceEncoder] | type[MeanPoolingEncoder] | type[VllmEncoder]] = {
+    "sentence-transformers": SentenceEncoder,
+    "transformers": MeanPoolingEncoder,
+    "vllm": VllmEncoder,
+}
+
+
+def load_encoder(
+    name: str, device: str | torch.device = "cpu", backend: Backend = "sentence-transformers"
+) -> Encoder:
+    """The text encoder `name`: all-MiniLM-L6-v2, another hub name, or a local folder.
+
+    Raises EnvironmentProblem when its weights cannot be found or are not the expected ones, or the backend is
+    not installed.
+    """
+    return BACKENDS[backend](name, device)
 
 
 def check_finite(embeddings: np.ndarray, what: str) -> None:

@@ -1,21 +1,28 @@
-"""Lloyd's k-means, which places the first codewords of the RQ-VAE."""
+"""Lloyd's k-means, which places codewords."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from streamrec_dist.items.sinkhorn import balanced_codes
 
-def kmeans(points: Tensor, k: int, generator: torch.Generator, iterations: int = 10) -> Tensor:
+
+def kmeans(
+    points: Tensor, k: int, generator: torch.Generator, iterations: int = 10, balance: float = 0.0
+) -> Tensor:
     """Centroids [k, dim] of `points` [n, dim], by k-means++ seeding and Lloyd iterations.
 
     A cluster that loses all its points moves to the point farthest from its centroid. With fewer than `k` points,
-    some are repeated. `generator` is a CPU generator; equal seeds give equal centroids on one device.
+    some are repeated. With `balance` above 0 the clusters are held to equal sizes (`balanced_codes`). `generator`
+    is a CPU generator; equal seeds give equal centroids on one device.
     """
     # Seeded on the CPU: a running sum of floats is not deterministic on a GPU.
     centroids = _plus_plus(points.cpu(), k, generator).to(points.device)
     for _ in range(iterations):
-        distances, nearest = squared_distances(points, centroids).min(dim=1)
+        gaps = squared_distances(points, centroids)
+        nearest = balanced_codes(gaps, balance) if balance > 0 else gaps.argmin(dim=1)
+        distances = gaps.gather(1, nearest.unsqueeze(1)).squeeze(1)
         # A one-hot product instead of index_add: scattered float sums are not deterministic on a GPU.
         member = torch.nn.functional.one_hot(nearest, k).to(points.dtype)
         counts = member.sum(0)

@@ -3,18 +3,44 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from streamrec_dist.items.kmeans import kmeans, squared_distances
+from streamrec_dist.items.sinkhorn import balanced_codes
 
 
 class ResidualQuantizer(nn.Module):
-    """Codebooks [levels, codes, latent] and residual quantisation with them (section 2.2.1)."""
+    """Codebooks [levels, codes, latent] and residual quantisation with them (section 2.2.1).
 
-    def __init__(self, levels: int, codes: int, latent: int, beta: float) -> None:
+    `distance` decides which codeword is nearest: squared Euclidean (l2), or one less the cosine. With `balance`
+    above 0 a training batch uses all codes alike (`sinkhorn.balanced_codes`); afterwards the nearest one counts.
+    """
+
+    def __init__(
+        self,
+        levels: int,
+        codes: int,
+        latent: int,
+        beta: float,
+        distance: str = "l2",
+        balance: float = 0.0,
+    ) -> None:
         super().__init__()
         self.codebooks = nn.Parameter(torch.zeros(levels, codes, latent))
-        self.beta = beta
+        self.beta, self.distance, self.balance = beta, distance, balance
+
+    def distances(self, residual: Tensor, codebook: Tensor) -> Tensor:
+        """Distances [n, codes] of residuals [n, latent] to the codewords of one level."""
+        if self.distance == "cosine":
+            residual, codebook = F.normalize(residual, dim=-1), F.normalize(codebook, dim=-1)
+        return squared_distances(residual, codebook)
+
+    def _codes(self, residual: Tensor, codebook: Tensor) -> Tensor:
+        distances = self.distances(residual, codebook)
+        if self.training and self.balance > 0:
+            return balanced_codes(distances, self.balance)
+        return distances.argmin(1)
 
     def forward(self, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Quantise `latent` [n, dim]: (sum of codewords [n, dim], loss of eq. 6, codes int64 [n, levels]).
@@ -25,8 +51,8 @@ class ResidualQuantizer(nn.Module):
         loss = latent.new_zeros(())
         codes = []
         for codebook in self.codebooks:
-            code = squared_distances(residual.detach(), codebook.detach()).argmin(1)
-            codeword = nn.functional.embedding(code, codebook)
+            code = self._codes(residual.detach(), codebook.detach())
+            codeword = F.embedding(code, codebook)
             loss = loss + (residual.detach() - codeword).pow(2).sum(1).mean()
             loss = loss + self.beta * (residual - codeword.detach()).pow(2).sum(1).mean()
             residual = residual - codeword.detach()
@@ -42,12 +68,12 @@ class ResidualQuantizer(nn.Module):
         return residual
 
     @torch.no_grad()
-    def place_codewords(self, latent: Tensor, generator: torch.Generator) -> None:
+    def place_codewords(self, latent: Tensor, generator: torch.Generator, iterations: int = 10) -> None:
         """Set every codebook to the k-means centroids of the residuals of `latent` [n, dim] at its level."""
         residual = latent
         for codebook in self.codebooks:
-            codebook.copy_(kmeans(residual, len(codebook), generator))
-            residual = residual - codebook[squared_distances(residual, codebook).argmin(1)]
+            codebook.copy_(kmeans(residual, len(codebook), generator, iterations, self.balance))
+            residual = residual - codebook[self.distances(residual, codebook).argmin(1)]
 
     @torch.no_grad()
     def restart_dead_codes(self, usage: Tensor, latent: Tensor, generator: torch.Generator) -> int:
@@ -60,7 +86,7 @@ class ResidualQuantizer(nn.Module):
             dead = (usage[level] == 0).nonzero().flatten()
             picks = torch.randint(len(latent), (len(dead),), generator=generator).to(latent.device)
             # The codes of the others are read first: a moved codeword must not change this level's residuals.
-            nearest = codebook[squared_distances(residual, codebook).argmin(1)]
+            nearest = codebook[self.distances(residual, codebook).argmin(1)]
             codebook[dead] = residual[picks]
             residual = residual - nearest
         return int((usage == 0).sum())

@@ -1,10 +1,9 @@
-"""Semantic ids: one unique tuple of m codes for every item, a report on them, and their file."""
+"""Semantic ids: one unique tuple of m codes for every item, and their file."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,17 +14,17 @@ from torch import Tensor
 from streamrec_dist.errors import DataError
 from streamrec_dist.items.catalogue import Catalogue
 from streamrec_dist.items.collisions import add_digits, reassign_last_level
-from streamrec_dist.items.rqvae import RQVAE, TokenizerOptions
+from streamrec_dist.items.tokenizer import ItemTokenizer, TokenizerOptions
 
 _CODES_KEY = b"codes_per_level"
 
 
-def assign_ids(model: RQVAE, embeddings: np.ndarray | Tensor, options: TokenizerOptions) -> np.ndarray:
-    """Unique semantic ids int32 [n, levels] of `embeddings` [n, dim], by `options.collisions`.
+def assign_ids(model: ItemTokenizer, vectors: np.ndarray | Tensor, options: TokenizerOptions) -> np.ndarray:
+    """Unique semantic ids int32 [n, levels] of `vectors` [n, dim], by `options.collisions`.
 
     Raises RunError when there are more colliding items than ids to give them.
     """
-    data = torch.as_tensor(embeddings, dtype=torch.float32).to(model.shift.device)
+    data = torch.as_tensor(vectors, dtype=torch.float32).to(model.shift.device)
     codes = model.encode(data).cpu().numpy()
     rng = np.random.default_rng(options.seed)
     if options.collisions == "digit":
@@ -33,28 +32,6 @@ def assign_ids(model: RQVAE, embeddings: np.ndarray | Tensor, options: Tokenizer
     with torch.no_grad():
         latents = model.latents(data)
     return reassign_last_level(model.quantizer, latents, codes, rng)
-
-
-def id_report(codes_before: np.ndarray, codes: np.ndarray, codes_per_level: int) -> dict[str, Any]:
-    """Numbers that tell how good ids are.
-
-    `codes_before` [n, j] are the quantised codes before collisions were resolved, `codes` [n, m] the ids. Used
-    codes and perplexity (the exponential of the entropy; at most `codes_per_level`) are lists by level of the ids;
-    `surplus` counts the items beyond the first of each collision, `largest_group` the items of the largest.
-    """
-    _, group_sizes = np.unique(codes_before, axis=0, return_counts=True)
-    shares = [np.bincount(column, minlength=codes_per_level) / len(codes) for column in codes.T]
-    return {
-        "items": len(codes),
-        "levels": codes.shape[1],
-        "codes": codes_per_level,
-        "used_codes": [int((share > 0).sum()) for share in shares],
-        "perplexity": [
-            float(np.exp(-(share[share > 0] * np.log(share[share > 0])).sum())) for share in shares
-        ],
-        "surplus": len(codes) - len(group_sizes),
-        "largest_group": int(group_sizes.max()),
-    }
 
 
 def save_ids(path: Path | str, codes: np.ndarray, codes_per_level: int) -> None:

@@ -13,10 +13,12 @@ from streamrec_dist.config import Config
 from streamrec_dist.data.batches import Corpus
 from streamrec_dist.data.dataset import Dataset, load_dataset
 from streamrec_dist.data.prepare import prepare
-from streamrec_dist.data.split import training_rows
+from streamrec_dist.data.split import training_part, training_rows
 from streamrec_dist.errors import DataError
 from streamrec_dist.events import Event, EventLog
+from streamrec_dist.items.foreign_ids import load_index
 from streamrec_dist.items.semantic_ids import load_ids, save_ids
+from streamrec_dist.items.shards import EmbeddingShards
 from streamrec_dist.materials import Materials
 from streamrec_dist.rl.ports import Weights
 from streamrec_dist.rundir import Checkpoint, RunDir, StageResult, write_atomically
@@ -29,6 +31,7 @@ class RunStore:
     def __init__(self, path: Path):
         self.run = RunDir.open(path)
         self.events = EventLog(self.run.events_path)
+        self.shards = EmbeddingShards(self.run.items_path / "embeddings")
 
     def emit(self, *events: Event) -> None:
         self.events.append(list(events))
@@ -49,18 +52,51 @@ class RunStore:
             return dataset
         return prepare(source, config.data.format, path, config.seed)
 
+    def missing_embeddings(self) -> list[tuple[int, int]]:
+        """Ranges of items whose texts are not embedded yet."""
+        dataset, items = self.dataset(), self.run.config().items
+        made_of = {
+            "encoder": items.encoder,
+            "backend": items.backend,
+            "data": dataset.content_hash,
+            "items": dataset.n_items,
+        }
+        return self.shards.begin(made_of)
+
+    def write_embeddings(self, first: int, vectors: np.ndarray) -> None:
+        self.shards.write(first, vectors)
+
+    def embeddings(self) -> np.ndarray:
+        """Text embeddings of all items, float32 [n, dim]."""
+        return self.shards.load(self.dataset().n_items)
+
+    def training_part(self) -> tuple[np.ndarray, np.ndarray]:
+        """What may be learnt from of all sequences: items int32, offsets int64 [users + 1]."""
+        return training_part(self.dataset())
+
+    def given_ids(self) -> np.ndarray | None:
+        """The ids of items.ids, int32 [n, m], which may collide; None where the run makes its own."""
+        path = self.run.config().items.ids
+        if path is None:
+            return None
+        return load_ids(path) if path.endswith(".parquet") else load_index(path)
+
     def save_items(self, tokenized: Tokenized) -> None:
         folder = self.run.items_path
         folder.mkdir(parents=True, exist_ok=True)
+        self._save_arrays("neighbours", {"neighbours": tokenized.neighbours})
+        self._save_arrays("tokenizer", tokenized.tokenizer)
         save_ids(folder / "semantic_ids.parquet", tokenized.codes, self.run.config().items.codes)
-        unfinished = folder / f".vectors.{os.getpid()}"
-        vectors = {"embeddings": tokenized.embeddings, "neighbours": tokenized.neighbours}
-        save_file({name: np.asarray(array, order="C") for name, array in vectors.items()}, unfinished)
-        os.replace(unfinished, folder / "vectors.safetensors")
 
-    def vectors(self) -> dict[str, np.ndarray]:
-        """Text embeddings float32 [n, dim] and neighbours int32 [n, k]. Raises DataError when damaged."""
-        path = self.run.items_path / "vectors.safetensors"
+    def _save_arrays(self, name: str, arrays: Weights) -> None:
+        path = self.run.items_path / f"{name}.safetensors"
+        unfinished = path.with_name(f".{name}.{os.getpid()}")
+        save_file({key: np.asarray(array, order="C") for key, array in arrays.items()}, unfinished)
+        os.replace(unfinished, path)
+
+    def item_arrays(self, name: str) -> dict[str, np.ndarray]:
+        """`neighbours` int32 [n, k], or the arrays of the `tokenizer`. Raises DataError when damaged."""
+        path = self.run.items_path / f"{name}.safetensors"
         try:
             return load_file(path)
         except (OSError, SafetensorError) as error:
@@ -82,7 +118,7 @@ class RunStore:
         rows = training_rows(dataset)
         if len(rows) == 0:
             raise DataError("no user has more than three items: there is nothing left to train on")
-        return Materials(config, corpus, self.vectors()["neighbours"], rows)
+        return Materials(config, corpus, self.item_arrays("neighbours")["neighbours"], rows)
 
     # checkpoints and results
 

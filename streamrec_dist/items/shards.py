@@ -1,0 +1,73 @@
+"""Text embeddings on disk, in shards that are written as they come: a killed run embeds only what is missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from streamrec_dist.errors import DataError, RunError
+
+#: Items of a shard: what a kill loses at most, for each worker.
+SHARD_ITEMS = 512
+
+
+class EmbeddingShards:
+    """A folder of Parquet files `part-FIRST.parquet`, each with the embeddings of SHARD_ITEMS items in order."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def begin(self, made_of: dict[str, Any]) -> list[tuple[int, int]]:
+        """Ranges first..last of items that have no shard yet, of `made_of["items"]` items in all.
+
+        `made_of` says what the embeddings are made of (encoder, data); shards of anything else are dropped.
+        """
+        manifest = self.folder / "manifest.json"
+        known = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else None
+        if known != made_of:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(parents=True)
+            manifest.write_text(json.dumps(made_of, indent=1), encoding="utf-8")
+        ranges = _ranges(made_of["items"])
+        return [(first, last) for first, last in ranges if not self._path(first).is_file()]
+
+    def write(self, first: int, vectors: np.ndarray) -> None:
+        """Add the shard of items `first`..: float32 [items, dim]."""
+        flat = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).ravel())
+        column = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+        unfinished = self._path(first).with_suffix(f".{os.getpid()}")
+        pq.write_table(pa.table({"embedding": column}), unfinished, compression="none")
+        os.replace(unfinished, self._path(first))
+
+    def load(self, items: int) -> np.ndarray:
+        """Embeddings float32 [items, dim]. Raises RunError for a missing shard, DataError for a damaged one."""
+        parts = [self._read(first, last - first) for first, last in _ranges(items)]
+        return np.concatenate(parts)
+
+    def _read(self, first: int, rows: int) -> np.ndarray:
+        path = self._path(first)
+        if not path.is_file():
+            raise RunError(f"{path}: missing; not all item texts have been embedded")
+        try:
+            column = pq.read_table(path).column("embedding").combine_chunks()
+            vectors = column.flatten().to_numpy().reshape(len(column), -1)
+        except (OSError, KeyError, pa.ArrowException) as error:
+            raise DataError(f"{path}: damaged ({error}); remove it and run stage tokenize again") from None
+        if len(vectors) != rows:
+            raise DataError(f"{path}: holds {len(vectors)} items, expected {rows}; remove it and run again")
+        return vectors
+
+    def _path(self, first: int) -> Path:
+        return self.folder / f"part-{first:09d}.parquet"
+
+
+def _ranges(items: int) -> Iterator[tuple[int, int]]:
+    return ((first, min(first + SHARD_ITEMS, items)) for first in range(0, items, SHARD_ITEMS))

@@ -1,0 +1,96 @@
+"""The space in which items are quantised: text embeddings, reduced if asked for, beside vectors of behaviour."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from streamrec_dist.errors import ConfigError
+
+
+@dataclass(frozen=True, eq=False)
+class ItemSpace:
+    """A linear map of text embeddings, fitted on a catalogue, and the room it leaves for behaviour.
+
+    Reduced texts are (x - mean) @ axes, or x itself where there is no reduction. In the joined space texts are
+    centred and have unit mean squared norm, behaviour has `weight`^2: at weight 1 both have the same say in a
+    squared distance.
+    """
+
+    mean: np.ndarray  # float32 [d]     mean of the text embeddings
+    axes: np.ndarray  # float32 [d, k]  principal axes; [d, 0]: no reduction
+    scale: float  # root mean squared norm of the centred, reduced texts
+    weight: float
+    behaviour_dim: int  # 0 where behaviour has no weight
+
+    @classmethod
+    def fit(
+        cls, embeddings: np.ndarray, pca: int | None, whiten: bool, weight: float, behaviour_dim: int
+    ) -> ItemSpace:
+        """Fit to the text embeddings [n, d] of a catalogue. Raises ConfigError for more axes than dimensions."""
+        mean = embeddings.mean(axis=0, dtype=np.float64).astype(np.float32)
+        axes = (
+            _principal_axes(embeddings - mean, pca, whiten) if pca else np.zeros((len(mean), 0), np.float32)
+        )
+        reduced = (embeddings - mean) @ axes if pca else embeddings - mean
+        scale = float(np.sqrt((reduced.astype(np.float64) ** 2).sum(axis=1).mean()))
+        return cls(mean, axes, max(scale, 1e-12), weight, behaviour_dim if weight > 0 else 0)
+
+    def texts(self, embeddings: np.ndarray) -> np.ndarray:
+        """Text embeddings [n, d] -> what neighbours are looked for among: float32 [n, k or d]."""
+        return (embeddings - self.mean) @ self.axes if self.axes.shape[1] else embeddings
+
+    def join(self, embeddings: np.ndarray, behaviour: np.ndarray | None = None) -> np.ndarray:
+        """Vectors to quantise, float32 [n, k or d + behaviour_dim].
+
+        `behaviour` [n, behaviour_dim], zero where an item has none; without it all items stand in the middle of
+        that part, as new ones do.
+        """
+        centred = embeddings - self.mean
+        reduced = centred @ self.axes if self.axes.shape[1] else centred
+        parts = [reduced / self.scale]
+        if self.behaviour_dim:
+            room = np.zeros((len(embeddings), self.behaviour_dim), np.float32)
+            parts.append(room if behaviour is None else self.weight * _centred_known(behaviour))
+        return np.concatenate(parts, axis=1).astype(np.float32)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What `restore` needs, as arrays."""
+        numbers = np.array([self.scale, self.weight, self.behaviour_dim], dtype=np.float64)
+        return {"space.mean": self.mean, "space.axes": self.axes, "space.numbers": numbers}
+
+    @classmethod
+    def restore(cls, arrays: Mapping[str, np.ndarray]) -> ItemSpace:
+        scale, weight, behaviour_dim = arrays["space.numbers"].tolist()
+        return cls(arrays["space.mean"], arrays["space.axes"], scale, weight, int(behaviour_dim))
+
+
+def _centred_known(behaviour: np.ndarray) -> np.ndarray:
+    """Behaviour with the known items' mean removed and unit mean squared norm; unknown items stay at zero."""
+    known = np.linalg.norm(behaviour, axis=1) > 0
+    if not known.any():
+        return behaviour
+    moved = np.where(known[:, None], behaviour - behaviour[known].mean(axis=0), 0.0)
+    size = np.sqrt((moved[known] ** 2).sum(axis=1).mean())
+    return moved / max(float(size), 1e-12)
+
+
+def _principal_axes(centred: np.ndarray, count: int, whiten: bool) -> np.ndarray:
+    """The `count` leading axes float32 [d, count] of `centred` [n, d], with a fixed sign.
+
+    `whiten` scales each to unit variance; an axis without variance is left at zero.
+    """
+    if count > centred.shape[1]:
+        raise ConfigError(
+            f"items.pca: {count} components asked for, the embeddings have {centred.shape[1]} dimensions"
+        )
+    exact = centred.astype(np.float64)
+    variance, axes = np.linalg.eigh(exact.T @ exact / max(len(exact), 1))
+    variance, axes = variance[::-1][:count], axes[:, ::-1][:, :count]
+    axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(count)])
+    if whiten:
+        spread = np.sqrt(np.maximum(variance, 0.0))
+        axes = np.divide(axes, spread, out=np.zeros_like(axes), where=spread > 1e-6 * spread.max(initial=0.0))
+    return axes.astype(np.float32)
