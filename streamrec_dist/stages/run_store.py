@@ -88,6 +88,10 @@ class RunStore:
         self._save_arrays("tokenizer", tokenized.tokenizer)
         save_ids(folder / "semantic_ids.parquet", tokenized.codes, self.run.config().items.codes)
 
+    def ids(self) -> np.ndarray:
+        """The run's semantic ids, int32 [n, m]."""
+        return load_ids(self.run.items_path / "semantic_ids.parquet")
+
     def _save_arrays(self, name: str, arrays: Weights) -> None:
         path = self.run.items_path / f"{name}.safetensors"
         unfinished = path.with_name(f".{name}.{os.getpid()}")
@@ -105,7 +109,7 @@ class RunStore:
     def materials(self, config: Config) -> Materials:
         """What the roles work with. Raises DataError when the ids do not fit the data set."""
         dataset = self.dataset()
-        codes = load_ids(self.run.items_path / "semantic_ids.parquet")
+        codes = self.ids()
         if len(codes) != dataset.n_items:
             raise DataError(
                 f"{self.run.items_path}: ids of {len(codes)} items, the data set has {dataset.n_items}; "

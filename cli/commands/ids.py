@@ -1,0 +1,123 @@
+"""ids report, ids extend: semantic ids."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli.commands.options import JsonOption, RunArgument, examples
+from cli.output import emit_json, four, note, show, table
+from cli.workspace import pick_run
+from streamrec_dist.errors import UsageError
+
+app = typer.Typer(help="Look at semantic ids, and give new items theirs.", no_args_is_help=True)
+
+
+@app.callback()
+def ids() -> None:
+    """Look at semantic ids, and give new items theirs."""
+
+
+@app.command(
+    epilog=examples(
+        "streamrec-dist ids report",
+        "streamrec-dist ids report --file ../data/Beauty.index.json.gz --codes 256",
+        "streamrec-dist ids report demo --file other-ids.parquet",
+    )
+)
+def report(
+    run: RunArgument = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            show_default=False,
+            help="A file of ids, ours or an index.json; with a run, its text neighbours are compared too.",
+        ),
+    ] = None,
+    codes: Annotated[int, typer.Option(min=2, help="Codes at each level, for a file.")] = 256,
+    as_json: JsonOption = False,
+) -> None:
+    """Say how good ids are: codes used, collisions, and whether items with like texts have like ids."""
+    if file is None:
+        result = pick_run(run).stage_result("tokenize")
+        if result is None:
+            raise UsageError("that run has not finished stage tokenize yet")
+        body = result.metrics
+    else:
+        body = _report_of_file(file, codes, run)
+    if as_json:
+        emit_json(body)
+    else:
+        _show(body)
+
+
+@app.command(
+    epilog=examples("streamrec-dist ids extend demo --data prepared/more --out more-ids.parquet"),
+)
+def extend(
+    run: RunArgument = None,
+    data: Annotated[Path, typer.Option(help="Prepared data with items that the run does not know.")] = Path(
+        "prepared"
+    ),
+    out: Annotated[
+        Path, typer.Option(help="The file of ids to write; a new run takes it as items.ids.")
+    ] = Path("ids.parquet"),
+    as_json: JsonOption = False,
+) -> None:
+    """Give new items ids without training anything and without changing anybody's id."""
+    from streamrec_dist.data.dataset import load_dataset
+    from streamrec_dist.items.semantic_ids import save_ids
+    from streamrec_dist.stages.extend import extend_to
+    from streamrec_dist.stages.run_store import RunStore
+
+    directory = pick_run(run)
+    dataset = load_dataset(data)
+    found, new = extend_to(RunStore(directory.path), dataset)
+    save_ids(out, found, directory.config().items.codes)
+    note(f"wrote {out}: {len(found)} ids, {new} of them for items that run {directory.name} does not know")
+    note(f"next: set data.path: {data} and items.ids: {out} in cluster.yaml and train a new run")
+    if as_json:
+        emit_json({"out": str(out), "items": len(found), "new": new})
+
+
+def _report_of_file(file: Path, codes_per_level: int, run: str | None) -> dict[str, Any]:
+    from streamrec_dist.items.foreign_ids import load_index
+    from streamrec_dist.items.report import id_report, prefix_sharing
+    from streamrec_dist.items.semantic_ids import load_ids
+    from streamrec_dist.stages.run_store import RunStore
+
+    codes = load_ids(file) if file.suffix == ".parquet" else load_index(file)
+    if codes.max() >= codes_per_level:
+        raise UsageError(f"{file}: has the code {codes.max()}; give --codes {codes.max() + 1} or more")
+    body = id_report(codes, codes, codes_per_level)
+    if run is not None:
+        neighbours = RunStore(pick_run(run).path).item_arrays("neighbours")["neighbours"]
+        if len(neighbours) != len(codes):
+            raise UsageError(f"{file}: ids of {len(codes)} items, run {run} has {len(neighbours)}")
+        body["prefixes"] = prefix_sharing(codes, neighbours)
+    return body
+
+
+def _show(body: dict[str, Any]) -> None:
+    levels = range(body["levels"])
+    rows: list[tuple[str, ...]] = [
+        ("codes used", *(f"{count} of {body['codes']}" for count in body["used_codes"])),
+        ("perplexity", *(f"{value:.0f}" for value in body["perplexity"])),
+    ]
+    for name, label in (("neighbours", "shared with text neighbours"), ("random", "shared with others")):
+        shares = body.get("prefixes", {}).get(name)
+        if shares:
+            rows.append((f"prefix {label}", *(f"{100 * share:.2f} %" for share in shares)))
+    show(table(f"semantic ids of {body['items']} items", ["", *(f"level {n + 1}" for n in levels)], rows))
+    facts = [
+        (
+            "surplus items before collisions were resolved",
+            f"{body['surplus']} ({100 * body['surplus_share']:.2f} %)",
+        ),
+        ("largest group of collisions", str(body["largest_group"])),
+    ]
+    if body.get("recon") is not None:
+        facts.append(("share of the variance lost", four(body["recon"])))
+    show(table("", ["", ""], facts))
