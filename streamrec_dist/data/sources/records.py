@@ -86,7 +86,7 @@ def csv_records(
         if name not in names:
             raise DataError(
                 f"{file}:1: the column {name!r} is missing{suggest(name, names)}; expected a header with "
-                f"{', '.join(columns)}, found {shown(header.strip())}"
+                f"{', '.join(columns)}, found {shown(header)}"
             )
     chosen = itemgetter(*(names.index(name) for name in columns))
     for number, text in lines:
@@ -104,7 +104,7 @@ def separated_records(
 ) -> Iterator[tuple[int, list[str]]]:
     """The fields of each line of a file without header or quotes."""
     for number, text in read_lines(file, problems, encoding):
-        cells = text.rstrip("\r\n").split(separator)
+        cells = text.split(separator)
         if len(cells) == fields:
             yield number, cells
         elif text.strip():
@@ -128,7 +128,6 @@ def _literal(text: str) -> Any:
 
 def _cells(text: str) -> list[str] | None:
     """The cells of a line of CSV, None where its quotes do not match."""
-    text = text.rstrip("\r\n")
     if '"' not in text:
         return text.split(",")
     try:
