@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,8 +15,9 @@ from typing import Any
 class FileServer:
     """What is served, and what was asked for.
 
-    `breaks` holds for each coming answer the number of bytes after which the connection is closed; `statuses`
-    the errors with which the next answers begin. `sent` records (path, Range header, status, bytes sent).
+    `breaks` holds for each coming answer the number of bytes after which the connection is closed, after
+    `silence` seconds; `statuses` the errors with which the next answers begin. `sent` records (path, Range
+    header, status, bytes sent).
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -25,6 +27,7 @@ class FileServer:
     ranges: bool = True
     lengths: bool = True
     breaks: list[int] = field(default_factory=list)
+    silence: float = 0.0
     statuses: list[int] = field(default_factory=list)
     sent: list[tuple[str, str | None, int, int]] = field(default_factory=list)
     address: str = ""
@@ -89,6 +92,10 @@ def answer(request: BaseHTTPRequestHandler, state: FileServer) -> None:
     if state.lengths:
         request.send_header("Content-Length", str(len(body)))
     request.end_headers()
-    part = body[: state.breaks.pop(0)] if state.breaks else body
+    broken = bool(state.breaks)
+    part = body[: state.breaks.pop(0)] if broken else body
     state.sent.append((request.path, asked, status, len(part)))
     request.wfile.write(part)
+    if broken:
+        request.wfile.flush()
+        time.sleep(state.silence)

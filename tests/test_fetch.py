@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -77,6 +78,18 @@ def test_a_broken_connection_is_resumed_where_it_broke(server: FileServer, tmp_p
     ]
     assert got.said[0] == "a.gz: the connection broke at byte 100000 of 300000; trying again in 0 s"
     assert leftovers(tmp_path) == []
+
+
+def test_a_server_that_falls_silent_is_left_and_asked_again(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(downloading, "SILENCE", 0.5)
+    server.breaks, server.silence = [100_000], 3.0
+    began = time.monotonic()
+    got = get(server, tmp_path, checksum=MD5)
+    assert time.monotonic() - began < 2.5
+    assert got.said == ["a.gz: the connection broke at byte 100000 (timed out); trying again in 0 s"]
+    assert server.sent[1] == ("/a.gz", "bytes=100000-", 206, 200_000)
 
 
 @pytest.mark.parametrize("validator", ["etag", "last_modified"])
@@ -222,12 +235,25 @@ def test_a_full_disk_is_said_before_and_during_the_download(
     with pytest.raises(EnvironmentProblem, match=r"no space left .*1,000 bytes are free, 300,000 bytes are"):
         get(server, tmp_path)
 
-    def write(chunk: bytes) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    written = []
 
-    out: Any = SimpleNamespace(write=write, tell=lambda: 0, name=str(tmp_path / "a.gz.part"))
+    def write(chunk: memoryview) -> int:
+        if written:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(chunk[:2])
+        return 2
+
+    out: Any = SimpleNamespace(write=write, name=str(tmp_path / "a.gz.part"))
     with pytest.raises(EnvironmentProblem, match=r"no space left on the disk .* goes on from here"):
-        downloading._receive(SimpleNamespace(read1=lambda size: b"x"), out, None, lambda done, total: None)
+        downloading._write(b"12345", out)
+    assert written == [b"12"]
+
+
+def test_an_empty_answer_is_no_file(server: FileServer, tmp_path: Path):
+    server.files["/a.gz"] = b""
+    with pytest.raises(EnvironmentProblem, match="the server sends an empty file, 3 times in a row"):
+        get(server, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_two_downloads_of_a_file_do_not_mix(server: FileServer, tmp_path: Path):
@@ -285,7 +311,9 @@ def test_a_file_put_there_by_hand_is_verified_or_recorded(
 
 
 def test_an_unknown_name_lists_the_known_ones(tmp_path: Path):
-    with pytest.raises(UsageError, match=r"'movielens/2m', did you mean 'movielens/.*known: amazon2014/"):
+    with pytest.raises(
+        UsageError, match=r"'movielens/2m', did you mean 'movielens/.*known are\n  amazon2014/"
+    ):
         quiet("movielens/2m", tmp_path)
 
 

@@ -61,7 +61,7 @@ def test_2014_events_and_items_in_json_and_as_python_literals(tmp_path: Path):
         ),
         ("B2", "", "", "", ""),
     ]
-    assert problems.counts == {"item described twice": 1}
+    assert problems.counts == {"item_described_twice": 1}
 
 
 def test_2014_plain_files_and_reviews_as_python_literals(tmp_path: Path):
@@ -74,14 +74,14 @@ def test_2014_plain_files_and_reviews_as_python_literals(tmp_path: Path):
 
 
 BAD_REVIEWS = [
-    (without(review(), "reviewerID"), "missing field", "the field reviewerID is missing"),
-    (without(review(), "asin"), "missing field", "the field asin is missing"),
-    (review(overall="five"), "bad rating", "overall: expected a number as the rating, found str 'five'"),
-    (without(review(), "overall"), "missing field", "the field overall is missing"),
-    (review(unixReviewTime="02 28, 2014"), "bad time", "unixReviewTime: expected a whole number of seconds"),
-    (without(review(), "unixReviewTime"), "missing field", "the field unixReviewTime is missing"),
-    (review(item=17), "bad id", "asin: expected text as the id, found int 17"),  # type: ignore[arg-type]
-    ('{"reviewerID": "A1", "asi', "broken line", "expected"),
+    (without(review(), "reviewerID"), "missing_field", "the field reviewerID is missing"),
+    (without(review(), "asin"), "missing_field", "the field asin is missing"),
+    (review(overall="five"), "bad_rating", "overall: expected a number as the rating, found str 'five'"),
+    (without(review(), "overall"), "missing_field", "the field overall is missing"),
+    (review(unixReviewTime="02 28, 2014"), "bad_time", "unixReviewTime: expected a whole number of seconds"),
+    (without(review(), "unixReviewTime"), "missing_field", "the field unixReviewTime is missing"),
+    (review(item=17), "bad_id", "asin: expected text as the id, found int 17"),  # type: ignore[arg-type]
+    ('{"reviewerID": "A1", "asi', "broken_line", "expected"),
 ]
 
 
@@ -143,7 +143,7 @@ def test_2018_items_lose_page_source_and_feature_lists(tmp_path: Path):
         ("B2", "", "Acme", "", ""),
         ("B3", "T", "", "", ""),
     ]
-    assert problems.counts == {"title is page source": 1}
+    assert problems.counts == {"title_is_page_source": 1}
 
 
 def test_2018_does_not_take_python_literals(tmp_path: Path):
@@ -193,7 +193,7 @@ def test_2023_raw(tmp_path: Path):
     assert source.name == "Musical_Instruments"
     events, problems = skipped(lambda problems: events_of(source, problems))
     assert events == [("AE1", "B0PARENT", 1588687728923, 4.0), ("AE2", "B0PARENT", 1588687728923, 1.0)]
-    assert problems.counts == {"bad time": 1}
+    assert problems.counts == {"bad_time": 1}
     with pytest.raises(DataError, match=rf"{path}:3: timestamp: expected a whole number of milliseconds"):
         events_of(source)
     assert items_of(source) == [
@@ -215,7 +215,7 @@ def test_2023_ratings_only(tmp_path: Path):
     write_lines(tmp_path / "meta_Software.jsonl.gz", [])
     events, problems = skipped(lambda problems: events_of(Amazon2023(tmp_path), problems))
     assert events == [("U1", "B1", 1628643414041, 5.0), ("U2", "B1", 1, 3.0)]
-    assert problems.counts == {"bad rating": 1, "missing field": 1, "broken line": 1, "bad time": 1}
+    assert problems.counts == {"bad_rating": 1, "missing_field": 1, "broken_line": 1, "bad_time": 1}
     assert [example.partition(": ")[0] for example in problems.examples] == [
         f"{path}:{n}" for n in (3, 4, 5, 6)
     ]

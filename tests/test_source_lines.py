@@ -84,7 +84,7 @@ def test_a_truncated_gzip_gives_what_was_before_the_damage(tmp_path: Path):
     read, problems = skipped(lambda problems: list(read_lines(TextFile(path), problems)))
     assert 1000 < len(read) < 4000
     assert [text for _, text in read] == lines[: len(read)]
-    assert problems.counts == {"damaged file": 1}
+    assert problems.counts == {"damaged_file": 1}
     assert problems.examples[0].startswith(f"{path}:{len(read) + 1}: damaged or truncated from here on")
     with pytest.raises(DataError, match=rf"a\.gz:{len(read) + 1}: damaged .* {len(read)} lines before it"):
         list(read_lines(TextFile(path), Problems()))
@@ -103,7 +103,7 @@ def test_every_damage_of_a_gzip_is_one_problem(tmp_path: Path, damage: str):
     path.write_bytes(b"" if damage == "empty" else packed)
     _, problems = skipped(lambda problems: list(read_lines(TextFile(path), problems)))
     # A file of no bytes is a valid gzip of nothing.
-    assert problems.counts == ({} if damage == "empty" else {"damaged file": 1})
+    assert problems.counts == ({} if damage == "empty" else {"damaged_file": 1})
 
 
 def test_a_truncated_tar_is_one_problem(tmp_path: Path):
@@ -111,7 +111,7 @@ def test_a_truncated_tar_is_one_problem(tmp_path: Path):
     path.write_bytes(path.read_bytes()[:20_000])
     read, problems = skipped(lambda problems: list(read_lines(TextFile(path, "a.txt"), problems)))
     assert len(read) < 3000
-    assert problems.counts == {"damaged file": 1}
+    assert problems.counts == {"damaged_file": 1}
 
 
 def test_a_line_that_is_not_utf8_is_left_out(tmp_path: Path):
@@ -119,7 +119,7 @@ def test_a_line_that_is_not_utf8_is_left_out(tmp_path: Path):
     file = TextFile(tmp_path / "a.txt")
     read, problems = skipped(lambda problems: list(read_lines(file, problems)))
     assert read == [(1, "one"), (3, "three")]
-    assert problems.counts == {"not UTF-8": 1}
+    assert problems.counts == {"not_utf8": 1}
     with pytest.raises(DataError, match=r"a\.txt:2: byte 2 of the line is not utf-8"):
         list(read_lines(file, Problems()))
     assert list(read_lines(file, Problems(), "latin-1"))[1] == (2, "twé")
@@ -139,7 +139,7 @@ def test_a_broken_line_of_json_is_left_out(tmp_path: Path, line: str):
     path = write_lines(tmp_path / "a.json", [{"a": 1}, line, {"a": 2}])
     read, problems = skipped(lambda problems: list(json_records(TextFile(path), problems)))
     assert read == [(1, {"a": 1}), (3, {"a": 2})]
-    assert problems.counts == {"broken line": 1}
+    assert problems.counts == {"broken_line": 1}
     with pytest.raises(DataError, match=r"a\.json:2: expected"):
         list(json_records(TextFile(path), Problems()))
 
@@ -159,7 +159,7 @@ def test_a_python_literal_is_read_and_never_executed(tmp_path: Path):
     path = write_lines(tmp_path / "a.json", lines)
     read, problems = skipped(lambda problems: list(json_records(TextFile(path), problems, literals=True)))
     assert read == [(1, {"a": "It's \\d", "b": [["x", "y"]], "c": None, "d": True}), (7, {"a": None})]
-    assert problems.counts == {"broken line": 5}
+    assert problems.counts == {"broken_line": 5}
     assert not trap.exists()
 
 
@@ -174,7 +174,7 @@ def test_a_broken_line_of_csv_does_not_swallow_the_next(tmp_path: Path, line: st
     path = write_lines(tmp_path / "a.csv", ["a,b,c", line, "7,8,9"])
     read, problems = skipped(lambda problems: list(csv_records(TextFile(path), problems, ("a", "c"))))
     assert read == [(3, ("7", "9"))]
-    assert problems.counts == {"broken line": 1}
+    assert problems.counts == {"broken_line": 1}
     with pytest.raises(DataError, match=r"a\.csv:2: expected 3 fields"):
         list(csv_records(TextFile(path), Problems(), ("a", "c")))
 
@@ -201,12 +201,12 @@ def test_the_first_row_of_an_item_wins_and_the_others_are_counted():
     problems = Problems()
     kept = list(first_of_each([("a", 1), ("b", 1), ("a", 2), ("a", 3)], problems))
     assert kept == [("a", 1), ("b", 1)]
-    assert problems.counts == {"item described twice": 2}
+    assert problems.counts == {"item_described_twice": 2}
 
 
 @pytest.mark.parametrize(
     ("value", "kind"),
-    [(None, "missing field"), ("", "missing field"), (7, "bad id"), (["x"], "bad id"), ("\ud800", "bad id")],
+    [(None, "missing_field"), ("", "missing_field"), (7, "bad_id"), (["x"], "bad_id"), ("\ud800", "bad_id")],
 )
 def test_what_is_no_id(value: object, kind: str):
     with pytest.raises(BadField, match="asin") as caught:
@@ -217,12 +217,12 @@ def test_what_is_no_id(value: object, kind: str):
 @pytest.mark.parametrize(
     ("value", "kind"),
     [
-        (None, "missing field"),
-        ("5.0", "bad rating"),
-        (True, "bad rating"),
-        (float("nan"), "bad rating"),
-        (float("-inf"), "bad rating"),
-        ([5], "bad rating"),
+        (None, "missing_field"),
+        ("5.0", "bad_rating"),
+        (True, "bad_rating"),
+        (float("nan"), "bad_rating"),
+        (float("-inf"), "bad_rating"),
+        ([5], "bad_rating"),
     ],
 )
 def test_what_is_no_rating(value: object, kind: str):
@@ -234,13 +234,13 @@ def test_what_is_no_rating(value: object, kind: str):
 @pytest.mark.parametrize(
     ("value", "kind"),
     [
-        (None, "missing field"),
-        (-1, "bad time"),
-        (1393545600.0, "bad time"),
-        ("1393545600", "bad time"),
-        (True, "bad time"),
-        (1393545600000, "bad time"),
-        (10**30, "bad time"),
+        (None, "missing_field"),
+        (-1, "bad_time"),
+        (1393545600.0, "bad_time"),
+        ("1393545600", "bad_time"),
+        (True, "bad_time"),
+        (1393545600000, "bad_time"),
+        (10**30, "bad_time"),
     ],
 )
 def test_what_is_no_time_in_seconds(value: object, kind: str):

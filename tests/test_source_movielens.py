@@ -58,7 +58,7 @@ def test_1m_unpacked_and_zipped(tmp_path: Path):
         items, problems = skipped(lambda problems, source=source: items_of(source, problems))
         assert items == [("1193", "Cidade dos Sonhos, é (1975)", "", "Drama, Children's", "")]
         # A title with the separator in it would be cut in the wrong place.
-        assert problems.counts == {"broken line": 1}
+        assert problems.counts == {"broken_line": 1}
 
 
 def test_20m_unpacked_and_zipped(tmp_path: Path):
@@ -75,12 +75,12 @@ def test_20m_unpacked_and_zipped(tmp_path: Path):
 @pytest.mark.parametrize(
     ("fields", "kind"),
     [
-        (("", "2", "5", "1"), "missing field"),
-        (("1", "2", "good", "1"), "bad rating"),
-        (("1", "2", "nan", "1"), "bad rating"),
-        (("1", "2", "5", "1.5"), "bad time"),
-        (("1", "2", "5", ""), "bad time"),
-        (("1", "2", "5"), "broken line"),
+        (("", "2", "5", "1"), "missing_field"),
+        (("1", "2", "good", "1"), "bad_rating"),
+        (("1", "2", "nan", "1"), "bad_rating"),
+        (("1", "2", "5", "1.5"), "bad_time"),
+        (("1", "2", "5", ""), "bad_time"),
+        (("1", "2", "5"), "broken_line"),
     ],
 )
 def test_a_bad_rating_stops_or_is_left_out(tmp_path: Path, layout: str, fields: tuple[str, ...], kind: str):
@@ -124,4 +124,4 @@ def test_damage_inside_a_zip_is_one_problem(tmp_path: Path):
     packed[len(packed) // 3] ^= 0xFF
     path.write_bytes(packed)
     _, problems = skipped(lambda problems: events_of(MovieLens(path), problems))
-    assert problems.counts["damaged file"] == 1
+    assert problems.counts["damaged_file"] == 1

@@ -71,13 +71,13 @@ def test_events_and_items_of_the_archive(tmp_path: Path, name: str, mode: str):
 @pytest.mark.parametrize(
     ("changes", "kind"),
     [
-        ({"date": "yesterday"}, "bad time"),
-        ({"date": 1536019201}, "bad time"),
-        ({"date": "2018-09-04T00:00:01+02:00"}, "bad time"),
-        ({"date": None}, "missing field"),
-        ({"stars": None}, "missing field"),
-        ({"stars": "4"}, "bad rating"),
-        ({"user_id": ""}, "missing field"),
+        ({"date": "yesterday"}, "bad_time"),
+        ({"date": 1536019201}, "bad_time"),
+        ({"date": "2018-09-04T00:00:01+02:00"}, "bad_time"),
+        ({"date": None}, "missing_field"),
+        ({"stars": None}, "missing_field"),
+        ({"stars": "4"}, "bad_rating"),
+        ({"user_id": ""}, "missing_field"),
     ],
 )
 def test_a_bad_review_stops_or_is_left_out(tmp_path: Path, changes: dict[str, Any], kind: str):

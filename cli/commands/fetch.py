@@ -69,7 +69,7 @@ def _progress() -> Iterator[Callable[[str, int, int | None], None]]:
         yield _lines()
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(binary_units=False),
         TransferSpeedColumn(),

@@ -14,8 +14,9 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from streamrec_dist.data.addresses import RemoteFile
 from streamrec_dist.data.checksums import check_published
@@ -51,7 +52,8 @@ def download(file: RemoteFile, target: Path, progress: Progress, say: Say) -> No
     FILE.part is deleted.
     """
     part = target.with_name(f"{target.name}.part")
-    with part.open("ab") as out:
+    # Unbuffered, so that closing the file after the disk is full has nothing left to write.
+    with part.open("ab", buffering=0) as out:
         _lock(out, part)
         try:
             _insist(file, out, progress, say)
@@ -60,6 +62,7 @@ def download(file: RemoteFile, target: Path, progress: Progress, say: Say) -> No
         finally:
             if not out.tell():
                 part.unlink()
+                _state(part).unlink(missing_ok=True)
         try:
             check_published(file, part)
         except RunError as error:
@@ -71,14 +74,14 @@ def download(file: RemoteFile, target: Path, progress: Progress, say: Say) -> No
         os.replace(part, target)
 
 
-def _lock(out: BinaryIO, part: Path) -> None:
+def _lock(out: FileIO, part: Path) -> None:
     try:
         fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise EnvironmentProblem(f"{part} is being written by another process; wait for it to end") from error
 
 
-def _insist(file: RemoteFile, out: BinaryIO, progress: Progress, say: Say) -> None:
+def _insist(file: RemoteFile, out: FileIO, progress: Progress, say: Say) -> None:
     """Tries until the file is whole. Raises _Broken when the last of several tries in vain has failed."""
     tries = 0
     while True:
@@ -94,9 +97,9 @@ def _insist(file: RemoteFile, out: BinaryIO, progress: Progress, say: Say) -> No
             tries += 1
 
 
-def _transfer(file: RemoteFile, out: BinaryIO, progress: Progress) -> None:
+def _transfer(file: RemoteFile, out: FileIO, progress: Progress) -> None:
     """One request, for what is missing where that can be asked for."""
-    part = Path(out.name)
+    part = Path(str(out.name))
     validator = _validator(part, file.url)
     if not validator:
         _empty(out)
@@ -117,6 +120,8 @@ def _transfer(file: RemoteFile, out: BinaryIO, progress: Progress) -> None:
             )
         _must_fit(part, (total or 0) - out.tell())
         _receive(response, out, total, progress)
+        if not out.tell():
+            raise _Broken("the server sends an empty file")
 
 
 def _open(url: str, offset: int, validator: str | None) -> Any:
@@ -142,7 +147,7 @@ def _open(url: str, offset: int, validator: str | None) -> Any:
         raise _Broken(f"no connection ({reason})") from error
 
 
-def _total(response: Any, out: BinaryIO, offset: int) -> int | None:
+def _total(response: Any, out: FileIO, offset: int) -> int | None:
     """The length of the whole file. Raises _Broken, with nothing kept, where the answer continues elsewhere."""
     if response.status == 200:
         length = response.headers.get("Content-Length")
@@ -155,7 +160,7 @@ def _total(response: Any, out: BinaryIO, offset: int) -> int | None:
     raise _Broken(f"the server does not continue at byte {offset} ({response.status} {answer})")
 
 
-def _receive(response: Any, out: BinaryIO, total: int | None, progress: Progress) -> None:
+def _receive(response: Any, out: FileIO, total: int | None, progress: Progress) -> None:
     progress(out.tell(), total)
     while out.tell() != total:
         try:
@@ -167,17 +172,22 @@ def _receive(response: Any, out: BinaryIO, total: int | None, progress: Progress
             raise _Broken(f"the connection broke at byte {out.tell()} of {total}")
         if not chunk:
             return
-        try:
-            out.write(chunk)
-            out.flush()
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise _no_space(Path(out.name), total) from error
-            raise
+        _write(chunk, out)
         progress(out.tell(), total)
 
 
-def _empty(out: BinaryIO) -> None:
+def _write(chunk: bytes, out: FileIO) -> None:
+    rest = memoryview(chunk)
+    try:
+        while rest:
+            rest = rest[out.write(rest) :]
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _no_space(Path(str(out.name)), None) from error
+        raise
+
+
+def _empty(out: FileIO) -> None:
     out.truncate(0)
     out.seek(0)
 

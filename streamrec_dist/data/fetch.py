@@ -38,8 +38,10 @@ def look_up(name: str) -> PublicSet:
     """The entry of a data set. Raises UsageError for an unknown name."""
     if name in ADDRESSES:
         return ADDRESSES[name]
+    formats = dict.fromkeys(found.format for found in ADDRESSES.values())
+    known = "\n".join(f"  {', '.join(name for name in ADDRESSES if name.startswith(one))}" for one in formats)
     raise UsageError(
-        f"no public data set is named {name!r}{suggest(name, list(ADDRESSES))}; known: {', '.join(ADDRESSES)}"
+        f"no public data set is named {name!r}{suggest(name, list(ADDRESSES))}; known are\n{known}"
     )
 
 

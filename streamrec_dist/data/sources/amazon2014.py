@@ -63,6 +63,6 @@ def _flat(paths: object) -> list[Any]:
     if paths is None:
         return []
     if not isinstance(paths, list) or not all(isinstance(path, list) for path in paths):
-        raise BadField("bad text", "categories: expected a list of lists of names")
+        raise BadField("bad_text", "categories: expected a list of lists of names")
     names = [name for path in paths for name in path]
     return [name for place, name in enumerate(names) if name not in names[:place]]

@@ -43,7 +43,7 @@ class Amazon2018:
         def item_row(record: dict[str, Any]) -> tuple[Any, ...]:
             title = clean_text(record.get("title"), "title")
             if PAGE_SOURCE in title:
-                problems.counts["title is page source"] += 1
+                problems.counts["title_is_page_source"] += 1
                 title = ""
             return (
                 identifier(record.get("asin"), "asin"),

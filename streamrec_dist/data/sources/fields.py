@@ -29,10 +29,10 @@ def identifier(value: object, name: str) -> str:
     if type(value) is str and value:
         if value.isascii() or _is_unicode(value):
             return value
-        raise BadField("bad id", f"{name}: half of a surrogate pair, which is not valid Unicode")
+        raise BadField("bad_id", f"{name}: half of a surrogate pair, which is not valid Unicode")
     if value is None or value == "":
-        raise BadField("missing field", f"the field {name} is missing or empty")
-    raise BadField("bad id", f"{name}: expected text as the id, found {shown(value)}")
+        raise BadField("missing_field", f"the field {name} is missing or empty")
+    raise BadField("bad_id", f"{name}: expected text as the id, found {shown(value)}")
 
 
 def rating(value: object, name: str) -> float:
@@ -40,8 +40,8 @@ def rating(value: object, name: str) -> float:
     if isinstance(value, float | int) and not isinstance(value, bool) and abs(value) < 1e9:
         return value
     if value is None:
-        raise BadField("missing field", f"the field {name} is missing")
-    raise BadField("bad rating", f"{name}: expected a number as the rating, found {shown(value)}")
+        raise BadField("missing_field", f"the field {name} is missing")
+    raise BadField("bad_rating", f"{name}: expected a number as the rating, found {shown(value)}")
 
 
 def milliseconds(value: object, name: str, unit: int = 1) -> int:
@@ -49,10 +49,10 @@ def milliseconds(value: object, name: str, unit: int = 1) -> int:
     if type(value) is int and 0 <= value * unit < LATEST:
         return value * unit
     if value is None:
-        raise BadField("missing field", f"the field {name} is missing")
+        raise BadField("missing_field", f"the field {name} is missing")
     unit_name = "seconds" if unit == 1000 else "milliseconds"
     raise BadField(
-        "bad time", f"{name}: expected a whole number of {unit_name} since 1970, found {shown(value)}"
+        "bad_time", f"{name}: expected a whole number of {unit_name} since 1970, found {shown(value)}"
     )
 
 
@@ -73,7 +73,7 @@ def clean_text(value: object, name: str) -> str:
     try:
         text = field_text(value, name)
     except DataError as error:
-        raise BadField("bad text", str(error)) from error
+        raise BadField("bad_text", str(error)) from error
     if "&" in text:
         text = html.unescape(text)
     if "<" in text:

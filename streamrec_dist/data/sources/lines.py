@@ -77,13 +77,13 @@ def read_lines(file: TextFile, problems: Problems, encoding: str = "utf-8") -> I
                     text = raw.removesuffix(b"\r").decode(encoding)
                 except UnicodeDecodeError as error:
                     problems.bad(
-                        "not UTF-8", f"{file}:{number}", f"byte {error.start} of the line is not {encoding}"
+                        "not_utf8", f"{file}:{number}", f"byte {error.start} of the line is not {encoding}"
                     )
                     continue
                 yield number, text.removeprefix("\ufeff") if number == 1 else text
     except DAMAGE as error:
         problems.bad(
-            "damaged file",
+            "damaged_file",
             f"{file}:{number + 1}",
             f"damaged or truncated from here on ({error}), {number} lines before it could be read; "
             "fetch or copy the file again",

@@ -43,7 +43,7 @@ def first_of_each(items: Iterable[tuple[Any, ...]], problems: Problems) -> Itera
     seen: set[str] = set()
     for item in items:
         if item[0] in seen:
-            problems.counts["item described twice"] += 1
+            problems.counts["item_described_twice"] += 1
             continue
         seen.add(item[0])
         yield item
@@ -63,13 +63,13 @@ def json_records(
             if record is None:
                 wanted = "a JSON object or a Python dict" if literals else "a JSON object"
                 problems.bad(
-                    "broken line", f"{file}:{number}", f"expected {wanted}, found {shown(text)} ({error})"
+                    "broken_line", f"{file}:{number}", f"expected {wanted}, found {shown(text)} ({error})"
                 )
                 continue
         if type(record) is dict:
             yield number, record
         else:
-            problems.bad("broken line", f"{file}:{number}", f"expected an object, found {shown(record)}")
+            problems.bad("broken_line", f"{file}:{number}", f"expected an object, found {shown(record)}")
 
 
 def csv_records(
@@ -95,7 +95,7 @@ def csv_records(
             yield number, chosen(cells)
         elif text.strip():
             problems.bad(
-                "broken line", f"{file}:{number}", f"expected {len(names)} fields, found {shown(text)}"
+                "broken_line", f"{file}:{number}", f"expected {len(names)} fields, found {shown(text)}"
             )
 
 
@@ -109,7 +109,7 @@ def separated_records(
             yield number, cells
         elif text.strip():
             problems.bad(
-                "broken line",
+                "broken_line",
                 f"{file}:{number}",
                 f"expected {fields} fields separated by {separator!r}, found {shown(text)}",
             )

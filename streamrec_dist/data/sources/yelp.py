@@ -82,11 +82,11 @@ def _item_row(record: dict[str, Any]) -> tuple[Any, ...]:
 def _time(value: object) -> int:
     """Milliseconds since 1970 of YYYY-MM-DD HH:MM:SS."""
     if value is None:
-        raise BadField("missing field", "the field date is missing")
+        raise BadField("missing_field", "the field date is missing")
     try:
         moment = datetime.fromisoformat(value) if isinstance(value, str) else None
     except ValueError:
         moment = None
     if moment is None or moment.tzinfo is not None:
-        raise BadField("bad time", f"date: expected YYYY-MM-DD HH:MM:SS, found {shown(value)}")
+        raise BadField("bad_time", f"date: expected YYYY-MM-DD HH:MM:SS, found {shown(value)}")
     return (moment - EPOCH) // MILLISECOND
