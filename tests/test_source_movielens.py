@@ -125,3 +125,17 @@ def test_damage_inside_a_zip_is_one_problem(tmp_path: Path):
     path.write_bytes(packed)
     _, problems = skipped(lambda problems: events_of(MovieLens(path), problems))
     assert problems.counts["damaged_file"] == 1
+
+
+def test_a_damaged_directory_of_a_zip_is_one_problem(tmp_path: Path):
+    path = pack(tmp_path / "ml-1m.zip", DAT, "latin-1")
+    packed = bytearray(path.read_bytes())
+    entry = packed.index(b"PK\x01\x02")
+    for _ in range(2):
+        # The compression method of every member in turn, until that of ratings.dat is hit.
+        packed[entry + 10 : entry + 12] = b"\x63\x00"
+        entry = packed.index(b"PK\x01\x02", entry + 1)
+    path.write_bytes(packed)
+    events, problems = skipped(lambda problems: events_of(MovieLens(path), problems))
+    assert events == []
+    assert problems.counts == {"damaged_file": 1}

@@ -99,3 +99,7 @@ def test_missing_files_are_named(tmp_path: Path):
     (tmp_path / "x.tar").write_text("<html>")
     with pytest.raises(DataError, match=r"x\.tar: expected a tar archive"):
         Yelp(tmp_path / "x.tar")
+    packed = archive(tmp_path / "y.tgz", "w:gz")
+    packed.write_bytes(packed.read_bytes()[:12])
+    with pytest.raises(DataError, match=r"y\.tgz: expected a tar archive"):
+        Yelp(packed)

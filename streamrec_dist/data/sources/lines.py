@@ -38,11 +38,11 @@ class TextFile:
     def open(self) -> Iterator[io.BufferedIOBase]:
         """The unpacked bytes. Raises DataError where the archive has no such member, and DAMAGE."""
         if self.member and self.path.suffix == ".zip":
-            with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as packed:
-                yield cast(io.BufferedIOBase, packed)
+            with zipfile.ZipFile(self.path) as archive, self._in_zip(archive) as packed:
+                yield packed
         elif self.member:
             with tarfile.open(self.path, "r|*") as stream:
-                yield self._member_of(stream)
+                yield self._in_tar(stream)
         elif self.path.suffix == ".gz":
             with gzip.open(self.path, "rb") as packed:
                 yield packed
@@ -50,7 +50,14 @@ class TextFile:
             with self.path.open("rb") as plain:
                 yield plain
 
-    def _member_of(self, stream: tarfile.TarFile) -> io.BufferedIOBase:
+    def _in_zip(self, archive: zipfile.ZipFile) -> io.BufferedIOBase:
+        try:
+            return cast(io.BufferedIOBase, archive.open(self.member))
+        except (OSError, NotImplementedError, RuntimeError) as error:
+            # A damaged directory shows as an impossible offset, an unknown compression, or encryption.
+            raise zipfile.BadZipFile(f"{self.member} cannot be opened: {error}") from error
+
+    def _in_tar(self, stream: tarfile.TarFile) -> io.BufferedIOBase:
         names = []
         for entry in stream:
             names.append(entry.name)

@@ -60,7 +60,7 @@ def _members(path: Path) -> dict[str, TextFile]:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if not name.endswith("/")]
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, NotImplementedError) as error:
         raise DataError(
             f"{path}: expected a zip archive, found a damaged or truncated file ({error}); fetch it again"
         ) from error

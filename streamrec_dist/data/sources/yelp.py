@@ -13,7 +13,7 @@ import pyarrow as pa
 from streamrec_dist.data.events import EVENTS, ITEMS, Problems, batches
 from streamrec_dist.data.raw import shown
 from streamrec_dist.data.sources.fields import BadField, clean_text, identifier, rating
-from streamrec_dist.data.sources.lines import TextFile
+from streamrec_dist.data.sources.lines import DAMAGE, TextFile
 from streamrec_dist.data.sources.locate import find_one, names_in
 from streamrec_dist.data.sources.records import first_of_each, json_records, rows
 from streamrec_dist.errors import DataError
@@ -44,8 +44,7 @@ class Yelp:
                 )
                 return
             archive = path / find_one(path, ARCHIVE, EXPECTED).string
-        if not tarfile.is_tarfile(archive):
-            raise DataError(f"{archive}: expected a tar archive with {REVIEWS} and {BUSINESSES}")
+        _check_tar(archive)
         self._reviews, self._businesses = TextFile(archive, REVIEWS), TextFile(archive, BUSINESSES)
 
     def events(self, problems: Problems) -> Iterator[pa.RecordBatch]:
@@ -57,6 +56,15 @@ class Yelp:
         """Batches of schema ITEMS, in the order of the file; the place of a business is its description."""
         records = json_records(self._businesses, problems)
         return batches(first_of_each(rows(records, self._businesses, problems, _item_row), problems), ITEMS)
+
+
+def _check_tar(path: Path) -> None:
+    try:
+        tarfile.open(path, "r|*").close()
+    except DAMAGE as error:
+        raise DataError(
+            f"{path}: expected a tar archive with {REVIEWS} and {BUSINESSES}, found a damaged file or none ({error})"
+        ) from error
 
 
 def _review_row(record: dict[str, Any]) -> tuple[Any, ...]:
