@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -9,6 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+import pytest
+
+from streamrec_dist.data import download as downloading
+
+CONTENT = random.Random(1).randbytes(300_000)
+MD5 = f"md5:{hashlib.md5(CONTENT).hexdigest()}"
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 @dataclass
@@ -99,3 +109,14 @@ def answer(request: BaseHTTPRequestHandler, state: FileServer) -> None:
     if broken:
         request.wfile.flush()
         time.sleep(state.silence)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(downloading, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(downloading, "SILENCE", 5.0)
+    with serving() as state:
+        state.files["/a.gz"] = CONTENT
+        yield state
