@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from cli.commands.fetch import fetch
 from cli.commands.options import JsonOption, examples
 from cli.output import emit_json, note, show, table
 
@@ -49,3 +50,11 @@ def prepare(
         emit_json({"out": str(out), **about})
     else:
         show(table(f"{dataset.name}", ["", ""], [(key, str(value)) for key, value in about.items()], left=2))
+
+
+app.command(
+    epilog=examples(
+        "streamrec-dist data fetch movielens/1m",
+        "streamrec-dist data fetch amazon2023/musical-instruments-5core --out raw/instruments",
+    )
+)(fetch)
