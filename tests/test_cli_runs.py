@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from cli.record import read_record
 from streamrec_dist.events import EventReader
 from streamrec_dist.hardware import cpu_has_bf16
 from streamrec_dist.rundir import STAGES, RunDir
+from streamrec_dist.stages.run_store import RunStore
 from tests.conftest import last_json, run_cli
 
 pytestmark = pytest.mark.cluster
@@ -141,6 +143,33 @@ def test_unknown_users_and_items_are_named(trained: RunDir, arguments: tuple[str
     tried = run_cli("recommend", "whole", *arguments, cwd=trained.path.parents[1])
     assert tried.returncode == (2 if said else 0)
     assert said in tried.stderr
+
+
+def test_ids_are_reported_and_a_grown_catalogue_keeps_them(trained: RunDir) -> None:
+    root = trained.path.parents[1]
+    body = last_json(run_cli("ids", "report", "whole", "--json", cwd=root))
+    assert (body["items"], body["levels"], body["codes"], len(body["perplexity"])) == (60, 3, 16, 3)
+    shown = run_cli("ids", "report", cwd=root)
+    assert shown.returncode == 0 and "codes used" in shown.stdout, shown.stderr
+
+    shutil.copytree(root / "shop", root / "grown")
+    with (root / "grown" / "items.csv").open("a", encoding="utf-8") as items:
+        items.write("new1,lamp number 4 for the kitchen\nnew2,a thing unlike the others\n")
+    prepared = run_cli("data", "prepare", "grown", "--format", "csv", "--out", "more", cwd=root)
+    assert prepared.returncode == 0, prepared.stderr
+    extended = run_cli("ids", "extend", "whole", "--data", "more", "--out", "ids.parquet", "--json", cwd=root)
+    assert last_json(extended) == {"out": "ids.parquet", "items": 62, "new": 2}
+    options = ("--set", "data.path=more", "--set", "items.ids=ids.parquet")
+    done = run_cli("train", "--stage", "tokenize", "--run", "grown", *options, "--json", cwd=root)
+    assert done.returncode == 0, done.stderr
+    assert last_json(done)["stages"]["tokenize"]["method"] == "given"
+    old, new = RunStore(trained.path), RunStore(root / "runs" / "grown")
+    before = dict(zip(old.dataset().item_ids, old.ids().tolist(), strict=True))
+    after = dict(zip(new.dataset().item_ids, new.ids().tolist(), strict=True))
+    assert {item: after[item] for item in before} == before
+    assert set(after) - set(before) == {"new1", "new2"}
+    refused = run_cli("ids", "extend", "grown", "--data", "more", cwd=root)
+    assert refused.returncode == 2 and "no tokenizer" in refused.stderr
 
 
 def test_a_detached_run_is_stopped_and_continued(trained: RunDir) -> None:
