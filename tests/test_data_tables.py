@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from streamrec_dist.data.dataset import Dataset
 from streamrec_dist.data.prepare import prepare
-from streamrec_dist.data.reader_table import read_table
 from streamrec_dist.data.timestamps import parse_time
 from streamrec_dist.errors import ConfigError, DataError
 
@@ -31,6 +31,10 @@ def write_parquet(folder: Path, interactions: dict, items: dict | None = None) -
     return folder
 
 
+def read_table(path: Path, fmt: str) -> Dataset:
+    return prepare(path, fmt, path / "prepared")
+
+
 def test_rows_are_ordered_by_time_and_equal_times_by_the_file(tmp_path: Path):
     raw = read_table(write_csv(tmp_path), "csv")
     assert raw.user_ids == ["bo", "al"]
@@ -38,14 +42,15 @@ def test_rows_are_ordered_by_time_and_equal_times_by_the_file(tmp_path: Path):
     assert raw.offsets.tolist() == [0, 3, 6]
     assert raw.items.tolist() == [1, 3, 0, 2, 1, 0]
     assert raw.texts == ["Pen. Brand: Acme. Categories: Office. Blue, fine", "Ink", "Brand: Acme", ""]
-    assert raw.notes == {"items_without_text": 2, "items_without_any_field": 1}
+    assert raw.notes["items_without_text"] == 2
+    assert raw.notes["items_without_any_field"] == 1
     assert raw.name == tmp_path.name
 
 
 def test_without_a_timestamp_the_file_order_counts(tmp_path: Path):
-    rows = "item,shop,user\np1,x,bo\np2,x,al\np3,x,bo\np1,x,al\np2,x,bo\n"
+    rows = "item,shop,user\np1,x,bo\np2,x,al\np3,x,bo\np1,x,al\np2,x,bo\np4,x,al\n"
     raw = read_table(write_csv(tmp_path, rows), "csv")
-    assert raw.items.tolist() == [0, 2, 1, 1, 0]
+    assert raw.items.tolist() == [0, 2, 1, 1, 0, 3]
 
 
 @pytest.mark.parametrize(
