@@ -5,6 +5,7 @@ source --take in--> sequences --rating, core--> events that stay --item list--> 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,18 +24,23 @@ from streamrec_dist.data.strings import Strings
 from streamrec_dist.errors import DataError
 
 
-def build(source: Source, recipe: Recipe, problems: Problems, folder: Path) -> Dataset:
+def build(
+    source: Source, recipe: Recipe, problems: Problems, folder: Path, say: Callable[[str], None]
+) -> Dataset:
     """The dataset of `source`; big arrays are memory maps of files in `folder`, so save it before that goes.
 
     Raises DataError naming the record, under `stop` for the first that cannot be used, always when nothing is left.
+    `say` is called with the name of each part as it begins.
     """
-    intake = take_in(source, problems, folder, recipe.min_rating is not None)
+    intake = take_in(source, problems, folder, recipe.min_rating is not None, say)
     sequences, notes = intake.sequences, dict(intake.notes)
+    say("filtering")
     keep = np.ones(len(sequences.items), dtype=bool)
     if recipe.min_rating is not None:
         notes["events_low_rating"] = _filter_ratings(sequences, keep, recipe.min_rating, source)
     notes["events_outside_core"] = _filter_core(sequences, keep, recipe, len(intake.items))
     used = _used(sequences, keep, len(intake.items))
+    say("reading items")
     listed = list_items(source, problems, intake.items, used, recipe.has_core, folder)
     if isinstance(source, DescribedSource) and not listed.described.all():
         _leave_unknown(source, problems, intake, listed, keep)
@@ -42,6 +48,7 @@ def build(source: Source, recipe: Recipe, problems: Problems, folder: Path) -> D
         listed = listed.select(listed.described)
         if recipe.has_core:
             listed = listed.select(_used(sequences, keep, len(intake.items))[listed.codes])
+    say("splitting")
     place = getattr(source, "place", source.name)
     notes |= listed.notes()
     draft = Draft(source.name, place, sequences, keep, intake.users.strings(), listed, notes)

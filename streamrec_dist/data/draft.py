@@ -67,7 +67,7 @@ def finish(draft: Draft, recipe: Recipe, problems: Problems, folder: Path | None
         notes={**draft.notes, "items_never_used": never_used, **skipped},
         examples=tuple(problems.examples),
     )
-    return replace(dataset, figures=figures(dataset, dataset.n_items, times))
+    return replace(dataset, figures=figures(dataset))
 
 
 def _leave_short_users(draft: Draft, recipe: Recipe, problems: Problems) -> np.ndarray:

@@ -9,6 +9,7 @@ and items and not by the events.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,16 +37,20 @@ class Intake:
     notes: dict[str, int] = field(default_factory=dict)
 
 
-def take_in(source: Source, problems: Problems, folder: Path, with_ratings: bool) -> Intake:
+def take_in(
+    source: Source, problems: Problems, folder: Path, with_ratings: bool, say: Callable[[str], None]
+) -> Intake:
     """All events of `source`, working in `folder`; exact duplicates are dropped and counted.
 
     Users and items are numbered as they first appear. Events without a time are a problem unless none has one:
     then the order of the source counts.
     """
+    say("reading events")
     users, items = Numbering(), Numbering()
     columns = _stage(source, problems, folder, users, items, with_ratings)
     timed = _check_times(columns, source, problems, users)
     rows = columns["item"]
+    say("sorting")
     sequences, rest = _group(columns, len(users), folder, timed)
     notes = {"events_read": len(rows)}
     if timed:

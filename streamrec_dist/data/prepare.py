@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from streamrec_dist.data.build import build, validate
@@ -23,11 +24,13 @@ def prepare(
     seed: int = 0,
     recipe: Recipe | None = None,
     on_error: OnError = "stop",
+    say: Callable[[str], None] = lambda part: None,
 ) -> Dataset:
     """Reads `path` ("demo" makes its catalogue from `seed` instead), filters, validates, saves to `out`, loads that.
 
-    Without a `recipe` everything counts and the split is leave-one-out. Raises ConfigError for a wrong format or
-    path, DataError naming file and line or record for data that cannot be used; `out` stays as it was then.
+    Without a `recipe` everything counts and the split is leave-one-out. `say` is called with the name of each part
+    as it begins. Raises ConfigError for a wrong format or path, DataError naming file and line or record for data
+    that cannot be used; `out` stays as it was then.
     """
     if fmt == DEMO:
         if path is not None:
@@ -38,6 +41,7 @@ def prepare(
         return load_dataset(out)
     source = open_source(path, fmt)
     with Workplace(out) as workplace:
-        dataset = build(source, recipe or Recipe(fmt), Problems(on_error), workplace.folder)
+        dataset = build(source, recipe or Recipe(fmt), Problems(on_error), workplace.folder, say)
+        say("writing")
         write_dataset(dataset, workplace)
     return load_dataset(out, verify=False)

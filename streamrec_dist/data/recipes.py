@@ -30,7 +30,8 @@ class Recipe:
 
     Interactions with a rating above `min_rating` count (None: all). Of these the core is kept: users with
     `user_core` and items with `item_core` interactions at least, again and again until nobody leaves (None: no
-    such minimum). `max_history` is the history length of the paper, recorded and not enforced.
+    such minimum). `max_history` is the history length of the paper, recorded and not enforced. `raw` names the
+    public data set that it is meant for.
     """
 
     format: str
@@ -40,6 +41,7 @@ class Recipe:
     split: Split = field(default_factory=Split)
     max_history: int = 20
     expected: Counts | None = None
+    raw: str | None = None
     note: str = ""
 
     def __post_init__(self) -> None:
@@ -85,33 +87,35 @@ AMAZON_2023 = Split((1628643414042, 1658002729837))
 YELP = Split((1536019200000, 1589241600000))
 
 
-def _stream_rec(users: int, items: int, interactions: int, note: str) -> Recipe:
+def _stream_rec(category: str, users: int, items: int, interactions: int, note: str = "") -> Recipe:
     """Section 3.1.1 of STREAM-Rec: 5-core of users and items, leave-one-out, at most 20 items."""
-    return Recipe("amazon2023", None, 5, 5, Split(), 20, Counts(users, items, interactions), note=note)
-
-
-def _rearec(users: int, items: int, interactions: int, user_core: int = 5) -> Recipe:
-    """Section 4.1.1 of ReaRec, Amazon: rating above 3, users with few interactions left out, items kept."""
     expected = Counts(users, items, interactions)
-    return Recipe("amazon2023", 3, user_core, None, AMAZON_2023, 50, expected, note="of users only")
+    return Recipe("amazon2023", None, 5, 5, Split(), 20, expected, f"amazon2023/{category}", note)
+
+
+def _rearec(category: str, users: int, items: int, interactions: int, user_core: int = 5) -> Recipe:
+    """Section 4.1.1 of ReaRec, Amazon: rating above 3, users with few interactions left out, items not."""
+    expected = Counts(users, items, interactions)
+    return Recipe("amazon2023", 3, user_core, None, AMAZON_2023, 50, expected, f"amazon2023/{category}")
 
 
 RECIPES: dict[str, Recipe] = {
-    # Counts of Table 1 of STREAM-Rec. Its sequences are users: the preprocessing it follows (S3-Rec) keeps one
-    # sequence a user and counts them so.
+    # Counts of Table 1 of STREAM-Rec. Its sequences are users: the preprocessing that it follows, S3-Rec's, makes
+    # one sequence a user, filters users and items to the 5-core, and counts both, with no user taken off.
     "stream-rec/instruments": _stream_rec(
+        "musical-instruments",
         57_349,
         24_587,
         511_836,
-        "the table's mean length 7.37 does not follow from its own counts (511,836 / 57,349 = 8.92)",
+        "the mean length 7.37 in the paper's table does not follow from its counts (511,836 / 57,349 = 8.92)",
     ),
-    "stream-rec/scientific": _stream_rec(50_985, 25_848, 412_947, ""),
+    "stream-rec/scientific": _stream_rec("industrial-and-scientific", 50_985, 25_848, 412_947),
     # Counts of Table 1 of ReaRec.
-    "rearec/yelp": Recipe("yelp", 3, 20, 20, YELP, 50, Counts(13_083, 10_697, 443_807)),
-    "rearec/video-games": _rearec(89_021, 22_933, 530_989),
-    "rearec/software": _rearec(30_049, 16_705, 168_029),
-    "rearec/cds": _rearec(35_238, 87_969, 513_991, user_core=10),
-    "rearec/baby": _rearec(140_292, 30_689, 780_809),
+    "rearec/yelp": Recipe("yelp", 3, 20, 20, YELP, 50, Counts(13_083, 10_697, 443_807), "yelp"),
+    "rearec/video-games": _rearec("video-games", 89_021, 22_933, 530_989),
+    "rearec/software": _rearec("software", 30_049, 16_705, 168_029),
+    "rearec/cds": _rearec("cds-and-vinyl", 35_238, 87_969, 513_991, user_core=10),
+    "rearec/baby": _rearec("baby-products", 140_292, 30_689, 780_809),
 }
 
 

@@ -61,6 +61,10 @@ class Strings(Sequence[str]):
         place = pc.index(self.array, pa.scalar(text, pa.large_string())).as_py()
         return None if place < 0 else place
 
+    def filled(self) -> float:
+        """The share of strings that are not empty, 0 for none at all."""
+        return pc.mean(pc.greater(pc.binary_length(self.array), 0).cast(pa.int8())).as_py() or 0.0
+
     def take(self, places: np.ndarray) -> Strings:
         """The strings at `places`, integers [m]."""
         return Strings(self.array.take(pa.array(places)))
