@@ -30,7 +30,7 @@ def known_sets() -> list[Known]:
             name,
             recipe.format,
             recipe.filter_text(),
-            str(recipe.split),
+            recipe.split.text(),
             recipe.max_history,
             recipe.raw,
             _fetchable(addresses, recipe.raw),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from streamrec_dist.data.split import BLOCK, blocks
+from streamrec_dist.data.split import blocks
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +29,7 @@ class Sequences:
 
     def blocks(self) -> Iterator[tuple[slice, slice]]:
         """Slices of users and of their events."""
-        for first, last in blocks(self.offsets, BLOCK):
+        for first, last in blocks(self.offsets):
             yield slice(first, last), slice(int(self.offsets[first]), int(self.offsets[last]))
 
     def counts(self, keep: np.ndarray) -> np.ndarray:

@@ -64,6 +64,12 @@ class Split:
     def __str__(self) -> str:
         return LEAVE_ONE_OUT if self.times is None else ",".join(str(time) for time in self.times)
 
+    def text(self) -> str:
+        """For people: days instead of milliseconds."""
+        if self.times is None:
+            return LEAVE_ONE_OUT
+        return ", ".join(f"{datetime.fromtimestamp(time / 1000, UTC):%Y-%m-%d}" for time in self.times)
+
     @property
     def min_events(self) -> int:
         """Events that a user must have: leave-one-out takes two and needs a history."""
@@ -85,11 +91,11 @@ class Split:
         return first, second
 
 
-def blocks(offsets: np.ndarray, size: int = BLOCK) -> Iterator[tuple[int, int]]:
-    """Ranges of whole users, (first, last + 1), of some `size` events each."""
+def blocks(offsets: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Ranges of whole users, (first, last + 1), of some BLOCK events each."""
     first, users = 0, len(offsets) - 1
     while first < users:
-        last = max(int(np.searchsorted(offsets, offsets[first] + size, side="right")) - 1, first + 1)
+        last = max(int(np.searchsorted(offsets, offsets[first] + BLOCK, side="right")) - 1, first + 1)
         yield first, last
         first = last
 
