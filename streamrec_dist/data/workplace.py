@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 from pathlib import Path
 from types import TracebackType
@@ -39,8 +40,10 @@ class Workplace:
         """Raises UsageError when another process is preparing the same output."""
         self.out.parent.mkdir(parents=True, exist_ok=True)
         self._lock = self._acquire()
-        for stale in self.out.parent.glob(f".{self.out.name}.*.tmp"):
-            shutil.rmtree(stale, ignore_errors=True)
+        temporary = re.compile(rf"\.{re.escape(self.out.name)}\.\d+\.tmp")
+        for path in self.out.parent.iterdir():
+            if temporary.fullmatch(path.name):
+                shutil.rmtree(path, ignore_errors=True)
         self.folder.mkdir()
         return self
 
