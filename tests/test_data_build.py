@@ -257,7 +257,7 @@ def test_some_missing_times_are_a_problem(tmp_path: Path):
     events += [("ann", "e", 4, None)]
     ds = made(tmp_path / "skip", events, Recipe("csv"), on_error="skip")
     assert [item for item, _ in sequences_of(ds)["ann"]] == list("ead")
-    assert ds.notes["skipped_event_without_time"] == 2
+    assert ds.problems["event_without_time"] == 2
 
 
 def test_users_with_too_few_events(tmp_path: Path):
@@ -265,7 +265,7 @@ def test_users_with_too_few_events(tmp_path: Path):
     with pytest.raises(DataError, match=r"user 'bob' has 1 item\(s\), and 1 of 2 users"):
         made(tmp_path / "stop", events, Recipe("csv"))
     ds = made(tmp_path / "skip", events, Recipe("csv"), on_error="skip")
-    assert (list(ds.user_ids), ds.notes["skipped_user_too_short"]) == (["ann"], 1)
+    assert (list(ds.user_ids), ds.problems["user_too_short"]) == (["ann"], 1)
     assert list(made(tmp_path / "core", events, Recipe("csv", user_core=1)).user_ids) == ["ann"]
     one = made(tmp_path / "time", events, Recipe("csv", split=Split((1, 2))))
     assert list(one.user_ids) == ["ann", "bob"], "a split by time takes users of any length"

@@ -128,12 +128,11 @@ def test_broken_records_are_skipped_and_counted(tmp_path: Path):
     with pytest.raises(DataError, match=r"interactions\.csv:42: expected 3 fields"):
         prepare(folder, "csv", tmp_path / "out")
     ds = prepare(folder, "csv", tmp_path / "out", on_error="skip")
-    skipped = {name: count for name, count in ds.notes.items() if name.startswith("skipped")}
-    assert skipped == {
-        "skipped_broken_record": 3,
-        "skipped_broken_event": 2,
-        "skipped_broken_item": 2,
-        "skipped_event_of_unknown_item": 1,
+    assert ds.problems == {
+        "broken_record": 3,
+        "broken_event": 2,
+        "broken_item": 2,
+        "event_of_unknown_item": 1,
     }
     assert ds.n_interactions == 41
     assert ds.item_ids[ds.history(4)[-1]] == "p8", "reading goes on behind the broken lines"
@@ -153,7 +152,7 @@ def test_gzipped_csv_whole_and_truncated(tmp_path: Path):
         prepare(cut, "csv", tmp_path / "b")
     ds = prepare(cut, "csv", tmp_path / "b", on_error="skip")
     assert 500 < ds.n_interactions < 3000
-    assert ds.notes["skipped_truncated_file"] == 1
+    assert ds.problems["truncated_file"] == 1
 
 
 def test_an_unknown_item_is_named_with_its_line(tmp_path: Path):

@@ -110,8 +110,7 @@ def test_broken_records_are_left_out_and_counted_where_that_is_asked_for(tmp_pat
     ds = prepare(write(tmp_path / "in", inter, items), "lcrec", tmp_path / "out", on_error="skip")
     assert ds.user_ids == ["0", "1"]
     assert ds.titles == ["Thing 0", "Thing 1", "Thing 2", "Thing 3", "", "Café & more"]
-    found = {name: count for name, count in ds.notes.items() if name.startswith("skipped")}
-    assert found == {"skipped_broken_history": 3, "skipped_broken_item": 1, "skipped_user_too_short": 1}
+    assert ds.problems == {"broken_history": 3, "broken_item": 1, "user_too_short": 1}
     assert any("user '2', entry 1: item 9" in example for example in ds.examples)
 
 

@@ -20,7 +20,8 @@ class Dataset:
     [users + 1]. Of the events of a user, those before `train_end` train, those before `valid_end` validate, the
     rest test (int64 [users] both). `times` int64 [interactions] in ms since 1970, None where the source has none.
     `texts` is what is embedded ("" where an item has none). `recipe` says how the set was made, `figures` what
-    it looks like, `notes` counts what was found on reading, `examples` are places of records left out.
+    it looks like, `notes` counts what was found on the way. `problems` counts by kind what was wrong with the
+    source, and `examples` are some of the places.
     """
 
     name: str
@@ -37,7 +38,8 @@ class Dataset:
     recipe: Mapping[str, Any]
     figures: Mapping[str, Any]
     notes: Mapping[str, int]
-    examples: Sequence[str] = field(default=())
+    problems: Mapping[str, int] = field(default_factory=dict)
+    examples: Sequence[str] = ()
 
     @property
     def users(self) -> int:
@@ -73,5 +75,6 @@ class Dataset:
         return combined_hash(self.hashes)
 
     def describe(self) -> dict[str, Any]:
-        """Name, figures and notes, ready for a table or JSON."""
-        return {"name": self.name, "synthetic": self.synthetic, **self.figures, **self.notes}
+        """Name, figures, notes and problems, ready for a table or JSON."""
+        about = {"name": self.name, "synthetic": self.synthetic, **self.figures, **self.notes}
+        return {**about, "problems": dict(self.problems)}

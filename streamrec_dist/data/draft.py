@@ -49,7 +49,6 @@ def finish(draft: Draft, recipe: Recipe, problems: Problems, folder: Path | None
     items, offsets, times = _numbered(draft, chosen, folder)
     train_end, valid_end = recipe.split.ends(offsets, times)
     never_used = len(draft.listed) - int((np.bincount(items, minlength=len(draft.listed)) > 0).sum())
-    skipped = {f"skipped_{kind}": count for kind, count in problems.counts.items()}
     dataset = Dataset(
         name=draft.name,
         synthetic=draft.synthetic,
@@ -64,7 +63,8 @@ def finish(draft: Draft, recipe: Recipe, problems: Problems, folder: Path | None
         texts=draft.listed.texts,
         recipe=recipe.record(),
         figures={},
-        notes={**draft.notes, "items_never_used": never_used, **skipped},
+        notes={**draft.notes, "items_never_used": never_used},
+        problems=dict(problems.counts),
         examples=tuple(problems.examples),
     )
     return replace(dataset, figures=figures(dataset))

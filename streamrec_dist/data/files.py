@@ -49,6 +49,7 @@ KEYS = {
     "figures",
     "notes",
     "examples",
+    "problems",
 }
 
 
@@ -78,6 +79,7 @@ def write_dataset(ds: Dataset, workplace: Workplace) -> None:
         "recipe": dict(ds.recipe),
         "figures": dict(ds.figures),
         "notes": dict(ds.notes),
+        "problems": dict(ds.problems),
         "examples": list(ds.examples),
         "content": ds.hashes,
         "content_hash": ds.content_hash,
@@ -114,6 +116,7 @@ def load_dataset(directory: Path, verify: bool = True) -> Dataset:
         recipe=manifest["recipe"],
         figures=manifest["figures"],
         notes=manifest["notes"],
+        problems=manifest["problems"],
         examples=manifest["examples"],
     )
     if verify:
