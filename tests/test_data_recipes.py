@@ -60,4 +60,4 @@ def test_a_wrong_format_in_the_configuration_gets_a_hint():
 def test_every_recipe_is_listed():
     listed = {one.name: one for one in known_sets()}
     assert set(RECIPES) <= set(listed)
-    assert listed["rearec/cds"].raw == "amazon2023/cds-and-vinyl"
+    assert listed["rearec/cds"].raw == "amazon2023/cds-and-vinyl-5core"

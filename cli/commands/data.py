@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,10 @@ from cli.commands.options import JsonOption, examples
 from cli.output import emit_json, note, show, table
 from streamrec_dist.data.formats import DEMO, FORMATS
 from streamrec_dist.errors import UsageError
+
+if TYPE_CHECKING:
+    from streamrec_dist.data.dataset import Dataset
+    from streamrec_dist.data.recipes import Recipe
 
 app = typer.Typer(help="Read and check data sets.", no_args_is_help=True)
 
@@ -79,23 +83,9 @@ def prepare(
 ) -> None:
     """Check, filter and split a data set, and write it in a form that training opens at once."""
     from streamrec_dist.data.prepare import prepare as prepare_dataset
-    from streamrec_dist.data.recipes import Recipe, named
-    from streamrec_dist.data.split import Split
 
-    if recipe is None and layout is None:
-        raise UsageError("give --format F, or --recipe NAME (see `streamrec-dist data list`)")
-    base = named(recipe) if recipe else Recipe(layout or "")
-    given = {
-        "user_core": user_core,
-        "item_core": item_core,
-        "min_rating": min_rating,
-        "split": Split.parse(split) if split else None,
-    }
-    changed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    if changed:
-        # What the paper counted is not to be expected of another filter.
-        changed["expected"] = None
-    chosen = replace(base, **changed, format=layout or base.format)
+    changes = {"user_core": user_core, "item_core": item_core, "min_rating": min_rating, "split": split}
+    chosen = _recipe(recipe, layout, {name: value for name, value in changes.items() if value is not None})
     dataset = prepare_dataset(
         path, chosen.format, out, recipe=chosen, on_error=on_error.value, say=lambda part: note(f"{part} ...")
     )
@@ -107,11 +97,10 @@ def prepare(
         return
     show(table(dataset.name, ["", ""], _lines(_about(dataset)), left=2))
     if differences:
-        rows = [
-            (name, f"{wanted:,}", f"{found:,}", f"{found - wanted:+,}")
-            for name, (wanted, found) in differences.items()
-        ]
-        show(table(f"{recipe}: the paper's counts", ["", "paper", "here", "difference"], rows))
+        counts = (
+            (name, f"{one:,}", f"{two:,}", f"{two - one:+,}") for name, (one, two) in differences.items()
+        )
+        show(table(f"{recipe}: the paper's counts", ["", "paper", "here", "difference"], counts))
         if chosen.note:
             note(chosen.note)
 
@@ -164,7 +153,23 @@ def list_sets(as_json: JsonOption = False) -> None:
     note(f"formats of your own files: {', '.join(READABLE)}; see `streamrec-dist data prepare --help`")
 
 
-def _about(dataset: Any) -> dict[str, Any]:
+def _recipe(name: str | None, layout: str | None, changes: dict[str, Any]) -> Recipe:
+    """The recipe of this name, or a plain one, with what the command line changes."""
+    from streamrec_dist.data.recipes import Recipe, named
+    from streamrec_dist.data.split import Split
+
+    if name is None and layout is None:
+        raise UsageError("give --format F, or --recipe NAME (see `streamrec-dist data list`)")
+    base = named(name) if name else Recipe(layout or "")
+    if "split" in changes:
+        changes["split"] = Split.parse(changes["split"])
+    if changes:
+        # What the paper counted is not to be expected of another filter.
+        changes["expected"] = None
+    return replace(base, **changes, format=layout or base.format)
+
+
+def _about(dataset: Dataset) -> dict[str, Any]:
     return {**dataset.describe(), "recipe": dict(dataset.recipe), "content_hash": dataset.content_hash}
 
 

@@ -7,7 +7,8 @@ OUT/files-HASH/interactions     items of all users (one list a user)
                times            of the events, where they are known
 
 Arrow's own file format, uncompressed: its arrays lie in the file as they lie in memory. Parquet has to be decoded
-into a copy, which at 50 million interactions takes seconds and a gigabyte in each process that opens the set.
+into a copy by each process that opens the set: with 10 million interactions, a million users and 200,000 items
+that took .4 s and 100 MB, where mapping takes 1 ms and nothing.
 """
 
 from __future__ import annotations

@@ -90,13 +90,16 @@ YELP = Split((1536019200000, 1589241600000))
 def _stream_rec(category: str, users: int, items: int, interactions: int, note: str = "") -> Recipe:
     """Section 3.1.1 of STREAM-Rec: 5-core of users and items, leave-one-out, at most 20 items."""
     expected = Counts(users, items, interactions)
-    return Recipe("amazon2023", None, 5, 5, Split(), 20, expected, f"amazon2023/{category}", note)
+    return Recipe("amazon2023", None, 5, 5, Split(), 20, expected, f"amazon2023/{category}-5core", note)
 
 
 def _rearec(category: str, users: int, items: int, interactions: int, user_core: int = 5) -> Recipe:
-    """Section 4.1.1 of ReaRec, Amazon: rating above 3, users with few interactions left out, items not."""
+    """Section 4.1.1 of ReaRec, Amazon: rating above 3, users with few interactions left out, items not.
+
+    The paper's footnote names the 5-core files, and so does `raw`.
+    """
     expected = Counts(users, items, interactions)
-    return Recipe("amazon2023", 3, user_core, None, AMAZON_2023, 50, expected, f"amazon2023/{category}")
+    return Recipe("amazon2023", 3, user_core, None, AMAZON_2023, 50, expected, f"amazon2023/{category}-5core")
 
 
 RECIPES: dict[str, Recipe] = {
