@@ -140,6 +140,16 @@ def test_saving_replaces_an_old_dataset_and_leaves_nothing_beside_it(tmp_path: P
         assert len(list((tmp_path / "data").iterdir())) == 2
 
 
+def test_an_empty_folder_and_a_link_to_one_are_filled(tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    for seed in (0, 1):
+        save_dataset(small(seed), tmp_path / "link")
+        assert load_dataset(tmp_path / "empty").content_hash == small(seed).content_hash
+    assert (tmp_path / "link").is_symlink()
+    assert {path.name for path in tmp_path.iterdir()} == {"empty", "link"}
+
+
 def test_a_failed_write_leaves_the_old_dataset(tmp_path: Path):
     save_dataset(small(0), tmp_path / "data")
     with pytest.raises(TypeError):

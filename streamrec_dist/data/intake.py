@@ -99,7 +99,6 @@ def _check_times(
     )
     problems.counts["event_without_time"] += missing - 1
     return True
-    return True
 
 
 def _group(
@@ -131,9 +130,8 @@ def _group(
         cursor[block[begins]] += lengths
         for name, column in grouped.items():
             column[place] = columns[name][start : start + BLOCK][kept][order]
-    return Sequences(grouped["item"], offsets, grouped.get("time"), grouped.get("rating")), grouped.get(
-        "rest"
-    )
+    sequences = Sequences(grouped["item"], offsets, grouped.get("time"), grouped.get("rating"))
+    return sequences, grouped.get("rest")
 
 
 def _sort(sequences: Sequences, rest: np.ndarray | None) -> tuple[Sequences, int]:
@@ -156,10 +154,8 @@ def _sort(sequences: Sequences, rest: np.ndarray | None) -> tuple[Sequences, int
             column[written : written + len(order)] = column[events][order]
         written += len(order)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    dropped = len(items) - written
-    return Sequences(
-        items[:written], offsets, times[:written], None if ratings is None else ratings[:written]
-    ), dropped
+    rated = None if ratings is None else ratings[:written]
+    return Sequences(items[:written], offsets, times[:written], rated), len(items) - written
 
 
 def _order(owners: np.ndarray, keys: list[np.ndarray]) -> np.ndarray:

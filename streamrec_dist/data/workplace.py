@@ -27,7 +27,7 @@ class Workplace:
 
     def __init__(self, out: Path):
         """Raises UsageError where `out` holds something that is no prepared dataset."""
-        self.out = Path(os.path.abspath(out))
+        self.out = Path(out).resolve()
         if self.out.exists() and not self.out.is_dir():
             raise UsageError(f"{out} is a file; give a directory for the prepared data")
         if self.out.is_dir() and any(self.out.iterdir()) and not (self.out / MANIFEST).is_file():
