@@ -16,6 +16,7 @@ def test_the_papers_recipes():
     scientific = named("stream-rec/scientific")
     assert (scientific.user_core, scientific.item_core, scientific.min_rating) == (5, 5, None)
     assert (str(scientific.split), scientific.max_history) == ("leave-one-out", 20)
+    assert scientific.record()["name"] == "stream-rec/scientific"
     assert scientific.expected == Counts(50_985, 25_848, 412_947)
     assert named("stream-rec/instruments").expected == Counts(57_349, 24_587, 511_836)
     yelp, software, cds = named("rearec/yelp"), named("rearec/software"), named("rearec/cds")

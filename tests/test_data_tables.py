@@ -5,12 +5,14 @@ from __future__ import annotations
 from datetime import UTC, date, datetime
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from streamrec_dist.data.dataset import Dataset
 from streamrec_dist.data.prepare import prepare
+from streamrec_dist.data.recipes import Recipe
 from streamrec_dist.data.timestamps import parse_time
 from streamrec_dist.errors import ConfigError, DataError
 
@@ -191,3 +193,6 @@ def test_the_demo_is_prepared_from_its_seed(tmp_path: Path):
     ds = prepare(None, "demo", tmp_path / "demo", seed=3)
     assert (ds.users, ds.n_items, ds.synthetic) == (5000, 2000, True)
     assert prepare(None, "demo", tmp_path / "other", seed=4).content_hash != ds.content_hash
+    core = prepare(None, "demo", tmp_path / "core", seed=3, recipe=Recipe("demo", item_core=20))
+    assert np.bincount(core.items, minlength=core.n_items).min() >= 20
+    assert core.n_items < ds.n_items

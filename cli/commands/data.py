@@ -164,8 +164,8 @@ def _recipe(name: str | None, layout: str | None, changes: dict[str, Any]) -> Re
     if "split" in changes:
         changes["split"] = Split.parse(changes["split"])
     if changes:
-        # What the paper counted is not to be expected of another filter.
-        changes["expected"] = None
+        # It is another recipe then, and the paper's counts are not to be expected of it.
+        changes |= {"name": None, "expected": None}
     return replace(base, **changes, format=layout or base.format)
 
 

@@ -37,7 +37,7 @@ def prepare(
             raise ConfigError(
                 f"data format demo reads no files, but a path is given: {path}; remove the path"
             )
-        save_dataset(validate(demo_catalogue(seed=seed)), out)
+        save_dataset(validate(demo_catalogue(seed=seed), recipe), out)
         return load_dataset(out)
     source = open_source(path, fmt)
     with Workplace(out) as workplace:

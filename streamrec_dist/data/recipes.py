@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from streamrec_dist.data.raw import suggest
@@ -43,6 +43,7 @@ class Recipe:
     expected: Counts | None = None
     raw: str | None = None
     note: str = ""
+    name: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("user_core", "item_core"):
@@ -72,6 +73,7 @@ class Recipe:
     def record(self) -> dict[str, Any]:
         """What dataset.json keeps of it."""
         return {
+            "name": self.name,
             "format": self.format,
             "min_rating": self.min_rating,
             "user_core": self.user_core,
@@ -127,4 +129,4 @@ def named(name: str) -> Recipe:
     if name not in RECIPES:
         known = list(RECIPES)
         raise ConfigError(f"no recipe {name!r}{suggest(name, known)}; there are: {', '.join(known)}")
-    return RECIPES[name]
+    return replace(RECIPES[name], name=name)
