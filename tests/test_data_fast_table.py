@@ -129,7 +129,8 @@ def test_broken_records_are_skipped_and_counted(tmp_path: Path):
         prepare(folder, "csv", tmp_path / "out")
     ds = prepare(folder, "csv", tmp_path / "out", on_error="skip")
     assert ds.problems == {
-        "broken_record": 3,
+        "broken_line": 2,
+        "not_utf8": 1,
         "broken_event": 2,
         "broken_item": 2,
         "event_of_unknown_item": 1,
@@ -152,7 +153,7 @@ def test_gzipped_csv_whole_and_truncated(tmp_path: Path):
         prepare(cut, "csv", tmp_path / "b")
     ds = prepare(cut, "csv", tmp_path / "b", on_error="skip")
     assert 500 < ds.n_interactions < 3000
-    assert ds.problems["truncated_file"] == 1
+    assert ds.problems["damaged_file"] == 1
 
 
 def test_an_unknown_item_is_named_with_its_line(tmp_path: Path):

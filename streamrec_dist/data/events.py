@@ -65,7 +65,10 @@ class Source(Protocol):
         ...
 
     def items(self, problems: Problems) -> Iterator[pa.RecordBatch]:
-        """Batches of schema ITEMS; an item may be described that no event names, and the other way round."""
+        """Batches of schema ITEMS; an item may be described that no event names, and the other way round.
+
+        Of several records of an item the first counts.
+        """
         ...
 
 

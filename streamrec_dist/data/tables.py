@@ -52,7 +52,7 @@ def open_csv(path: Path, required: Sequence[str], optional: Sequence[str]) -> Ta
         for line, cells in records:
             if len(cells) != len(columns):
                 problems.bad(
-                    "broken_record",
+                    "broken_line",
                     f"{path}:{line}",
                     f"expected {len(columns)} fields ({', '.join(columns)}), found {len(cells)}; quote fields "
                     "that hold commas",
@@ -101,7 +101,7 @@ class _Lines:
                     yield line.decode("utf-8-sig" if self.number == 1 else "utf-8")
                 except UnicodeDecodeError as error:
                     self.problems.bad(
-                        "broken_record",
+                        "not_utf8",
                         f"{self.path}:{self.number}",
                         f"not UTF-8 ({error.reason}); convert the file to UTF-8",
                     )
@@ -111,7 +111,7 @@ class _Lines:
             yield from stream
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             self.problems.bad(
-                "truncated_file",
+                "damaged_file",
                 f"{self.path}:{self.number + 1}",
                 f"damaged or truncated gzip ({error}); copy the file again",
             )
@@ -127,7 +127,7 @@ def _csv_records(path: Path, problems: Problems) -> Iterator[tuple[int, list[str
             cells = next(reader, None)
         except csv.Error as error:
             problems.bad(
-                "broken_record", f"{path}:{lines.number}", f"malformed CSV ({error}); is a quote left open?"
+                "broken_line", f"{path}:{lines.number}", f"malformed CSV ({error}); is a quote left open?"
             )
             continue
         if cells is None:
