@@ -21,7 +21,8 @@ import torch
 from streamrec_dist.config import Config
 from streamrec_dist.config_file import parse_config
 from streamrec_dist.data.batches import Corpus
-from streamrec_dist.data.dataset import Dataset, load_dataset
+from streamrec_dist.data.dataset import Dataset
+from streamrec_dist.data.files import load_dataset
 from streamrec_dist.data.prepare import prepare
 from streamrec_dist.data.split import split_rows, training_part, training_rows
 from streamrec_dist.hardware import resolve_precision
@@ -107,13 +108,7 @@ def _measure(
     id_minutes = (time.monotonic() - started) / 60
     materials = Materials(
         config,
-        Corpus(
-            dataset.items.copy(),
-            dataset.offsets.copy(),
-            made.codes,
-            config.items.codes,
-            config.data.max_history,
-        ),
+        Corpus.of(dataset, made.codes, config.items.codes, config.data.max_history),
         made.neighbours,
         training_rows(dataset),
     )

@@ -17,8 +17,8 @@ from actors.placement import cluster_gpus, stage_config
 from actors.pool import RayRuntime, wait_started
 from cli.controller import Controller
 from streamrec_dist.config import Config
-from streamrec_dist.data.split import split_rows
-from streamrec_dist.errors import EnvironmentProblem, RunError, UsageError
+from streamrec_dist.data.split import rows_of_some, split_rows
+from streamrec_dist.errors import DataError, EnvironmentProblem, RunError, UsageError
 from streamrec_dist.hardware import resolve_precision
 from streamrec_dist.materials import Materials
 from streamrec_dist.model.weights import flatten, import_weights
@@ -120,6 +120,8 @@ def evaluate_run(
     store = RunStore(run.path)
     dataset, config = store.dataset(), run.config()
     rows = split_rows(dataset, split)
+    if len(rows) == 0:
+        raise DataError(f"no user has a {split} target under the split {dataset.recipe['split']}")
     if users is not None:
         rows = some_of(rows, users, config.seed)
     counting = baseline_ranks("counting", dataset, rows, mask_history, config.seed)
@@ -136,7 +138,8 @@ def evaluate_run(
         "stage": stage,
         "split": split,
         "masked": mask_history,
-        "users": len(rows),
+        "users": len(np.unique(rows[:, 0])),
+        "targets": len(rows),
         **metrics_with_intervals(ranks),
         "counting_ndcg@10": counting_metrics["ndcg@10"],
         "invalid_beam_share": invalid,
@@ -211,8 +214,8 @@ def _rank_on_cluster(
 
 
 def some_of(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """At most `count` rows, chosen at random and always the same ones."""
-    return rows[np.sort(np.random.default_rng(seed).permutation(len(rows))[:count])]
+    """The rows of at most `count` users, chosen at random and always the same ones."""
+    return rows_of_some(rows, count, np.random.default_rng(seed))
 
 
 def _actor_name(run: str) -> str:

@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from streamrec_dist.data.formats import Format
+
 
 class Section(BaseModel):
     """A part of the tree: frozen, and strict about keys."""
@@ -29,7 +31,7 @@ class DataConfig(Section):
     """Which interactions to learn from."""
 
     path: str | None = None
-    format: Literal["demo", "lcrec", "csv", "parquet"] = "demo"
+    format: Format = "demo"
     max_history: int = Field(20, ge=1, le=1000)
 
     @model_validator(mode="after")

@@ -13,8 +13,8 @@ from learners.publisher import WeightPublisher
 from streamrec_dist.config import Config
 from streamrec_dist.config_file import parse_config
 from streamrec_dist.data.batches import Corpus
+from streamrec_dist.data.build import validate
 from streamrec_dist.data.demo import demo_catalogue
-from streamrec_dist.data.prepare import validate
 from streamrec_dist.data.split import training_rows
 from streamrec_dist.events import Event
 from streamrec_dist.materials import Materials
@@ -59,7 +59,7 @@ def tiny_materials(config: Config | None = None, users: int = 120, items: int = 
             for item in range(dataset.n_items)
         ]
     ).astype(np.int32)
-    corpus = Corpus(dataset.items.copy(), dataset.offsets.copy(), ids, codes, config.data.max_history)
+    corpus = Corpus.of(dataset, ids, codes, config.data.max_history)
     return Materials(config, corpus, neighbours, training_rows(dataset))
 
 

@@ -62,7 +62,7 @@ def test_a_run_leaves_its_config_events_and_results(trained: RunDir) -> None:
     kinds = {event.kind for event in EventReader(trained.events_path).new()}
     assert {"run", "stage", "step", "eval", "round"} <= kinds
     suffixes = {path.suffix for path in trained.path.rglob("*") if path.is_file()}
-    assert suffixes <= {".yaml", ".jsonl", ".json", ".safetensors", ".msgpack", ".parquet"}
+    assert suffixes <= {".yaml", ".jsonl", ".json", ".safetensors", ".msgpack", ".parquet", ".arrow"}
 
 
 def test_a_finished_run_is_not_trained_again(trained: RunDir) -> None:

@@ -18,7 +18,8 @@ from streamrec_dist.events import Event, EventLog
 from streamrec_dist.rundir import RunDir, StageResult
 from tests.conftest import last_json, run_cli
 
-COMMANDS = ["init", "up", "status", "down", "train", "watch", "stop", "evaluate", "recommend", "data prepare"]
+COMMANDS = ["init", "up", "status", "down", "train", "watch", "stop", "evaluate", "recommend"]
+COMMANDS += ["data prepare", "data describe", "data list"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -66,6 +67,16 @@ def test_without_a_cluster_the_line_to_type_is_given(command: str, folder: Path)
         ("up nowhere.yaml", "nowhere.yaml: no such file; `streamrec-dist init` writes one"),
         ("data prepare shop --format lcrec --out there", "shop"),
         ("data prepare nowhere --format csv --out there", "nowhere"),
+        ("data prepare shop --out there", "give --format F, or --recipe NAME"),
+        ("data prepare shop --format cvs --out there", "did you mean 'csv'"),
+        ("data prepare shop --recipe rearec/sofware --out there", "did you mean 'rearec/software'"),
+        ("data prepare shop --format csv --split last --out there", "expected leave-one-out, or"),
+        ("data prepare shop --format csv --split 1,2 --out there", "needs the times of the events"),
+        ("data prepare shop --format csv --min-rating 3 --out there", "no event has a rating"),
+        ("data prepare shop --format csv --user-core 99 --out there", "there are no users"),
+        ("data prepare shop --format csv --on-error ignore --out there", "ignore"),
+        ("data prepare shop --format csv --out shop", "holds files but no dataset.json"),
+        ("data describe shop", "prepare the data first"),
         ("dance", "dance"),
     ],
 )
@@ -102,7 +113,71 @@ def test_data_prepare_writes_and_describes(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     about = last_json(done)
     assert about["users"] == 80 and about["items"] == 60 and about["interactions"] == 480
-    assert any((folder / "prepared").rglob("*.parquet"))
+    assert (folder / "prepared" / "dataset.json").is_file()
+    for options in ([], ["--verify"]):
+        shown = run_cli("data", "describe", "prepared", "--json", *options, cwd=folder)
+        described = last_json(shown)
+        assert described["verified"] == bool(options)
+        assert described["content_hash"] == about["content_hash"]
+        assert (described["length_quantiles"]["50"], described["repeat_share"]) == (6, 0)
+    (items,) = (folder / "prepared").rglob("items.arrow")
+    content = items.read_bytes()
+    items.write_bytes(content.replace(b"lamp", b"lump"))
+    assert run_cli("data", "describe", "prepared", cwd=folder).returncode == 0
+    refused = run_cli("data", "describe", "prepared", "--verify", cwd=folder)
+    assert refused.returncode == 2 and "its content is not what dataset.json recorded" in refused.stderr
+
+
+def test_a_recipe_from_the_command_line(folder: Path) -> None:
+    interactions = folder / "shop" / "interactions.csv"
+    lines = interactions.read_text(encoding="utf-8").splitlines()
+    timed = [f"{line},{day}" for day, line in enumerate(lines[1:])]
+    interactions.write_text("\n".join(["user,item,timestamp", *timed, "u0,i0,soon"]) + "\n", encoding="utf-8")
+    command = [
+        "data",
+        "prepare",
+        "shop",
+        "--format",
+        "csv",
+        "--out",
+        "prepared",
+        "--json",
+        "--user-core",
+        "5",
+    ]
+    stopped = run_cli(*command, cwd=folder)
+    assert stopped.returncode == 2 and "interactions.csv:482: timestamp: " in stopped.stderr
+    assert not (folder / "prepared").exists()
+    command += ["--item-core", "7", "--split", "300000,400000", "--on-error", "skip"]
+    done = run_cli(*command, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    about = last_json(done)
+    assert about["problems"] == {"broken_event": 1}
+    assert about["recipe"]["split"] == "300000,400000"
+    assert (about["recipe"]["user_core"], about["recipe"]["item_core"]) == (5, 7)
+    assert 0 < about["users"] < 80 and about["items_never_used"] == 0
+    assert about["valid_targets"] > 0 and about["test_targets"] > 0
+
+
+def test_the_counts_of_a_paper_are_set_beside_ours(folder: Path) -> None:
+    command = ["data", "prepare", "shop", "--format", "csv", "--out", "prepared"]
+    done = run_cli(*command, "--recipe", "stream-rec/scientific", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "50,985" in done.stdout and "-50,945" in done.stdout
+    as_json = run_cli(*command, "--recipe", "stream-rec/scientific", "--json", cwd=folder)
+    assert last_json(as_json)["expected"]["users"] == 50_985
+    # Another filter than the paper's has no counts to expect.
+    other = run_cli(*command, "--recipe", "stream-rec/scientific", "--user-core", "6", "--json", cwd=folder)
+    assert last_json(other)["expected"] is None
+
+
+def test_known_data_sets_are_listed(folder: Path) -> None:
+    shown = run_cli("data", "list", "--json", cwd=folder)
+    listed = last_json(shown)
+    assert {"lcrec", "csv", "parquet"} <= set(listed["formats"])
+    names = {one["name"]: one for one in listed["sets"]}
+    assert names["rearec/yelp"]["filter"] == "rating > 3, users >= 20, items >= 20"
+    assert "rearec/yelp" in run_cli("data", "list", cwd=folder).stdout
 
 
 def test_an_address_that_does_not_answer_is_an_environment_problem(folder: Path) -> None:

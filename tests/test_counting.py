@@ -10,10 +10,10 @@ import pytest
 
 from streamrec_dist.baselines.counting import CountingModel
 from streamrec_dist.baselines.popularity import PopularityModel
+from streamrec_dist.data.build import validate
 from streamrec_dist.data.dataset import Dataset
-from streamrec_dist.data.prepare import validate
+from streamrec_dist.data.prepare import prepare
 from streamrec_dist.data.raw import RawData
-from streamrec_dist.data.reader_lcrec import read_lcrec
 from streamrec_dist.data.split import split_rows
 from streamrec_dist.metrics import ranking_metrics
 
@@ -118,11 +118,13 @@ def test_ties_do_not_favour_small_item_numbers():
         ("Scientific", True, 0.1068, 0.0790),
     ],
 )
-def test_counting_reproduces_the_published_figures(name: str, masked: bool, recall: float, ndcg: float):
+def test_counting_reproduces_the_published_figures(
+    tmp_path: Path, name: str, masked: bool, recall: float, ndcg: float
+):
     folder = REAL / name
     if not folder.is_dir():
         pytest.skip(f"the real data set {name} is not beside the repository")
-    ds = validate(read_lcrec(folder))
+    ds = prepare(folder, "lcrec", tmp_path / name)
     result = ranking_metrics(CountingModel.fit(ds).ranks(ds, split_rows(ds, "test"), masked))
     assert result["ndcg@10"] == pytest.approx(ndcg, abs=0.001)
     assert result["recall@10"] == pytest.approx(recall, abs=0.001)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from streamrec_dist.data.batches import Corpus, epoch_batches, history_lengths, history_tokens, targets
+from streamrec_dist.data.build import validate
 from streamrec_dist.data.demo import demo_catalogue
-from streamrec_dist.data.prepare import validate
 from streamrec_dist.data.split import split_rows, training_part, training_rows
 from streamrec_dist.errors import ConfigError, DataError
 
@@ -17,7 +17,7 @@ DATA = validate(demo_catalogue(users=60, items=80))
 def corpus(max_history: int = 4) -> Corpus:
     rng = np.random.default_rng(0)
     codes = rng.integers(0, 16, size=(DATA.n_items, 3)).astype(np.int32)
-    return Corpus(DATA.items, DATA.offsets, codes, codes_per_level=16, max_history=max_history)
+    return Corpus.of(DATA, codes, codes_per_level=16, max_history=max_history)
 
 
 def test_rows_cover_every_target_exactly_once():

@@ -7,9 +7,9 @@ import pytest
 
 from streamrec_dist.baselines.counting import CountingModel
 from streamrec_dist.baselines.popularity import PopularityModel
+from streamrec_dist.data.build import validate
 from streamrec_dist.data.demo import Process, demo_catalogue, planted_demo
 from streamrec_dist.data.demo_words import BRANDS, KINDS, TIERS
-from streamrec_dist.data.prepare import validate
 from streamrec_dist.data.split import split_rows
 from streamrec_dist.errors import ConfigError
 from streamrec_dist.metrics import ranking_metrics, ranks_of_targets

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from streamrec_dist.data.events import OnError
 from streamrec_dist.data.prepare import prepare
-from streamrec_dist.data.reader_lcrec import read_lcrec
+from streamrec_dist.data.reader_lcrec import LcrecSource
 from streamrec_dist.errors import DataError
 
 REAL = Path(__file__).parents[1].parent / "shared" / "data"
@@ -37,7 +38,7 @@ def test_a_small_set_by_hand(tmp_path: Path):
         "2": {"asin": "B0", "lexical_id": "secret words"},
         "3": {"title": "Ink", "brand_categories": ["Acme", "Office"], "lexical_id": "secret"},
     }
-    raw = read_lcrec(write(tmp_path, items=items))
+    raw = prepare(write(tmp_path, items=items), "lcrec", tmp_path / "out")
     assert raw.name == "Toy"
     assert raw.items.tolist() == [0, 1, 2, 3, 2, 1, 0]
     assert raw.offsets.tolist() == [0, 3, 7]
@@ -50,18 +51,18 @@ def test_a_small_set_by_hand(tmp_path: Path):
         "",
         "Ink. Categories: Acme, Office",
     ]
-    assert raw.notes == {"items_without_text": 2, "items_without_any_field": 1}
+    assert raw.notes["items_without_text"] == 2
+    assert raw.notes["items_without_any_field"] == 1
 
 
 def test_gzip_and_plain_read_the_same(tmp_path: Path):
-    plain = read_lcrec(write(tmp_path))
+    plain = prepare(write(tmp_path), "lcrec", tmp_path / "plain")
     for kind in ("inter", "item"):
         file = tmp_path / f"Toy.{kind}.json"
         (tmp_path / f"Toy.{kind}.json.gz").write_bytes(gzip.compress(file.read_bytes()))
         file.unlink()
-    packed = read_lcrec(tmp_path)
-    assert (packed.items == plain.items).all()
-    assert packed.texts == plain.texts
+    packed = prepare(tmp_path, "lcrec", tmp_path / "packed")
+    assert packed.content_hash == plain.content_hash
 
 
 @pytest.mark.parametrize(
@@ -90,7 +91,8 @@ def test_gzip_and_plain_read_the_same(tmp_path: Path):
         (INTER, {}, r"entry 0: item 0 is not in the item file"),
         ({}, {}, r"the catalogue is empty"),
         ({}, ITEMS, r"inter\.json: there are no users"),
-        ({"a": [0, 1, 2], "b": [1, 2], "c": [], "d": [3]}, ITEMS, r"'b' has 2 item\(s\), and 3 of 4 users have"),
+        ({"a": [0, 1, 2], "b": [1, 2], "d": [3]}, ITEMS, r"'b' has 2 item\(s\), and 2 of 3 users have"),
+        ({"a": [0, 1, 2], "c": []}, ITEMS, r"inter\.json: user 'c': has 0 items"),
     ],
 )  # fmt: skip
 def test_bad_content_is_named_and_nothing_is_written(tmp_path: Path, inter: Any, items: Any, message: str):
@@ -101,7 +103,19 @@ def test_bad_content_is_named_and_nothing_is_written(tmp_path: Path, inter: Any,
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
-def test_damaged_files_are_named(tmp_path: Path):
+def test_broken_records_are_left_out_and_counted_where_that_is_asked_for(tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    inter = {**INTER, "2": [0, 9, 1], "3": [], "4": "all", "5": [1, 2]}
+    items = {**ITEMS, "4": {"title": 5}, "5": {"title": "Caf&eacute;  &amp; more"}}
+    ds = prepare(write(tmp_path / "in", inter, items), "lcrec", tmp_path / "out", on_error="skip")
+    assert ds.user_ids == ["0", "1"]
+    assert ds.titles == ["Thing 0", "Thing 1", "Thing 2", "Thing 3", "", "Café & more"]
+    assert ds.problems == {"broken_history": 3, "broken_item": 1, "user_too_short": 1}
+    assert any("user '2', entry 1: item 9" in example for example in ds.examples)
+
+
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+def test_damaged_files_are_named(tmp_path: Path, on_error: OnError):
     write(tmp_path)
     packed = gzip.compress(json.dumps(INTER).encode())
     (tmp_path / "Toy.inter.json").unlink()
@@ -109,25 +123,25 @@ def test_damaged_files_are_named(tmp_path: Path):
     for content in (packed[:-12], b"not gzip at all", packed[:20] + b"\xff\xff" + packed[22:]):
         file.write_bytes(content)
         with pytest.raises(DataError, match=r"Toy\.inter\.json\.gz: damaged or truncated gzip"):
-            read_lcrec(tmp_path)
+            prepare(tmp_path, "lcrec", tmp_path / "out", on_error=on_error)
     file.write_bytes(gzip.compress(b'{"\xff": []}'))
     with pytest.raises(DataError, match="byte 2 is not UTF-8"):
-        read_lcrec(tmp_path)
+        prepare(tmp_path, "lcrec", tmp_path / "out", on_error=on_error)
 
 
 def test_missing_and_ambiguous_files_are_named(tmp_path: Path):
     with pytest.raises(DataError, match="expected a folder"):
-        read_lcrec(tmp_path / "nowhere")
+        LcrecSource(tmp_path / "nowhere")
     with pytest.raises(DataError, match=r"\*\.inter\.json or \.json\.gz, found none"):
-        read_lcrec(tmp_path)
+        LcrecSource(tmp_path)
     write(tmp_path)
     (tmp_path / "Other.inter.json").write_text("{}")
     with pytest.raises(DataError, match=r"found Other\.inter\.json, Toy\.inter\.json"):
-        read_lcrec(tmp_path)
+        LcrecSource(tmp_path)
     (tmp_path / "Other.inter.json").unlink()
     (tmp_path / "Toy.item.json").rename(tmp_path / "Another.item.json")
     with pytest.raises(DataError, match=r"Toy\.item\.json or \.json\.gz, found none"):
-        read_lcrec(tmp_path)
+        LcrecSource(tmp_path)
 
 
 @pytest.mark.parametrize(

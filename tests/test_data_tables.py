@@ -5,12 +5,14 @@ from __future__ import annotations
 from datetime import UTC, date, datetime
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from streamrec_dist.data.dataset import Dataset
 from streamrec_dist.data.prepare import prepare
-from streamrec_dist.data.reader_table import read_table
+from streamrec_dist.data.recipes import Recipe
 from streamrec_dist.data.timestamps import parse_time
 from streamrec_dist.errors import ConfigError, DataError
 
@@ -31,6 +33,10 @@ def write_parquet(folder: Path, interactions: dict, items: dict | None = None) -
     return folder
 
 
+def read_table(path: Path, fmt: str) -> Dataset:
+    return prepare(path, fmt, path / "prepared")
+
+
 def test_rows_are_ordered_by_time_and_equal_times_by_the_file(tmp_path: Path):
     raw = read_table(write_csv(tmp_path), "csv")
     assert raw.user_ids == ["bo", "al"]
@@ -38,14 +44,15 @@ def test_rows_are_ordered_by_time_and_equal_times_by_the_file(tmp_path: Path):
     assert raw.offsets.tolist() == [0, 3, 6]
     assert raw.items.tolist() == [1, 3, 0, 2, 1, 0]
     assert raw.texts == ["Pen. Brand: Acme. Categories: Office. Blue, fine", "Ink", "Brand: Acme", ""]
-    assert raw.notes == {"items_without_text": 2, "items_without_any_field": 1}
+    assert raw.notes["items_without_text"] == 2
+    assert raw.notes["items_without_any_field"] == 1
     assert raw.name == tmp_path.name
 
 
 def test_without_a_timestamp_the_file_order_counts(tmp_path: Path):
-    rows = "item,shop,user\np1,x,bo\np2,x,al\np3,x,bo\np1,x,al\np2,x,bo\n"
+    rows = "item,shop,user\np1,x,bo\np2,x,al\np3,x,bo\np1,x,al\np2,x,bo\np4,x,al\n"
     raw = read_table(write_csv(tmp_path, rows), "csv")
-    assert raw.items.tolist() == [0, 2, 1, 1, 0]
+    assert raw.items.tolist() == [0, 2, 1, 1, 0, 3]
 
 
 @pytest.mark.parametrize(
@@ -186,3 +193,6 @@ def test_the_demo_is_prepared_from_its_seed(tmp_path: Path):
     ds = prepare(None, "demo", tmp_path / "demo", seed=3)
     assert (ds.users, ds.n_items, ds.synthetic) == (5000, 2000, True)
     assert prepare(None, "demo", tmp_path / "other", seed=4).content_hash != ds.content_hash
+    core = prepare(None, "demo", tmp_path / "core", seed=3, recipe=Recipe("demo", item_core=20))
+    assert np.bincount(core.items, minlength=core.n_items).min() >= 20
+    assert core.n_items < ds.n_items

@@ -27,3 +27,19 @@ def test_prepared_data_must_stay_what_the_run_began_with(folder: Path) -> None:
     prepare(folder / "shop", "csv", folder / "prepared")
     with pytest.raises(DataError, match="not what run one began with"):
         RunStore(run.path).dataset()
+
+
+def test_altered_data_are_refused_before_anything_is_trained(folder: Path) -> None:
+    prepare(folder / "shop", "csv", folder / "prepared")
+    (folder / "cluster.yaml").write_text(TINY.replace("path: shop", "path: prepared"), encoding="utf-8")
+    run = RunDir.create(folder / "runs", "one", load_config(folder / "cluster.yaml"))
+    own = RunDir.create(
+        folder / "runs", "own", load_config(folder / "cluster.yaml", [f"data.path={folder / 'shop'}"])
+    )
+    for store, place in ((RunStore(run.path), folder / "prepared"), (RunStore(own.path), own.dataset_path)):
+        assert store.dataset() is store.dataset(), "read and verified once a process"
+        (items,) = place.rglob("items.arrow")
+        items.write_bytes(items.read_bytes().replace(b"lamp", b"lump"))
+    for path in (run.path, own.path):
+        with pytest.raises(DataError, match=r"items\.arrow: its content is not what dataset\.json recorded"):
+            RunStore(path).dataset()

@@ -15,7 +15,7 @@ import pytest
 from streamrec_dist.data.events import Problems
 from streamrec_dist.data.sources import DESCRIPTIONS, SOURCES
 from streamrec_dist.data.sources.lines import TextFile, read_lines
-from streamrec_dist.data.sources.records import csv_records, first_of_each, json_records, separated_records
+from streamrec_dist.data.sources.records import csv_records, json_records, separated_records
 from streamrec_dist.errors import DataError
 from tests.raw_files import skipped, write_lines
 
@@ -186,10 +186,3 @@ def test_separated_records_need_all_their_fields(tmp_path: Path):
     )
     assert read == [(1, ["1", "A: B", "c"]), (3, ["3", "y", "z"])]
     assert problems.examples == [f"{path}:2: expected 3 fields separated by '::', found str '2::x'"]
-
-
-def test_the_first_row_of_an_item_wins_and_the_others_are_counted():
-    problems = Problems()
-    kept = list(first_of_each([("a", 1), ("b", 1), ("a", 2), ("a", 3)], problems))
-    assert kept == [("a", 1), ("b", 1)]
-    assert problems.counts == {"item_described_twice": 2}

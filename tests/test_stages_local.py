@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from streamrec_dist.config_file import parse_config
+from streamrec_dist.data.split import training_rows
 from streamrec_dist.stages.pretrain import pretrain
 from streamrec_dist.stages.rl import rl
 from streamrec_dist.stages.sft import sft
@@ -118,3 +120,19 @@ def test_stopping_and_resuming_gives_the_weights_of_an_uninterrupted_run(materia
     rl(second)
     for name, array in whole.learners.weights().items():
         assert np.array_equal(array, second.learners.weights()[name]), name
+
+
+def test_a_split_by_time_trains_and_evaluates():
+    whole = tiny_materials()
+    lengths = np.diff(whole.corpus.offsets)
+    # Every fourth user has nothing to train on, every fourth nothing held out, the others several targets.
+    kind = np.arange(len(lengths)) % 4
+    train_end = np.select([kind == 0, kind == 1], [0, lengths], lengths - 4)
+    valid_end = np.select([kind == 0, kind == 1], [lengths // 2, lengths], lengths - 2)
+    corpus = replace(whole.corpus, train_end=train_end, valid_end=valid_end)
+    context = local_context(replace(whole, corpus=corpus, rows=training_rows(corpus)), MemoryStore())
+    rows = context.evaluation_rows(10)
+    assert len(set(rows[:, 0].tolist())) == 10 < len(rows)
+    assert not (kind[rows[:, 0]] == 1).any()
+    result = pretrain(context)
+    assert 0 <= result.metrics["ndcg@10"] <= 1

@@ -67,7 +67,7 @@ def extend(
     as_json: JsonOption = False,
 ) -> None:
     """Give new items ids without training anything and without changing anybody's id."""
-    from streamrec_dist.data.dataset import load_dataset
+    from streamrec_dist.data.files import load_dataset
     from streamrec_dist.items.semantic_ids import save_ids
     from streamrec_dist.stages.extend import extend_to
     from streamrec_dist.stages.run_store import RunStore

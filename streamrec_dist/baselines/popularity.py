@@ -19,7 +19,7 @@ class PopularityModel:
 
     @classmethod
     def fit(cls, ds: Dataset) -> PopularityModel:
-        """Counts the training part (all but the last two items of each user), whichever split is ranked."""
+        """Counts the training part (the events before `train_end` of each user), whichever split is ranked."""
         items, _ = training_part(ds)
         return cls(np.bincount(items, minlength=ds.n_items).astype(np.float64))
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from streamrec_dist.data.split import Sequenced
 from streamrec_dist.errors import ConfigError, DataError
 from streamrec_dist.tokens import FIRST_CODE, PAD
 
@@ -16,15 +17,26 @@ WINDOW = 32
 class Corpus:
     """The interactions and the items' codes, plain arrays only, so that processes share it without a copy.
 
-    `items` int32 [interactions] and `offsets` int64 [users + 1] as in Dataset; `codes` int32 [n_items, m]
-    holds the code of each level, 0 .. codes_per_level - 1; of a history the last `max_history` items count.
+    `items` int32 [interactions], `offsets` int64 [users + 1], `train_end` and `valid_end` int64 [users] as in
+    Dataset; `codes` int32 [n_items, m] holds the code of each level, 0 .. codes_per_level - 1; of a history the
+    last `max_history` items count.
     """
 
     items: np.ndarray
     offsets: np.ndarray
+    train_end: np.ndarray
+    valid_end: np.ndarray
     codes: np.ndarray
     codes_per_level: int
     max_history: int
+
+    @classmethod
+    def of(cls, ds: Sequenced, codes: np.ndarray, codes_per_level: int, max_history: int) -> Corpus:
+        """The corpus of a dataset. Copies: a dataset's memory maps are read-only, and torch takes no such arrays."""
+        items, offsets = ds.items.copy(), ds.offsets.copy()
+        return cls(
+            items, offsets, ds.train_end.copy(), ds.valid_end.copy(), codes, codes_per_level, max_history
+        )
 
     @property
     def levels(self) -> int:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import pyarrow as pa
 
 from streamrec_dist.errors import DataError
 
 #: `time` counts milliseconds since 1970 (UTC); `time` and `rating` are null where the source has none.
+#: A source in which some events have a time and others have none reports the latter as problems.
 EVENTS = pa.schema(
     [
         pa.field("user", pa.large_string(), nullable=False),
@@ -43,11 +44,15 @@ class Problems:
 
     def bad(self, kind: str, place: str, message: str) -> None:
         """A record is left out. Raises DataError under `stop`; `place` is "file:line" or names the record."""
+        self.caught(kind, DataError(f"{place}: {message}"))
+
+    def caught(self, kind: str, error: DataError) -> None:
+        """A record is left out because of `error`, whose message names the place. Raises it under `stop`."""
         if self.on_error == "stop":
-            raise DataError(f"{place}: {message}")
+            raise error
         self.counts[kind] += 1
         if len(self.examples) < EXAMPLES:
-            self.examples.append(f"{place}: {message}")
+            self.examples.append(str(error))
 
 
 class Source(Protocol):
@@ -60,7 +65,23 @@ class Source(Protocol):
         ...
 
     def items(self, problems: Problems) -> Iterator[pa.RecordBatch]:
-        """Batches of schema ITEMS; an item may be described that no event names, and the other way round."""
+        """Batches of schema ITEMS; an item may be described that no event names, and the other way round.
+
+        Of several records of an item the first counts.
+        """
+        ...
+
+
+@runtime_checkable
+class DescribedSource(Source, Protocol):
+    """A source whose item file must describe every item that has events.
+
+    Its batches of events may have one more column, `rest` float64: what is left of a time beyond whole
+    milliseconds, which breaks ties between equal `time`.
+    """
+
+    def unknown_item(self, row: int, item: str) -> tuple[str, str]:
+        """Place and message for the `row`-th event (from 0), whose item is not described."""
         ...
 
 

@@ -1,7 +1,9 @@
-"""What a reader hands over before validation: ids, sequences and item fields, in memory."""
+"""Small data sets in memory, as made by a program; and the fields of an item that become its text."""
 
 from __future__ import annotations
 
+import html
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -13,7 +15,7 @@ from streamrec_dist.errors import DataError
 
 @dataclass(frozen=True, eq=False)
 class RawData:
-    """Users, their item sequences and the items' texts, as read.
+    """Users, their item sequences and the items' texts.
 
     `items` int32 [interactions] holds item numbers 0..n_items-1, all users one after the other, oldest first;
     user u owns items[offsets[u]:offsets[u + 1]] (`offsets` int64 [users + 1]). `source` names the place of
@@ -50,6 +52,13 @@ class ItemFields:
             self.description,
         ]
         return ". ".join(part.rstrip(". ") for part in parts if part)
+
+
+def clean_text(text: str) -> str:
+    """HTML entities as characters, Unicode in its composed form (NFC), white space collapsed."""
+    text = html.unescape(text) if "&" in text else text
+    text = text if text.isascii() else unicodedata.normalize("NFC", text)
+    return " ".join(text.split())
 
 
 def text_notes(fields: Sequence[ItemFields]) -> dict[str, int]:

@@ -6,47 +6,77 @@ import gzip
 import json
 import re
 import zlib
+from collections.abc import Iterator
 from glob import escape
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pyarrow as pa
 
-from streamrec_dist.data.raw import ItemFields, RawData, field_text, shown, text_notes
+from streamrec_dist.data.events import EVENTS, ITEMS, Problems, batches
+from streamrec_dist.data.raw import ItemFields, field_text, shown
 from streamrec_dist.errors import DataError
 
 ITEM_NUMBER = re.compile("0|[1-9][0-9]*")
 
 
-def read_lcrec(path: Path) -> RawData:
-    """Reads the folder `path`, which holds D.inter.json[.gz] and D.item.json[.gz] for a single D.
+class LcrecSource:
+    """The folder `path`, which holds D.inter.json[.gz] and D.item.json[.gz] for a single D.
 
-    Items keep their numbers, which must be 0 .. n-1; sequences are taken as chronological. Raises DataError
-    naming the file and the line or record that is malformed.
+    Items keep their numbers, which must be 0 .. n-1; sequences are taken as chronological and have no times.
     """
-    path = Path(path)
-    if not path.is_dir():
-        raise DataError(f"{path}: expected a folder with D.inter.json[.gz] and D.item.json[.gz]")
-    inter, name = _find(path, "inter", "*")
-    item, _ = _find(path, "item", escape(name))
-    records = _read_object(item)
-    _check_numbers(item, records)
-    fields = [_item_fields(item, str(number), records[str(number)]) for number in range(len(records))]
-    histories = _read_object(inter)
-    for user, history in histories.items():
-        _check_history(inter, user, history, len(fields))
-    lengths = [len(history) for history in histories.values()]
-    return RawData(
-        name=name,
-        source=str(inter),
-        items=np.array([i for history in histories.values() for i in history], dtype=np.int32),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        user_ids=list(histories),
-        item_ids=[str(number) for number in range(len(fields))],
-        titles=[f.title for f in fields],
-        texts=[f.text() for f in fields],
-        notes=text_notes(fields),
-    )
+
+    def __init__(self, path: Path):
+        """Raises DataError unless `path` has exactly these two files."""
+        path = Path(path)
+        if not path.is_dir():
+            raise DataError(f"{path}: expected a folder with D.inter.json[.gz] and D.item.json[.gz]")
+        self._inter, self.name = _find(path, "inter", "*")
+        self._item, _ = _find(path, "item", escape(self.name))
+        self.place = str(self._inter)
+
+    def events(self, problems: Problems) -> Iterator[pa.RecordBatch]:
+        """Batches of EVENTS; a history with a broken entry is left out as a whole, since its order is unsure.
+
+        Raises DataError naming the file and the line or record that is malformed. Damage to the file as a whole
+        is an error under `skip` too: a JSON object cannot be read on behind a broken place.
+        """
+        records = self._records()
+        if problems.on_error == "stop":
+            # A broken item explains histories that seem broken, so it is named first.
+            for key, record in records.items():
+                _item_fields(self._item, key, record)
+        return batches(self._rows(len(records), problems), EVENTS)
+
+    def items(self, problems: Problems) -> Iterator[pa.RecordBatch]:
+        return batches(self._described(problems), ITEMS)
+
+    def _rows(self, n_items: int, problems: Problems) -> Iterator[tuple[str, str, None, None]]:
+        for user, history in _read_object(self._inter).items():
+            try:
+                _check_history(self._inter, user, history, n_items)
+            except DataError as error:
+                problems.caught("broken_history", error)
+                continue
+            for item in history:
+                yield user, str(item), None, None
+
+    def _records(self) -> dict[str, Any]:
+        records = _read_object(self._item)
+        _check_numbers(self._item, records)
+        return records
+
+    def _described(self, problems: Problems) -> Iterator[tuple[str, ...]]:
+        records = self._records()
+        for number in range(len(records)):
+            key = str(number)
+            try:
+                fields = _item_fields(self._item, key, records[key])
+            except DataError as error:
+                # The item keeps its number and loses its text.
+                problems.caught("broken_item", error)
+                fields = ItemFields()
+            yield key, fields.title, fields.brand, fields.categories, fields.description
 
 
 def _find(folder: Path, kind: str, stem: str) -> tuple[Path, str]:
@@ -118,6 +148,8 @@ def _check_history(path: Path, user: str, history: Any, n_items: int) -> None:
     where = f"{path}: user {user!r}"
     if not isinstance(history, list):
         raise DataError(f"{where}: expected a list of item numbers, found {shown(history)}")
+    if not history:
+        raise DataError(f"{where}: has 0 items; remove this user")
     for place, item in enumerate(history):
         if type(item) is not int or item < 0:
             raise DataError(

@@ -2,89 +2,129 @@
 
 from __future__ import annotations
 
-from array import array
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 
-from streamrec_dist.data.raw import ItemFields, RawData, field_text, shown, text_notes
+from streamrec_dist.data.events import BATCH_ROWS, EVENTS, ITEMS, Problems, batches
+from streamrec_dist.data.fast_table import fast_table
+from streamrec_dist.data.raw import field_text, shown
 from streamrec_dist.data.tables import Table, open_csv, open_parquet
-from streamrec_dist.data.timestamps import parse_time
+from streamrec_dist.data.timestamps import Clock, is_date, parse_time
 from streamrec_dist.errors import ConfigError, DataError
 
 OPTIONAL = ("text", "description", "brand", "categories")
 FORMATS = {"csv": open_csv, "parquet": open_parquet}
+#: Events of a table carry what is left of their time beyond milliseconds.
+FINE_EVENTS = EVENTS.append(pa.field("rest", pa.float64()))
+
+#: User, item, time, rating, and whether the time was a date and not a number.
+Event = tuple[str, str, int | float | None, float | None, bool]
 
 
-def read_table(path: Path, fmt: Literal["csv", "parquet"]) -> RawData:
-    """Reads interactions.{fmt} (user, item[, timestamp]) and items.{fmt} (item, title and OPTIONAL).
+class TableSource:
+    """interactions.{fmt} (user, item[, timestamp, rating]) and items.{fmt} (item, title and OPTIONAL).
 
-    Other columns are ignored. The rows of a user are ordered by timestamp where there is one; equal times,
-    and files without a timestamp, by their place in the file. Users are numbered by first appearance, items
-    by their place in the item file. Raises DataError naming the file and the line or row.
+    Other columns are ignored. Every item of the interactions must be in the item file.
     """
-    if fmt not in FORMATS:
-        raise ConfigError(f"table format {fmt!r}: expected csv or parquet")
-    path = Path(path)
-    if not path.is_dir():
-        raise DataError(f"{path}: expected a folder with interactions.{fmt} and items.{fmt}")
-    items = FORMATS[fmt](path / f"items.{fmt}", ("item", "title"), OPTIONAL)
-    number, fields = _read_items(items)
-    interactions = FORMATS[fmt](path / f"interactions.{fmt}", ("user", "item"), ("timestamp",))
-    users, owner, chosen, times = _read_interactions(interactions, items, number)
-    # The last key is the primary one; a stable sort keeps the file's order among equal times.
-    order = np.lexsort((times, owner) if times is not None else (owner,))
-    return RawData(
-        name=path.resolve().name,
-        source=str(interactions.path),
-        items=chosen[order],
-        offsets=np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(users)))]).astype(np.int64),
-        user_ids=list(users),
-        item_ids=list(number),
-        titles=[f.title for f in fields],
-        texts=[f.text() for f in fields],
-        notes=text_notes(fields),
+
+    def __init__(self, path: Path, fmt: Literal["csv", "parquet"]):
+        """Raises DataError where a file is missing, damaged or lacks a column."""
+        if fmt not in FORMATS:
+            raise ConfigError(f"table format {fmt!r}: expected csv or parquet")
+        path = Path(path)
+        if not path.is_dir():
+            raise DataError(f"{path}: expected a folder with interactions.{fmt} and items.{fmt}")
+        self.name = path.resolve().name
+        self._items = FORMATS[fmt](path / f"items.{fmt}", ("item", "title"), OPTIONAL)
+        self._events = FORMATS[fmt](path / f"interactions.{fmt}", ("user", "item"), ("timestamp", "rating"))
+        self.place = str(self._events.path)
+
+    def events(self, problems: Problems) -> Iterator[pa.RecordBatch]:
+        """Batches of EVENTS, perhaps with `rest`, in the order of the file.
+
+        Raises DataError naming the line or row that is bad, or counts it in `problems`.
+        """
+        fast = fast_table(self._events)
+        return fast.batches() if fast else self._careful_batches(problems)
+
+    def items(self, problems: Problems) -> Iterator[pa.RecordBatch]:
+        return batches(_items(self._items, problems), ITEMS)
+
+    def unknown_item(self, row: int, item: str) -> tuple[str, str]:
+        """Place and message for an event whose item is not described; the file is read again up to it."""
+        place, _ = next(islice(_events(self._events, Problems("skip")), row, None))
+        return place, f"item {item!r} is not in {self._items.path}; add it there or remove the interaction"
+
+    def _careful_batches(self, problems: Problems) -> Iterator[pa.RecordBatch]:
+        events = (event for _, event in _events(self._events, problems))
+        clock: Clock | None = None
+        while chunk := list(islice(events, BATCH_ROWS)):
+            users, items, times, ratings, dated = zip(*chunk, strict=True)
+            columns: list[Any] = [pa.array(users, pa.large_string()), pa.array(items, pa.large_string())]
+            rest: Any = None
+            if "timestamp" in self._events.columns:
+                values = np.array(times)
+                clock = clock or self._clock(values, dated[0])
+                whole, rest = clock.split(values)
+                columns.append(pa.array(whole))
+            else:
+                columns.append(pa.nulls(len(chunk), pa.int64()))
+            columns.append(pa.array(ratings, pa.float32()))
+            columns.append(pa.array(np.zeros(len(chunk)) if rest is None else rest))
+            yield pa.record_batch(columns, schema=FINE_EVENTS)
+
+    def _clock(self, values: np.ndarray, dated: bool) -> Clock:
+        unit = "us" if dated else self._events.units.get("timestamp")
+        return Clock(unit) if unit else Clock.guess(float(np.abs(values.astype(np.float64)).max()))
+
+
+def _events(table: Table, problems: Problems) -> Iterator[tuple[str, Event]]:
+    dated: bool | None = None
+    for place, row in table.rows(problems):
+        try:
+            event = _event(place, row)
+            dated = event[-1] if dated is None else dated
+            if event[-1] != dated:
+                raise DataError(
+                    f"{place}: timestamp: expected a {'date' if dated else 'number'} as in the rows before, "
+                    f"found {shown(row['timestamp'])}"
+                )
+        except DataError as error:
+            problems.caught("broken_event", error)
+            continue
+        yield place, event
+
+
+def _event(place: str, row: dict[str, Any]) -> Event:
+    timed = "timestamp" in row
+    return (
+        _identifier(row["user"], f"{place}: user"),
+        _identifier(row["item"], f"{place}: item"),
+        parse_time(row["timestamp"], f"{place}: timestamp") if timed else None,
+        _rating(row.get("rating"), f"{place}: rating"),
+        timed and is_date(row["timestamp"]),
     )
 
 
-def _read_items(table: Table) -> tuple[dict[str, int], list[ItemFields]]:
-    number: dict[str, int] = {}
-    fields = []
-    for place, row in table.rows():
-        item = _identifier(row["item"], f"{place}: item")
-        if item in number:
-            raise DataError(f"{place}: item {item!r} was already described; keep one row an item")
-        number[item] = len(number)
-        text = {name: field_text(row.get(name), f"{place}: {name}") for name in ("title", *OPTIONAL)}
+def _items(table: Table, problems: Problems) -> Iterator[tuple[str, ...]]:
+    seen: set[str] = set()
+    for place, row in table.rows(problems):
+        try:
+            item = _identifier(row["item"], f"{place}: item")
+            if item in seen:
+                raise DataError(f"{place}: item {item!r} was already described; keep one row an item")
+            text = {name: field_text(row.get(name), f"{place}: {name}") for name in ("title", *OPTIONAL)}
+        except DataError as error:
+            problems.caught("broken_item", error)
+            continue
+        seen.add(item)
         description = " ".join(part for part in (text["text"], text["description"]) if part)
-        fields.append(ItemFields(text["title"], text["brand"], text["categories"], description))
-    return number, fields
-
-
-def _read_interactions(
-    table: Table, items: Table, number: dict[str, int]
-) -> tuple[dict[str, int], np.ndarray, np.ndarray, np.ndarray | None]:
-    """User numbers by id, then for each row the user's and the item's number (int32) and the time, if any."""
-    users: dict[str, int] = {}
-    owner, chosen, times = array("i"), array("i"), []
-    timed = "timestamp" in table.columns
-    for place, row in table.rows():
-        user = _identifier(row["user"], f"{place}: user")
-        item = _identifier(row["item"], f"{place}: item")
-        if item not in number:
-            raise DataError(
-                f"{place}: item {item!r} is not in {items.path}; add it there or remove the interaction"
-            )
-        owner.append(users.setdefault(user, len(users)))
-        chosen.append(number[item])
-        if timed:
-            times.append(parse_time(row["timestamp"], f"{place}: timestamp"))
-    return users, _int32(owner), _int32(chosen), np.array(times) if timed else None
-
-
-def _int32(values: array) -> np.ndarray:
-    return np.frombuffer(values, dtype=np.int32) if values else np.zeros(0, dtype=np.int32)
+        yield item, text["title"], text["brand"], text["categories"], description
 
 
 def _identifier(value: object, where: str) -> str:
@@ -94,3 +134,15 @@ def _identifier(value: object, where: str) -> str:
     if not isinstance(value, str | int) or isinstance(value, bool):
         raise DataError(f"{where}: expected an integer or a text as the id, found {shown(value)}")
     return str(value)
+
+
+def _rating(value: object, where: str) -> float | None:
+    if value is None or value == "":
+        return None
+    try:
+        rating = float(value) if isinstance(value, str | int | float) else float("nan")
+    except ValueError:
+        rating = float("nan")
+    if not np.isfinite(rating):
+        raise DataError(f"{where}: expected a number or nothing, found {shown(value)}")
+    return rating

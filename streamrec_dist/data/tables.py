@@ -1,8 +1,10 @@
-"""A table of named columns, read row by row with the place of each row for error messages."""
+"""A table of named columns, read record by record with the place of each for error messages."""
 
 from __future__ import annotations
 
 import csv
+import gzip
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from streamrec_dist.data.events import Problems
 from streamrec_dist.data.raw import suggest
 from streamrec_dist.errors import DataError
 
@@ -19,70 +22,118 @@ PARQUET_BATCH = 65_536
 
 @dataclass(frozen=True)
 class Table:
-    """`rows()` yields (place, {column: value}); a place is "file:line" (CSV) or "file: row n" (from 1)."""
+    """`rows(problems)` yields (place, {column: value}); a place is "file:line" (CSV) or "file: row n" (from 1).
+
+    `columns` are those asked for that are there, `header` all of them. `units` has the unit of columns of time
+    stamps, which come as integers.
+    """
 
     path: Path
     columns: Sequence[str]
-    rows: Callable[[], Iterator[tuple[str, dict[str, Any]]]]
+    header: Sequence[str]
+    rows: Callable[[Problems], Iterator[tuple[str, dict[str, Any]]]]
+    units: dict[str, str]
 
 
 def open_csv(path: Path, required: Sequence[str], optional: Sequence[str]) -> Table:
-    """A UTF-8 CSV file whose first line names the columns. Raises DataError for a file that is not that."""
-    _, header = next(_csv_lines(path), (0, []))
+    """A UTF-8 CSV file, plain or gzipped (.gz), whose first line names the columns.
+
+    Raises DataError for a file that is not that.
+    """
+    path = _gzipped(path) if not path.is_file() and _gzipped(path).is_file() else path
+    _, header = next(_csv_records(path, Problems()), (0, []))
     columns = [name.strip() for name in header]
     wanted = _wanted(path, columns, required, optional)
     places = [(name, columns.index(name)) for name in wanted]
 
-    def rows() -> Iterator[tuple[str, dict[str, Any]]]:
-        lines = _csv_lines(path)
-        next(lines)
-        for line, cells in lines:
+    def rows(problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]:
+        records = _csv_records(path, problems)
+        next(records)
+        for line, cells in records:
             if len(cells) != len(columns):
-                raise DataError(
-                    f"{path}:{line}: expected {len(columns)} fields ({', '.join(columns)}), found "
-                    f"{len(cells)}; quote fields that hold commas"
+                problems.bad(
+                    "broken_line",
+                    f"{path}:{line}",
+                    f"expected {len(columns)} fields ({', '.join(columns)}), found {len(cells)}; quote fields "
+                    "that hold commas",
                 )
+                continue
             yield f"{path}:{line}", {name: cells[place] for name, place in places}
 
-    return Table(path, wanted, rows)
+    return Table(path, wanted, columns, rows, {})
 
 
 def open_parquet(path: Path, required: Sequence[str], optional: Sequence[str]) -> Table:
     """A Parquet file. Raises DataError for one that is missing, damaged or lacks a required column."""
     _must_exist(path)
     try:
-        columns = pq.read_schema(path).names
+        schema = pq.read_schema(path)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: damaged or truncated Parquet ({error}); write the file again") from error
-    wanted = _wanted(path, columns, required, optional)
+    wanted = _wanted(path, schema.names, required, optional)
+    units = {
+        name: schema.field(name).type.unit
+        for name in wanted
+        if pa.types.is_timestamp(schema.field(name).type)
+    }
 
-    def rows() -> Iterator[tuple[str, dict[str, Any]]]:
+    def rows(problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]:
         row = 0
         for batch in _parquet_batches(path, wanted):
-            for record in _without_nanoseconds(batch).to_pylist():
+            for record in _without_timestamps(batch).to_pylist():
                 row += 1
                 yield f"{path}: row {row}", record
 
-    return Table(path, wanted, rows)
+    return Table(path, wanted, schema.names, rows, units)
 
 
-def _csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+class _Lines:
+    """The lines of a CSV file as text; `number` counts them."""
+
+    def __init__(self, path: Path, problems: Problems):
+        self.path, self.problems, self.number = path, problems, 0
+
+    def __iter__(self) -> Iterator[str]:
+        with gzip.open(self.path) if self.path.suffix == ".gz" else self.path.open("rb") as stream:
+            for line in self._whole(stream):
+                self.number += 1
+                try:
+                    yield line.decode("utf-8-sig" if self.number == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    self.problems.bad(
+                        "not_utf8",
+                        f"{self.path}:{self.number}",
+                        f"not UTF-8 ({error.reason}); convert the file to UTF-8",
+                    )
+
+    def _whole(self, stream: Any) -> Iterator[bytes]:
+        try:
+            yield from stream
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            self.problems.bad(
+                "damaged_file",
+                f"{self.path}:{self.number + 1}",
+                f"damaged or truncated gzip ({error}); copy the file again",
+            )
+
+
+def _csv_records(path: Path, problems: Problems) -> Iterator[tuple[int, list[str]]]:
     """The non-empty records of a CSV file, each with the number of the line on which it ends."""
     _must_exist(path)
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.reader(stream, strict=True)
+    lines = _Lines(path, problems)
+    reader = csv.reader(lines, strict=True)
+    while True:
         try:
-            for cells in reader:
-                if cells:
-                    yield reader.line_num, cells
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{path}:{reader.line_num + 1}: not UTF-8 ({error.reason}); convert the file to UTF-8"
-            ) from error
+            cells = next(reader, None)
         except csv.Error as error:
-            raise DataError(
-                f"{path}:{reader.line_num}: malformed CSV ({error}); is a quote left open?"
-            ) from error
+            problems.bad(
+                "broken_line", f"{path}:{lines.number}", f"malformed CSV ({error}); is a quote left open?"
+            )
+            continue
+        if cells is None:
+            return
+        if cells:
+            yield lines.number, cells
 
 
 def _parquet_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -93,12 +144,16 @@ def _parquet_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBa
         raise DataError(f"{path}: damaged or truncated Parquet ({error}); write the file again") from error
 
 
-def _without_nanoseconds(batch: pa.RecordBatch) -> pa.RecordBatch:
+def _without_timestamps(batch: pa.RecordBatch) -> pa.RecordBatch:
     """Timestamps as integers of the column's unit: Python's datetime cannot hold nanoseconds."""
     for place, column in enumerate(batch.schema):
         if pa.types.is_timestamp(column.type):
             batch = batch.set_column(place, column.name, batch.column(place).cast(pa.int64()))
     return batch
+
+
+def _gzipped(path: Path) -> Path:
+    return path.with_name(f"{path.name}.gz")
 
 
 def _must_exist(path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from streamrec_dist.config import Config
-from streamrec_dist.data.split import split_rows
+from streamrec_dist.data.split import rows_of_some, split_rows
 from streamrec_dist.errors import StreamRecError
 from streamrec_dist.events import Event
 from streamrec_dist.materials import Materials
@@ -70,8 +70,7 @@ class Context:
     def evaluation_rows(self, users: int) -> np.ndarray:
         """The validation rows int64 [n, 2] of a fixed random choice of users."""
         rows = split_rows(self.materials.corpus, "valid")
-        chosen = np.random.default_rng([self.config.seed, 2]).permutation(len(rows))[:users]
-        return rows[np.sort(chosen)]
+        return rows_of_some(rows, users, np.random.default_rng([self.config.seed, 2]))
 
     def evaluation_parts(self, users: int) -> list[np.ndarray]:
         """The same rows, a share for each evaluator."""

@@ -31,7 +31,7 @@ def extend_to(store: RunStore, dataset: Dataset) -> tuple[np.ndarray, int]:
     if len(new):
         space, model = restore_tokenizer(store.item_arrays("tokenizer"), config)
         encoder = load_encoder(config.items.encoder, backend=config.items.backend)
-        embeddings = encoder.encode([dataset.texts[item] for item in new])
+        embeddings = encoder.encode([dataset.texts[int(item)] for item in new])
         # Ids of items that have left the catalogue are not given away: the model has learnt them as theirs.
         result[new] = extend_ids(model, space.join(embeddings), codes, tokenizer_options(config))
     return result, len(new)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from streamrec_dist.data.dataset import Dataset
+from streamrec_dist.data.strings import Strings
 from streamrec_dist.errors import UsageError
 from streamrec_dist.stages.decoding import Recommender
 from streamrec_dist.tokens import FIRST_CODE
@@ -20,21 +21,23 @@ NEAREST = 3
 
 def user_history(dataset: Dataset, user: str) -> np.ndarray:
     """All items of a user, by the user's original id: int64 [n]. Raises UsageError for an unknown one."""
-    try:
-        return dataset.history(list(dataset.user_ids).index(user)).astype(np.int64)
-    except ValueError:
-        raise UsageError(f"no user {user!r} in {dataset.name}{_close(user, dataset.user_ids)}") from None
+    number = Strings.of(dataset.user_ids).index_of(user)
+    if number is None:
+        raise UsageError(f"no user {user!r} in {dataset.name}{_close(user, dataset.user_ids)}")
+    return dataset.history(number).astype(np.int64)
 
 
 def given_history(dataset: Dataset, items: Sequence[str]) -> np.ndarray:
     """Items by their original ids, oldest first: int64 [n]. Raises UsageError naming the first unknown one."""
     if not items:
         raise UsageError("the history is empty: give at least one item id")
-    numbers = {item: number for number, item in enumerate(dataset.item_ids)}
+    known, numbers = Strings.of(dataset.item_ids), []
     for item in items:
-        if item not in numbers:
-            raise UsageError(f"no item {item!r} in {dataset.name}{_close(item, dataset.item_ids)}")
-    return np.array([numbers[item] for item in items], dtype=np.int64)
+        number = known.index_of(item)
+        if number is None:
+            raise UsageError(f"no item {item!r} in {dataset.name}{_close(item, known)}")
+        numbers.append(number)
+    return np.array(numbers, dtype=np.int64)
 
 
 def recommend(recommender: Recommender, dataset: Dataset, history: np.ndarray, k: int) -> dict[str, Any]:
@@ -83,5 +86,5 @@ def _named(dataset: Dataset, item: int) -> dict[str, str]:
 
 
 def _close(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, list(known)[:20000], n=1)
+    close = difflib.get_close_matches(name, list(known[:20000]), n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; ids look like {known[0]!r}"

@@ -11,9 +11,10 @@ from safetensors.numpy import load_file, save_file
 
 from streamrec_dist.config import Config
 from streamrec_dist.data.batches import Corpus
-from streamrec_dist.data.dataset import Dataset, load_dataset
+from streamrec_dist.data.dataset import Dataset
+from streamrec_dist.data.files import load_dataset
 from streamrec_dist.data.prepare import prepare
-from streamrec_dist.data.split import training_part, training_rows
+from streamrec_dist.data.split import split_rows, training_part, training_rows
 from streamrec_dist.errors import DataError
 from streamrec_dist.events import Event, EventLog
 from streamrec_dist.items.foreign_ids import load_index
@@ -31,6 +32,7 @@ class RunStore:
     def __init__(self, path: Path):
         self.run = RunDir.open(path)
         self.events = EventLog(self.run.events_path)
+        self._dataset: Dataset | None = None
         self.shards = EmbeddingShards(self.run.items_path / "embeddings")
 
     def emit(self, *events: Event) -> None:
@@ -39,7 +41,16 @@ class RunStore:
     # data and items
 
     def dataset(self) -> Dataset:
-        """The run's own prepared copy of the data, made on the first call."""
+        """The run's own prepared copy of the data, made on the first call.
+
+        The first call of a process reads all of it to verify its content. Raises DataError for data that are
+        damaged, or not those that the run began with.
+        """
+        if self._dataset is None:
+            self._dataset = self._open_dataset()
+        return self._dataset
+
+    def _open_dataset(self) -> Dataset:
         path = self.run.dataset_path
         if (path / "dataset.json").is_file():
             return load_dataset(path)
@@ -115,13 +126,15 @@ class RunStore:
                 f"{self.run.items_path}: ids of {len(codes)} items, the data set has {dataset.n_items}; "
                 "run stage tokenize again"
             )
-        # Copies: views of Arrow buffers are read-only, and torch takes no read-only arrays.
-        corpus = Corpus(
-            dataset.items.copy(), dataset.offsets.copy(), codes, config.items.codes, config.data.max_history
-        )
+        corpus = Corpus.of(dataset, codes, config.items.codes, config.data.max_history)
         rows = training_rows(dataset)
         if len(rows) == 0:
-            raise DataError("no user has more than three items: there is nothing left to train on")
+            raise DataError("no user has two training events: there is nothing left to train on")
+        if len(split_rows(corpus, "valid")) == 0:
+            raise DataError(
+                f"no user has a validation target under the split {dataset.recipe['split']}; prepare the data "
+                "with another split"
+            )
         return Materials(config, corpus, self.item_arrays("neighbours")["neighbours"], rows)
 
     # checkpoints and results

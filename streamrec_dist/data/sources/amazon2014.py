@@ -13,7 +13,7 @@ from streamrec_dist.data.events import EVENTS, ITEMS, Problems, batches
 from streamrec_dist.data.sources.fields import BadField, clean_text, identifier, milliseconds, prose, rating
 from streamrec_dist.data.sources.lines import TextFile
 from streamrec_dist.data.sources.locate import find_one
-from streamrec_dist.data.sources.records import first_of_each, json_records, rows
+from streamrec_dist.data.sources.records import json_records, rows
 
 
 class Amazon2014:
@@ -35,7 +35,7 @@ class Amazon2014:
     def items(self, problems: Problems) -> Iterator[pa.RecordBatch]:
         """Batches of schema ITEMS, in the order of the file."""
         records = json_records(self._meta, problems, literals=True)
-        return batches(first_of_each(rows(records, self._meta, problems, _item_row), problems), ITEMS)
+        return batches(rows(records, self._meta, problems, _item_row), ITEMS)
 
 
 def review_row(record: dict[str, Any]) -> tuple[Any, ...]:

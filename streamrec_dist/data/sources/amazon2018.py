@@ -15,7 +15,7 @@ from streamrec_dist.data.sources.amazon2014 import review_row
 from streamrec_dist.data.sources.fields import clean_text, identifier, prose
 from streamrec_dist.data.sources.lines import TextFile
 from streamrec_dist.data.sources.locate import find_one
-from streamrec_dist.data.sources.records import first_of_each, json_records, rows
+from streamrec_dist.data.sources.records import json_records, rows
 
 #: Titles that are the script of a product page contain this call; the publisher's page filters by it too.
 PAGE_SOURCE = "getTime"
@@ -54,7 +54,7 @@ class Amazon2018:
             )
 
         records = json_records(self._meta, problems)
-        return batches(first_of_each(rows(records, self._meta, problems, item_row), problems), ITEMS)
+        return batches(rows(records, self._meta, problems, item_row), ITEMS)
 
 
 def _without_features(names: object) -> object:

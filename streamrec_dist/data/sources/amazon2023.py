@@ -13,7 +13,7 @@ from streamrec_dist.data.events import EVENTS, ITEMS, Problems, batches
 from streamrec_dist.data.sources.fields import clean_text, identifier, milliseconds, parsed, prose, rating
 from streamrec_dist.data.sources.lines import TextFile
 from streamrec_dist.data.sources.locate import find_one, names_in
-from streamrec_dist.data.sources.records import csv_records, first_of_each, json_records, rows
+from streamrec_dist.data.sources.records import csv_records, json_records, rows
 from streamrec_dist.errors import DataError
 
 #: The official absolute split, in milliseconds since 1970: validation starts at the first, test at the second.
@@ -44,7 +44,7 @@ class Amazon2023:
     def items(self, problems: Problems) -> Iterator[pa.RecordBatch]:
         """Batches of schema ITEMS, in the order of the file."""
         records = json_records(self._meta, problems)
-        return batches(first_of_each(rows(records, self._meta, problems, _item_row), problems), ITEMS)
+        return batches(rows(records, self._meta, problems, _item_row), ITEMS)
 
 
 def _event_files(folder: Path) -> tuple[str, list[str]]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import html
 import re
-import unicodedata
 from collections.abc import Callable
 from typing import Any
 
+from streamrec_dist.data.raw import clean_text as composed
 from streamrec_dist.data.raw import field_text, shown
 from streamrec_dist.errors import DataError
 
@@ -74,11 +73,8 @@ def clean_text(value: object, name: str) -> str:
         text = field_text(value, name)
     except DataError as error:
         raise BadField("bad_text", str(error)) from error
-    if "&" in text:
-        text = html.unescape(text)
-    if "<" in text:
-        text = TAG.sub(" ", text)
-    return " ".join(unicodedata.normalize("NFC", text).split())
+    text = composed(text)
+    return " ".join(TAG.sub(" ", text).split()) if "<" in text else text
 
 
 def prose(value: object, name: str) -> str:

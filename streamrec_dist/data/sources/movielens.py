@@ -13,7 +13,7 @@ from streamrec_dist.data.events import EVENTS, ITEMS, Problems, batches
 from streamrec_dist.data.sources.fields import clean_text, identifier, milliseconds, parsed, rating
 from streamrec_dist.data.sources.lines import TextFile
 from streamrec_dist.data.sources.locate import find_one, names_in
-from streamrec_dist.data.sources.records import csv_records, first_of_each, rows, separated_records
+from streamrec_dist.data.sources.records import csv_records, rows, separated_records
 from streamrec_dist.errors import DataError
 
 RATINGS = ("userId", "movieId", "rating", "timestamp")
@@ -48,7 +48,7 @@ class MovieLens:
     def items(self, problems: Problems) -> Iterator[pa.RecordBatch]:
         """Batches of schema ITEMS, in the order of the file; genres are the categories."""
         records = _records(self._movies, problems, MOVIES)
-        return batches(first_of_each(rows(records, self._movies, problems, _movie_row), problems), ITEMS)
+        return batches(rows(records, self._movies, problems, _movie_row), ITEMS)
 
 
 def _in_folder(path: Path) -> dict[str, TextFile]:

@@ -35,20 +35,6 @@ def rows(
         yield made
 
 
-def first_of_each(items: Iterable[tuple[Any, ...]], problems: Problems) -> Iterator[tuple[Any, ...]]:
-    """The first row of each item (its id is the first value); the others are counted, and are no error.
-
-    Holds the ids in memory, some 100 bytes an item.
-    """
-    seen: set[str] = set()
-    for item in items:
-        if item[0] in seen:
-            problems.counts["item_described_twice"] += 1
-            continue
-        seen.add(item[0])
-        yield item
-
-
 def json_records(
     file: TextFile, problems: Problems, literals: bool = False
 ) -> Iterator[tuple[int, dict[str, Any]]]:

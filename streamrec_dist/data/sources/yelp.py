@@ -15,7 +15,7 @@ from streamrec_dist.data.raw import shown
 from streamrec_dist.data.sources.fields import BadField, clean_text, identifier, rating
 from streamrec_dist.data.sources.lines import DAMAGE, TextFile
 from streamrec_dist.data.sources.locate import find_one, names_in
-from streamrec_dist.data.sources.records import first_of_each, json_records, rows
+from streamrec_dist.data.sources.records import json_records, rows
 from streamrec_dist.errors import DataError
 
 REVIEWS = "yelp_academic_dataset_review.json"
@@ -55,7 +55,7 @@ class Yelp:
     def items(self, problems: Problems) -> Iterator[pa.RecordBatch]:
         """Batches of schema ITEMS, in the order of the file; the place of a business is its description."""
         records = json_records(self._businesses, problems)
-        return batches(first_of_each(rows(records, self._businesses, problems, _item_row), problems), ITEMS)
+        return batches(rows(records, self._businesses, problems, _item_row), ITEMS)
 
 
 def _check_tar(path: Path) -> None:

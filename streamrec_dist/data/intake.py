@@ -1,0 +1,167 @@
+"""From a source's stream of events to sequences: ids become integers, events are put in order of user and time.
+
+    source --batches--> columns on disk --scatter by user--> columns on disk --sort each user by time--> Sequences
+
+Strings never wait in memory: a batch's ids are numbered at once, and only the dictionary of distinct ids is kept.
+From there on it is integers in memory maps, gone through block by block, so that memory is bounded by the users
+and items and not by the events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from streamrec_dist.data.columns import Column, new_column
+from streamrec_dist.data.events import Problems, Source
+from streamrec_dist.data.ids import Numbering
+from streamrec_dist.data.sequences import Sequences, duplicates
+from streamrec_dist.data.split import BLOCK
+
+#: Stands for a time that is missing.
+NO_TIME = np.iinfo(np.int64).min
+TYPES = {"user": np.uint32, "item": np.uint32, "time": np.int64, "rest": np.float64, "rating": np.float32}
+
+
+@dataclass
+class Intake:
+    """The events of a source. `rows` keeps the items in the order of the source, uint32 [events]."""
+
+    sequences: Sequences
+    users: Numbering
+    items: Numbering
+    rows: np.ndarray
+    notes: dict[str, int] = field(default_factory=dict)
+
+
+def take_in(
+    source: Source, problems: Problems, folder: Path, with_ratings: bool, say: Callable[[str], None]
+) -> Intake:
+    """All events of `source`, working in `folder`; exact duplicates are dropped and counted.
+
+    Users and items are numbered as they first appear. Events without a time are a problem unless none has one:
+    then the order of the source counts.
+    """
+    say("reading events")
+    users, items = Numbering(), Numbering()
+    columns = _stage(source, problems, folder, users, items, with_ratings)
+    timed = _check_times(columns, source, problems, users)
+    rows = columns["item"]
+    say("sorting")
+    sequences, rest = _group(columns, len(users), folder, timed)
+    notes = {"events_read": len(rows)}
+    if timed:
+        sequences, notes["duplicate_events"] = _sort(sequences, rest)
+    return Intake(sequences, users, items, rows, notes)
+
+
+def _stage(
+    source: Source, problems: Problems, folder: Path, users: Numbering, items: Numbering, with_ratings: bool
+) -> dict[str, np.ndarray]:
+    wanted = {name for name in TYPES if name != "rest" and (name != "rating" or with_ratings)}
+    columns = {name: Column(folder / f"{name}.staged", TYPES[name]) for name in wanted}
+    for batch in source.events(problems):
+        if "rest" in batch.schema.names and "rest" not in columns:
+            columns["rest"] = Column(folder / "rest.staged", TYPES["rest"])
+        for name, column in columns.items():
+            values = batch.column(name)
+            if name in ("user", "item"):
+                column.append((users if name == "user" else items).numbers(values))
+            else:
+                missing = NO_TIME if name == "time" else np.nan
+                column.append(values.fill_null(missing).to_numpy(zero_copy_only=False))
+    return {name: column.finish() for name, column in columns.items()}
+
+
+def _check_times(
+    columns: dict[str, np.ndarray], source: Source, problems: Problems, users: Numbering
+) -> bool:
+    """Whether the events have times. Some with and some without are a problem of those without."""
+    times = columns["time"]
+    missing, first = 0, None
+    for start in range(0, len(times), BLOCK):
+        without = np.flatnonzero(times[start : start + BLOCK] == NO_TIME)
+        missing += len(without)
+        if first is None and len(without):
+            first = start + int(without[0])
+    if first is None:
+        return len(times) > 0
+    if missing == len(times):
+        return False
+    user = users.strings()[int(columns["user"][first])]
+    problems.bad(
+        "event_without_time",
+        f"{source.name}: event {first + 1} (user {user!r})",
+        f"the time is missing, as it is for {missing} of {len(times)} events; give all of them a time, or none",
+    )
+    problems.counts["event_without_time"] += missing - 1
+    return True
+
+
+def _group(
+    columns: dict[str, np.ndarray], n_users: int, folder: Path, timed: bool
+) -> tuple[Sequences, np.ndarray | None]:
+    """The events of each user together, in the order of the source, by a counting sort."""
+    owner = columns["user"]
+
+    def present(start: int) -> np.ndarray | slice:
+        without = columns["time"][start : start + BLOCK] == NO_TIME
+        return ~without if timed and without.any() else slice(None)
+
+    counts = np.zeros(n_users, dtype=np.int64)
+    for start in range(0, len(owner), BLOCK):
+        counts += np.bincount(owner[start : start + BLOCK][present(start)], minlength=n_users)
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    names = ["item", *(name for name in ("time", "rest") if timed and name in columns)]
+    names += ["rating"] if "rating" in columns else []
+    grouped = {name: new_column(folder / f"{name}.grouped", TYPES[name], int(offsets[-1])) for name in names}
+    cursor = offsets[:-1].copy()
+    for start in range(0, len(owner), BLOCK):
+        kept = present(start)
+        block = owner[start : start + BLOCK][kept]
+        order = np.argsort(block, kind="stable")
+        block = block[order]
+        begins = np.flatnonzero(np.concatenate([[True], block[1:] != block[:-1]])) if len(block) else block
+        lengths = np.diff(np.append(begins, len(block)))
+        place = cursor[block] + np.arange(len(block)) - np.repeat(begins, lengths)
+        cursor[block[begins]] += lengths
+        for name, column in grouped.items():
+            column[place] = columns[name][start : start + BLOCK][kept][order]
+    sequences = Sequences(grouped["item"], offsets, grouped.get("time"), grouped.get("rating"))
+    return sequences, grouped.get("rest")
+
+
+def _sort(sequences: Sequences, rest: np.ndarray | None) -> tuple[Sequences, int]:
+    """Sorts each user's events by time in place, stable; drops exact duplicates and counts them."""
+    items, times, ratings = sequences.items, sequences.times, sequences.ratings
+    assert times is not None
+    columns = [column for column in (items, times, ratings) if column is not None]
+    lengths = np.zeros(sequences.users, dtype=np.int64)
+    written = 0
+    for users, events in sequences.blocks():
+        owners = sequences.owners(users)
+        keys = [times[events]] if rest is None else [times[events], rest[events]]
+        order = _order(owners, keys)
+        ordered = [key[order] for key in keys]
+        again = duplicates(owners, items[events][order], *ordered)
+        order, kept = order[~again], owners[~again]
+        lengths[users] = np.bincount(kept, minlength=users.stop - users.start)
+        # What is written never overtakes what is still to be read.
+        for column in columns:
+            column[written : written + len(order)] = column[events][order]
+        written += len(order)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    rated = None if ratings is None else ratings[:written]
+    return Sequences(items[:written], offsets, times[:written], rated), len(items) - written
+
+
+def _order(owners: np.ndarray, keys: list[np.ndarray]) -> np.ndarray:
+    """The stable order by (owner, *keys) of events that are in order of owner already."""
+    key = keys[0]
+    if len(keys) == 1 and not ((owners[1:] == owners[:-1]) & (key[1:] < key[:-1])).any():
+        return np.arange(len(owners))
+    # The last key given is the primary one.
+    return np.lexsort((*reversed(keys), owners))
