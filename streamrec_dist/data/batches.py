@@ -86,6 +86,12 @@ def history_tokens(corpus: Corpus, rows: np.ndarray) -> tuple[np.ndarray, np.nda
     return tokens.reshape(len(rows), -1), lengths * corpus.levels
 
 
+def length_batches(lengths: np.ndarray, batch: int) -> list[np.ndarray]:
+    """Row numbers in batches of rows of similar length, which are padded little: int64 arrays of up to `batch`."""
+    order = np.argsort(lengths, kind="stable")
+    return [order[start : start + batch] for start in range(0, len(order), batch)]
+
+
 def epoch_batches(
     lengths: np.ndarray, batch: int, seed: int, epoch: int, rank: int = 0, world_size: int = 1
 ) -> list[np.ndarray]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streamrec_dist.data.batches import history_tokens, targets
+from streamrec_dist.data.batches import history_lengths, history_tokens, length_batches, targets
 from streamrec_dist.decode.beam import begin
 from streamrec_dist.decode.likelihood import direct_log_probs, item_log_probs
 from streamrec_dist.decode.random import rollout_uniforms
@@ -19,6 +19,10 @@ from streamrec_dist.model.decoder import Memory
 from streamrec_dist.model.thinking import nearest_tokens, unit_rms
 from streamrec_dist.tokens import FIRST_CODE
 from streamrec_dist.types import Annotation
+
+
+#: Rows decoded together: enough to fill the matrix products, few enough to be of one length.
+BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -66,11 +70,22 @@ def annotate_rows(
 
     The dispreferred item of each row is drawn from the target's text neighbours by (seed, round, row).
     """
+    lengths = history_lengths(materials.corpus, materials.rows[first:last])
+    batches = [first + batch for batch in length_batches(lengths, BATCH)]
+    parts = [_annotate(materials, model, reference, numbers, round_number) for numbers in batches]
+    place = np.argsort(np.concatenate(batches))
+    columns = {name: np.concatenate([part[name] for part in parts])[place] for name in parts[0]}
+    return Annotation(first=first, **columns)
+
+
+def _annotate(
+    materials: Materials, model: StreamRec, reference: StreamRec, numbers: np.ndarray, round_number: int
+) -> dict[str, np.ndarray]:
+    """The columns of an Annotation for training rows `numbers` int64 [n], which are decoded together."""
     config = materials.config
     corpus, steps = materials.corpus, config.stages.sft.thoughts
     device = model.embed.weight.device
-    numbers = np.arange(first, last)
-    rows = materials.rows[first:last]
+    rows = materials.rows[numbers]
     items = targets(corpus, rows)
     draws = rollout_uniforms(config.seed + round_number * 7919, numbers, 1, steps + 2)[:, 0]
     neighbours = materials.neighbours[items]
@@ -93,14 +108,13 @@ def annotate_rows(
             sampled = sample_thoughts(model, memory, torch.from_numpy(draws[:, 2:]).to(device)).tokens[:, 0]
             thoughts = torch.where(torch.from_numpy(own).to(device)[:, None], sampled, thoughts)
         log_probs = direct_log_probs(reference, history, pair).float().cpu().numpy()
-    return Annotation(
-        first=first,
-        thoughts=thoughts.cpu().numpy().astype(np.int32),
-        own=own,
-        negatives=negatives,
-        reference_target=log_probs[:, 0],
-        reference_negative=log_probs[:, 1],
-    )
+    return {
+        "thoughts": thoughts.cpu().numpy().astype(np.int32),
+        "own": own,
+        "negatives": negatives,
+        "reference_target": log_probs[:, 0],
+        "reference_negative": log_probs[:, 1],
+    }
 
 
 @torch.no_grad()
@@ -114,11 +128,12 @@ def measure_thinking(materials: Materials, model: StreamRec, rows: np.ndarray) -
     config, corpus = materials.config, materials.corpus
     steps, device = config.stages.sft.thoughts, model.embed.weight.device
     columns: dict[str, list[np.ndarray]] = {}
-    for start in range(0, len(rows), config.stages.sft.annotate_batch):
-        part = rows[start : start + config.stages.sft.annotate_batch]
+    batches = length_batches(history_lengths(corpus, rows), BATCH)
+    for numbers in batches:
+        part = rows[numbers]
         history = torch.from_numpy(history_tokens(corpus, part)[0]).to(device)
         items = torch.from_numpy(corpus.item_tokens(targets(corpus, part))).to(device)[:, None]
-        uniforms = rollout_uniforms(config.seed, np.arange(start, start + len(part)), 1, steps)[:, 0]
+        uniforms = rollout_uniforms(config.seed, numbers, 1, steps)[:, 0]
         with autocast(config, device):
             states, mask = model.encode(history)
             memory = model.memory(states, mask)
@@ -136,4 +151,5 @@ def measure_thinking(materials: Materials, model: StreamRec, rows: np.ndarray) -
         values["distinct"] = 1.0 + (ordered[:, 1:] != ordered[:, :-1]).float().sum(-1)
         for name, value in values.items():
             columns.setdefault(name, []).append(value.float().cpu().numpy())
-    return {name: np.concatenate(parts) for name, parts in columns.items()}
+    place = np.argsort(np.concatenate(batches))
+    return {name: np.concatenate(parts)[place] for name, parts in columns.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from streamrec_dist.config import Config
-from streamrec_dist.data.batches import history_tokens, targets
+from streamrec_dist.data.batches import history_lengths, history_tokens, length_batches, targets
 from streamrec_dist.decode.beam import beam_search, free_beam_search
 from streamrec_dist.decode.sampler import Thinking, think_greedily
 from streamrec_dist.materials import Materials, autocast
@@ -49,8 +48,10 @@ class Recommender:
 
     def rank(self, rows: np.ndarray, beam: int, mask_history: bool) -> Ranked:
         """Rows int64 [n, 2] -> their best items (beam search after greedy thoughts, section 2.1)."""
-        parts = [self.rank_batch(part, beam, mask_history) for part in self._batches(rows)]
-        return Ranked(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        batches = self._batches(rows)
+        parts = [self.rank_batch(rows[batch], beam, mask_history) for batch in batches]
+        place = np.argsort(np.concatenate(batches))
+        return Ranked(*(np.concatenate(column)[place] for column in zip(*parts, strict=True)))
 
     def rank_batch(
         self, rows: np.ndarray, beam: int, mask_history: bool
@@ -78,9 +79,9 @@ class Recommender:
     def invalid_beam_share(self, rows: np.ndarray) -> float:
         """Share of an unconstrained beam's sequences that name no item of the catalogue."""
         invalid = total = 0
-        for part in self._batches(rows):
+        for batch in self._batches(rows):
             with autocast(self.config, self.device):
-                memory, start = self._begin(history_tokens(self.materials.corpus, part)[0])
+                memory, start = self._begin(history_tokens(self.materials.corpus, rows[batch])[0])
                 beam = self.config.stages.evaluate.beam
                 tokens, _ = free_beam_search(self.model, memory, self.catalogue.levels, beam, start)
             invalid += int((self.catalogue.item_of_tokens(tokens) < 0).sum())
@@ -93,10 +94,10 @@ class Recommender:
         memory = self.model.read(tokens, "thinking" if self.steps else "direct")
         return memory, think_greedily(self.model, memory, self.steps) if self.steps else None
 
-    def _batches(self, rows: np.ndarray) -> Iterator[np.ndarray]:
-        batch = self.config.stages.evaluate.batch
-        for first in range(0, len(rows), batch):
-            yield rows[first : first + batch]
+    def _batches(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Places in `rows`, decoded together where their histories are of similar length."""
+        lengths = history_lengths(self.materials.corpus, rows)
+        return length_batches(lengths, self.config.stages.evaluate.batch)
 
     def _histories(self, rows: np.ndarray) -> Tensor:
         """All earlier items of each row, not only those the model sees: int64 [n, X], padded with -1."""
