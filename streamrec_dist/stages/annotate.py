@@ -20,7 +20,6 @@ from streamrec_dist.model.thinking import nearest_tokens, unit_rms
 from streamrec_dist.tokens import FIRST_CODE
 from streamrec_dist.types import Annotation
 
-
 #: Rows decoded together: enough to fill the matrix products, few enough to be of one length.
 BATCH = 128
 
