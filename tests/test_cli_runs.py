@@ -76,16 +76,6 @@ def test_a_finished_run_is_not_trained_again(trained: RunDir) -> None:
     assert refused.returncode == 2 and "seed: 3 -> 99" in refused.stderr
 
 
-def test_precision_is_settled_when_a_run_begins(cluster_root: Path) -> None:
-    choice = ("--run", "settled", "--set", "model.precision=auto")
-    done = run_cli("train", "--stage", "tokenize", *choice, cwd=cluster_root)
-    assert done.returncode == 0, done.stderr
-    settled = RunDir.open(cluster_root / "runs" / "settled").config().model.precision
-    assert settled == ("bf16" if cpu_has_bf16() else "fp32")
-    again = run_cli("train", "--stage", "tokenize", "--resume", *choice, cwd=cluster_root)
-    assert again.returncode == 0 and "has finished tokenize already" in again.stderr, again.stderr
-
-
 @pytest.mark.parametrize("stage", ["counting", "popularity", "direct", "pretrain", "sft", "rl"])
 def test_every_stage_can_be_evaluated(trained: RunDir, stage: str) -> None:
     arguments = ("evaluate", "whole", "--stage", stage, "--split", "test", "--json")
@@ -145,33 +135,6 @@ def test_unknown_users_and_items_are_named(trained: RunDir, arguments: tuple[str
     assert said in tried.stderr
 
 
-def test_ids_are_reported_and_a_grown_catalogue_keeps_them(trained: RunDir) -> None:
-    root = trained.path.parents[1]
-    body = last_json(run_cli("ids", "report", "whole", "--json", cwd=root))
-    assert (body["items"], body["levels"], body["codes"], len(body["perplexity"])) == (60, 3, 16, 3)
-    shown = run_cli("ids", "report", cwd=root)
-    assert shown.returncode == 0 and "codes used" in shown.stdout, shown.stderr
-
-    shutil.copytree(root / "shop", root / "grown")
-    with (root / "grown" / "items.csv").open("a", encoding="utf-8") as items:
-        items.write("new1,lamp number 4 for the kitchen\nnew2,a thing unlike the others\n")
-    prepared = run_cli("data", "prepare", "grown", "--format", "csv", "--out", "more", cwd=root)
-    assert prepared.returncode == 0, prepared.stderr
-    extended = run_cli("ids", "extend", "whole", "--data", "more", "--out", "ids.parquet", "--json", cwd=root)
-    assert last_json(extended) == {"out": "ids.parquet", "items": 62, "new": 2}
-    options = ("--set", "data.path=more", "--set", "items.ids=ids.parquet")
-    done = run_cli("train", "--stage", "tokenize", "--run", "grown", *options, "--json", cwd=root)
-    assert done.returncode == 0, done.stderr
-    assert last_json(done)["stages"]["tokenize"]["method"] == "given"
-    old, new = RunStore(trained.path), RunStore(root / "runs" / "grown")
-    before = dict(zip(old.dataset().item_ids, old.ids().tolist(), strict=True))
-    after = dict(zip(new.dataset().item_ids, new.ids().tolist(), strict=True))
-    assert {item: after[item] for item in before} == before
-    assert set(after) - set(before) == {"new1", "new2"}
-    refused = run_cli("ids", "extend", "grown", "--data", "more", cwd=root)
-    assert refused.returncode == 2 and "no tokenizer" in refused.stderr
-
-
 def test_a_detached_run_is_stopped_and_continued(trained: RunDir) -> None:
     root = trained.path.parents[1]
     begun = run_cli("train", "--stage", "rl", "--run", "long", *LONG, "--detach", "--json", cwd=root)
@@ -206,3 +169,40 @@ def test_a_run_whose_controller_is_killed_is_reported_dead(trained: RunDir) -> N
     assert "no controller works on it any more" in watched.stderr
     assert "--resume --run long" in watched.stderr
     assert json.loads(run_cli("status", "--json", cwd=root).stdout)["runs"] == []
+
+
+def test_ids_are_reported_and_a_grown_catalogue_keeps_them(trained: RunDir) -> None:
+    root = trained.path.parents[1]
+    body = last_json(run_cli("ids", "report", "whole", "--json", cwd=root))
+    assert (body["items"], body["levels"], body["codes"], len(body["perplexity"])) == (60, 3, 16, 3)
+    shown = run_cli("ids", "report", "whole", cwd=root)
+    assert shown.returncode == 0 and "codes used" in shown.stdout, shown.stderr
+
+    shutil.copytree(root / "shop", root / "grown")
+    with (root / "grown" / "items.csv").open("a", encoding="utf-8") as items:
+        items.write("new1,lamp number 4 for the kitchen\nnew2,a thing unlike the others\n")
+    prepared = run_cli("data", "prepare", "grown", "--format", "csv", "--out", "more", cwd=root)
+    assert prepared.returncode == 0, prepared.stderr
+    extended = run_cli("ids", "extend", "whole", "--data", "more", "--out", "ids.parquet", "--json", cwd=root)
+    assert last_json(extended) == {"out": "ids.parquet", "items": 62, "new": 2}
+    options = ("--set", "data.path=more", "--set", "items.ids=ids.parquet")
+    done = run_cli("train", "--stage", "tokenize", "--run", "grown", *options, "--json", cwd=root)
+    assert done.returncode == 0, done.stderr
+    assert last_json(done)["stages"]["tokenize"]["method"] == "given"
+    old, new = RunStore(trained.path), RunStore(root / "runs" / "grown")
+    before = dict(zip(old.dataset().item_ids, old.ids().tolist(), strict=True))
+    after = dict(zip(new.dataset().item_ids, new.ids().tolist(), strict=True))
+    assert {item: after[item] for item in before} == before
+    assert set(after) - set(before) == {"new1", "new2"}
+    refused = run_cli("ids", "extend", "grown", "--data", "more", cwd=root)
+    assert refused.returncode == 2 and "no tokenizer" in refused.stderr
+
+
+def test_precision_is_settled_when_a_run_begins(cluster_root: Path) -> None:
+    choice = ("--run", "settled", "--set", "model.precision=auto")
+    done = run_cli("train", "--stage", "tokenize", *choice, cwd=cluster_root)
+    assert done.returncode == 0, done.stderr
+    settled = RunDir.open(cluster_root / "runs" / "settled").config().model.precision
+    assert settled == ("bf16" if cpu_has_bf16() else "fp32")
+    again = run_cli("train", "--stage", "tokenize", "--resume", *choice, cwd=cluster_root)
+    assert again.returncode == 0 and "has finished tokenize already" in again.stderr, again.stderr

@@ -24,7 +24,7 @@ ITEMS = 2 * SHARD_ITEMS + 76
 
 def write_large_shop(folder: Path) -> None:
     folder.mkdir()
-    titles = [f"i{item},article {item} of the long catalogue, size {item % 17}" for item in range(ITEMS)]
+    titles = [f"i{item},article {item} of the long catalogue size {item % 17}" for item in range(ITEMS)]
     (folder / "items.csv").write_text("\n".join(["item,title", *titles]) + "\n", encoding="utf-8")
     rows = [f"u{user},i{(5 * user + place) % ITEMS}" for user in range(300) for place in range(5)]
     (folder / "interactions.csv").write_text("\n".join(["user,item", *rows]) + "\n", encoding="utf-8")
