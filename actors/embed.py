@@ -8,15 +8,21 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray
+import ray.data
+from ray.data.exceptions import ExecutionTimeoutError
 
 from actors.placement import start_worker
 from streamrec_dist.config import ActorConfig, ItemsConfig
-from streamrec_dist.errors import RunError, StreamRecError, summary
+from streamrec_dist.errors import EnvironmentProblem, RunError, StreamRecError, summary
 from streamrec_dist.items.encoder import load_encoder
 from streamrec_dist.items.encoder_weights import find_weights
 from streamrec_dist.items.shards import SHARD_ITEMS
 
 FIND_DEADLINE_S = 600.0
+START_DEADLINE_S = 180
+#: The longest that a shard may take.
+SHARD_DEADLINE_S = 1800
+STORE_DEADLINE_S = 600.0
 
 
 class EmbedWorker:
@@ -29,10 +35,10 @@ class EmbedWorker:
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Texts of consecutive items, `item` int64 [n] and `text` [n] -> how many were embedded."""
-        vectors = self.encoder.encode(batch["text"].tolist())
+        vectors = self.encoder.encode_unchecked(batch["text"].tolist())
         first = int(batch["item"][0])
         # Waited for: what is reported as done must be on disk. Vectors never pass the caller.
-        ray.get(self.store.write_embeddings.remote(first, vectors))
+        ray.get(self.store.write_embeddings.remote(first, vectors), timeout=STORE_DEADLINE_S)
         return {"done": np.array([len(vectors)])}
 
 
@@ -45,7 +51,7 @@ def embed_texts(
 ) -> Iterator[int]:
     """Embed the `missing` ranges of `texts`; yields the number of texts of each shard once the store has it.
 
-    Raises EnvironmentProblem when the encoder cannot be found, RunError when a worker fails.
+    Raises EnvironmentProblem when the encoder cannot be found or the workers do not start, RunError when one fails.
     """
     if not missing:
         return
@@ -53,6 +59,9 @@ def embed_texts(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    # A cluster that is busy with another run must not make this one wait for ever.
+    context.wait_for_min_actors_s = START_DEADLINE_S
+    context.execution_no_progress_timeout_s = SHARD_DEADLINE_S
     # One block a shard, so that shards can go to different workers.
     blocks = [
         pa.table({"item": range(first, last), "text": list(texts[first:last])}) for first, last in missing
@@ -68,7 +77,12 @@ def embed_texts(
     try:
         for batch in embedded.iter_batches(batch_size=None, prefetch_batches=0):
             yield int(batch["done"].sum())
-    except ray.exceptions.RayError as error:
+    except ray.exceptions.GetTimeoutError:
+        raise EnvironmentProblem(
+            f"the embed actors did not start within {START_DEADLINE_S} s; is the cluster busy with another run? "
+            "see `streamrec-dist status`"
+        ) from None
+    except (ray.exceptions.RayError, ExecutionTimeoutError) as error:
         raise RunError(f"embedding item texts failed: {summary(error)}") from None
 
 
@@ -76,6 +90,11 @@ def _find_encoder(name: str) -> None:
     """Look for the weights first, where an error keeps its message: the pipeline would wrap it up."""
     try:
         ray.get(ray.remote(find_weights).options(num_cpus=0).remote(name), timeout=FIND_DEADLINE_S)
+    except ray.exceptions.GetTimeoutError:
+        raise EnvironmentProblem(
+            f"items.encoder: {name} was not found or fetched within {FIND_DEADLINE_S:.0f} s; fetch it beforehand "
+            "and give its folder"
+        ) from None
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, StreamRecError):
             raise error.cause from None

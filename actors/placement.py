@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -12,6 +13,8 @@ from streamrec_dist.config import ActorConfig, Config, LearnersConfig
 from streamrec_dist.errors import ConfigError
 
 Role = TypeVar("Role", ActorConfig, LearnersConfig)
+#: Parts of a resource that Ray tells apart.
+SHARES = 10_000
 ROLES = {
     "tokenize": ("embed",),
     "pretrain": ("evaluate",),
@@ -43,8 +46,11 @@ def stage_config(config: Config, stage: str, gpus: float) -> Config:
 
 
 def _share(processes: int, gpus: float) -> float:
-    """An equal share of whole GPUs: 1 / (processes on each), at most 1."""
-    return 1.0 / max(1, -(-processes // int(gpus))) if gpus >= 1 else 0.0
+    """An equal share of whole GPUs: 1 / (processes on each), at most 1.
+
+    Rounded down to the ten-thousandths in which Ray counts: rounded up, the last process would find no room.
+    """
+    return math.floor(SHARES / max(1, -(-processes // int(gpus)))) / SHARES if gpus >= 1 else 0.0
 
 
 def _settle(role: Role, share: float) -> Role:

@@ -25,14 +25,21 @@ def test_without_gpus_nobody_asks_for_one():
 def test_one_gpu_is_shared_by_all_processes_of_the_stage():
     # two ranks, two rollouts, one reward worker, two evaluators
     learners, roles = shares("rl", 1)
-    assert learners == roles["rollout"] == roles["reward"] == pytest.approx(1 / 7)
+    assert learners == roles["rollout"] == roles["reward"] == pytest.approx(1 / 7, abs=1e-4)
+
+
+@pytest.mark.parametrize("replicas", range(1, 20))
+def test_shares_of_one_gpu_leave_room_for_the_last_process(replicas):
+    learners, _ = shares("sft", 1, f"actors: {{annotate: {{replicas: {replicas}}}}}")
+    # Ray rounds to ten-thousandths.
+    assert round(learners * 10_000) * (replicas + 2 + 2) <= 10_000
 
 
 def test_with_gpus_to_spare_every_rank_has_its_own():
     learners, roles = shares("rl", 4)
     assert learners == 1
     # five actors on the two that are left: three on one of them
-    assert roles["rollout"] == pytest.approx(1 / 3)
+    assert roles["rollout"] == pytest.approx(1 / 3, abs=1e-4)
     assert shares("rl", 8)[1]["rollout"] == 1
 
 

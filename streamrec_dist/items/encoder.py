@@ -51,6 +51,14 @@ class Encoder(ABC):
         Batches hold texts of similar length. `on_batch` gets the number of texts done so far, after each batch.
         Raises DataError naming the first item whose embedding is not finite.
         """
+        embeddings = self.encode_unchecked(texts, batch_size, on_batch)
+        check_finite(embeddings, f"text embedding ({self.name})")
+        return embeddings
+
+    def encode_unchecked(
+        self, texts: Sequence[str], batch_size: int = 32, on_batch: Callable[[int], None] | None = None
+    ) -> np.ndarray:
+        """As `encode`, for a part of a catalogue, in which an error could not name the item."""
         if not texts:
             return np.zeros((0, self.dim), dtype=np.float32)
         longest_first = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
@@ -62,7 +70,6 @@ class Encoder(ABC):
                 on_batch(start + len(batch))
         embeddings = np.empty((len(texts), parts[0].shape[1]), dtype=np.float32)
         embeddings[longest_first] = np.concatenate(parts)
-        check_finite(embeddings, f"text embedding ({self.name})")
         return embeddings
 
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from streamrec_dist.errors import DataError, RunError
+from streamrec_dist.rundir import write_atomically
 
 #: Items of a shard: what a kill loses at most, for each worker.
 SHARD_ITEMS = 512
@@ -31,11 +32,10 @@ class EmbeddingShards:
         `made_of` says what the embeddings are made of (encoder, data); shards of anything else are dropped.
         """
         manifest = self.folder / "manifest.json"
-        known = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else None
-        if known != made_of:
+        if _read_manifest(manifest) != made_of:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
-            manifest.write_text(json.dumps(made_of, indent=1), encoding="utf-8")
+            write_atomically(manifest, json.dumps(made_of, indent=1))
         ranges = _ranges(made_of["items"])
         return [(first, last) for first, last in ranges if not self._path(first).is_file()]
 
@@ -67,6 +67,14 @@ class EmbeddingShards:
 
     def _path(self, first: int) -> Path:
         return self.folder / f"part-{first:09d}.parquet"
+
+
+def _read_manifest(path: Path) -> Any:
+    """What the shards are made of; None where that cannot be told."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def _ranges(items: int) -> Iterator[tuple[int, int]]:

@@ -132,7 +132,8 @@ def measure_thinking(materials: Materials, model: StreamRec, rows: np.ndarray) -
         part = rows[numbers]
         history = torch.from_numpy(history_tokens(corpus, part)[0]).to(device)
         items = torch.from_numpy(corpus.item_tokens(targets(corpus, part))).to(device)[:, None]
-        uniforms = rollout_uniforms(config.seed, numbers, 1, steps)[:, 0]
+        # Keyed by the row itself: however the rows are shared out, the same thoughts are drawn.
+        uniforms = rollout_uniforms(config.seed, part[:, 0] * 2**20 + part[:, 1], 1, steps)[:, 0]
         with autocast(config, device):
             states, mask = model.encode(history)
             memory = model.memory(states, mask)
