@@ -12,6 +12,8 @@ import ray.data
 from ray.data.exceptions import ExecutionTimeoutError
 
 from actors.placement import start_worker
+from actors.pool import START_DEADLINE_S
+from actors.store import STORE_DEADLINE_S
 from streamrec_dist.config import ActorConfig, ItemsConfig
 from streamrec_dist.errors import EnvironmentProblem, RunError, StreamRecError, summary
 from streamrec_dist.items.encoder import load_encoder
@@ -19,10 +21,8 @@ from streamrec_dist.items.encoder_weights import find_weights
 from streamrec_dist.items.shards import SHARD_ITEMS
 
 FIND_DEADLINE_S = 600.0
-START_DEADLINE_S = 180
 #: The longest that a shard may take.
 SHARD_DEADLINE_S = 1800
-STORE_DEADLINE_S = 600.0
 
 
 class EmbedWorker:
@@ -60,7 +60,7 @@ def embed_texts(
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     # A cluster that is busy with another run must not make this one wait for ever.
-    context.wait_for_min_actors_s = START_DEADLINE_S
+    context.wait_for_min_actors_s = int(START_DEADLINE_S)
     context.execution_no_progress_timeout_s = SHARD_DEADLINE_S
     # One block a shard, so that shards can go to different workers.
     blocks = [
@@ -79,7 +79,7 @@ def embed_texts(
             yield int(batch["done"].sum())
     except ray.exceptions.GetTimeoutError:
         raise EnvironmentProblem(
-            f"the embed actors did not start within {START_DEADLINE_S} s; is the cluster busy with another run? "
+            f"the embed actors did not start within {START_DEADLINE_S:.0f} s; is the cluster busy with another run? "
             "see `streamrec-dist status`"
         ) from None
     except (ray.exceptions.RayError, ExecutionTimeoutError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -50,7 +49,7 @@ def _share(processes: int, gpus: float) -> float:
 
     Rounded down to the ten-thousandths in which Ray counts: rounded up, the last process would find no room.
     """
-    return math.floor(SHARES / max(1, -(-processes // int(gpus)))) / SHARES if gpus >= 1 else 0.0
+    return SHARES // max(1, -(-processes // int(gpus))) / SHARES if gpus >= 1 else 0.0
 
 
 def _settle(role: Role, share: float) -> Role:
