@@ -17,7 +17,7 @@ from actors.store import STORE_DEADLINE_S
 from streamrec_dist.config import ActorConfig, ItemsConfig
 from streamrec_dist.errors import EnvironmentProblem, RunError, StreamRecError, summary
 from streamrec_dist.items.encoder import load_encoder
-from streamrec_dist.items.encoder_weights import find_weights
+from streamrec_dist.items.encoder_weights import find_weights, weights_sha256
 from streamrec_dist.items.shards import SHARD_ITEMS
 
 FIND_DEADLINE_S = 600.0
@@ -51,11 +51,10 @@ def embed_texts(
 ) -> Iterator[int]:
     """Embed the `missing` ranges of `texts`; yields the number of texts of each shard once the store has it.
 
-    Raises EnvironmentProblem when the encoder cannot be found or the workers do not start, RunError when one fails.
+    Raises EnvironmentProblem when the workers do not start, RunError when one fails.
     """
     if not missing:
         return
-    _find_encoder(items.encoder)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -86,10 +85,14 @@ def embed_texts(
         raise RunError(f"embedding item texts failed: {summary(error)}") from None
 
 
-def _find_encoder(name: str) -> None:
-    """Look for the weights first, where an error keeps its message: the pipeline would wrap it up."""
+def find_encoder(name: str) -> str:
+    """The SHA-256 of the weights of the encoder `name`, looked for on a node of the cluster.
+
+    Raises EnvironmentProblem when there are none; the pipeline would wrap its message up.
+    """
     try:
-        ray.get(ray.remote(find_weights).options(num_cpus=0).remote(name), timeout=FIND_DEADLINE_S)
+        find = ray.remote(_find_fingerprint).options(num_cpus=0)
+        return ray.get(find.remote(name), timeout=FIND_DEADLINE_S)
     except ray.exceptions.GetTimeoutError:
         raise EnvironmentProblem(
             f"items.encoder: {name} was not found or fetched within {FIND_DEADLINE_S:.0f} s; fetch it beforehand "
@@ -99,3 +102,7 @@ def _find_encoder(name: str) -> None:
         if isinstance(error.cause, StreamRecError):
             raise error.cause from None
         raise
+
+
+def _find_fingerprint(name: str) -> str:
+    return weights_sha256(find_weights(name))

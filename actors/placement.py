@@ -14,6 +14,7 @@ from streamrec_dist.errors import ConfigError
 Role = TypeVar("Role", ActorConfig, LearnersConfig)
 #: Parts of a resource that Ray tells apart.
 SHARES = 10_000
+#: The actors of each stage; they run beside the learners, except in tokenize, where they end before those begin.
 ROLES = {
     "tokenize": ("embed",),
     "pretrain": ("evaluate",),
@@ -71,10 +72,11 @@ def check_fits(config: Config, stages: Iterable[str]) -> None:
             role = getattr(settled.actors, name)
             needs.append((f"actors.{name}", role.replicas, role.cpus, float(role.gpus)))
         ranks = settled.learners
-        needs.append(("learners", ranks.world_size, ranks.cpus, float(ranks.gpus)))
-        for key, place, resource in (("cpus", 2, "CPU"), ("gpus", 3, "GPU")):
-            have = [node.get(resource, 0) for node in nodes]
-            _check_resource(stage, key, resource, [(n[0], n[1], n[place]) for n in needs], have)  # type: ignore[misc]
+        learners = ("learners", ranks.world_size, ranks.cpus, float(ranks.gpus))
+        for together in (needs, [learners]) if stage == "tokenize" else ([*needs, learners],):
+            for key, place, resource in (("cpus", 2, "CPU"), ("gpus", 3, "GPU")):
+                have = [node.get(resource, 0) for node in nodes]
+                _check_resource(stage, key, resource, [(n[0], n[1], n[place]) for n in together], have)  # type: ignore[misc]
 
 
 def _check_resource(

@@ -25,6 +25,9 @@ class StoreActor(RunStore):
     def texts(self) -> list[str]:
         return list(self.dataset().texts)
 
+    def check_given_ids(self) -> None:
+        self.given_ids()
+
 
 class RemoteStore:
     """Implements the Store port by calls to a StoreActor. Events and checkpoints do not make the caller wait."""
@@ -74,8 +77,12 @@ class RemoteStore:
     def texts(self) -> list[str]:
         return self._call(self.actor.texts.remote())
 
-    def missing_embeddings(self) -> list[tuple[int, int]]:
-        return self._call(self.actor.missing_embeddings.remote())
+    def missing_embeddings(self, encoder: str) -> list[tuple[int, int]]:
+        return self._call(self.actor.missing_embeddings.remote(encoder))
+
+    def check_given_ids(self) -> None:
+        """Raises DataError when the run is given ids that it cannot use."""
+        self._call(self.actor.check_given_ids.remote())
 
     def item_inputs(self) -> tuple[Any, Any, Any, Any]:
         """References to the embeddings, the training part (items, offsets) and the given ids."""

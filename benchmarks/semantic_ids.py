@@ -38,24 +38,30 @@ from streamrec_dist.training.learner import Learner, steps_per_epoch
 
 #: Method -> items section of the configuration; what is not named has its default.
 METHODS: dict[str, dict[str, Any]] = {
+    "letter": {"ids": "Beauty.index.json.gz"},
     "kmeans-digit": {"method": "kmeans", "collisions": "digit"},
     "kmeans": {"method": "kmeans", "collisions": "sinkhorn"},
-    "kmeans-balanced": {"method": "kmeans", "collisions": "sinkhorn", "balance": 0.05},
-    "rqvae-digit": {"collisions": "digit"},
     "rqvae": {"collisions": "sinkhorn"},
-    "rqvae-balanced": {"collisions": "sinkhorn", "balance": 0.05},
-    "rqvae-aligned": {"collisions": "sinkhorn", "behaviour": {"alignment": 1.0}},
-    "rqvae-joined-0.5": {"collisions": "sinkhorn", "behaviour": {"weight": 0.5}},
     "rqvae-joined": {"collisions": "sinkhorn", "behaviour": {"weight": 1.0}},
+    "rqvae-digit": {"collisions": "digit"},
+    "rqvae-joined-0.5": {"collisions": "sinkhorn", "behaviour": {"weight": 0.5}},
+    "kmeans-joined-balanced": {
+        "method": "kmeans",
+        "collisions": "sinkhorn",
+        "balance": 0.05,
+        "behaviour": {"weight": 1.0},
+    },
+    "rqvae-joined-balanced": {"collisions": "sinkhorn", "balance": 0.05, "behaviour": {"weight": 1.0}},
     "rqvae-joined-2": {"collisions": "sinkhorn", "behaviour": {"weight": 2.0}},
-    "kmeans-joined": {"method": "kmeans", "collisions": "sinkhorn", "behaviour": {"weight": 1.0}},
-    "letter": {"ids": "Beauty.index.json.gz"},
+    "rqvae-aligned": {"collisions": "sinkhorn", "behaviour": {"alignment": 1.0}},
+    "kmeans-balanced": {"method": "kmeans", "collisions": "sinkhorn", "balance": 0.05},
+    "rqvae-balanced": {"collisions": "sinkhorn", "balance": 0.05},
 }
 MODEL = """\
 model: {d_model: 128, layers: 2, heads: 4, d_head: 32, d_ff: 512, dropout: 0.2}
 stages:
   tokenize: {epochs: 200}
-  pretrain: {epochs: 1, batch: 256, retrieved: 0, lr: 0.002}
+  pretrain: {epochs: 1, batch: 128, retrieved: 0, lr: 0.002}
 """
 
 

@@ -17,7 +17,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.annotate import AnnotatePool
-from actors.embed import embed_texts
+from actors.embed import embed_texts, find_encoder
 from actors.evaluate import EvaluatePool
 from actors.placement import check_fits, cluster_gpus, stage_config
 from actors.pool import RayRuntime, wait_started
@@ -100,28 +100,32 @@ class Controller:
             self._emit(Event("stage", stage, state="skipped"))
             return
         self._emit(Event("stage", stage, state="started"))
-        result = self._tokenize() if stage == "tokenize" else self._train(stage)
+        result = self._with_restarts(stage)
         self.store.finish_stage(result)
         metrics = result.metrics | {"seconds": result.seconds}
         self._emit(Event("stage", stage, state="done", step=result.steps, metrics=metrics))
         if self.stop.is_set():
             raise Stopped(f"stopped as asked, after stage {stage}")
 
-    def _train(self, stage: str) -> StageResult:
+    def _with_restarts(self, stage: str) -> StageResult:
         for attempt in range(STAGE_RESTARTS + 1):
             try:
-                with self._roles(stage) as context:
-                    try:
-                        return LOOPS[stage](context)
-                    finally:
-                        # A checkpoint that could not be written must not be reported as written.
-                        self.store.flush()
+                return self._tokenize() if stage == "tokenize" else self._train(stage)
             except WorkerLost as lost:
                 if attempt == STAGE_RESTARTS:
                     raise
-                warning = f"{lost}; stage {stage} starts again from its last checkpoint"
+                kept = "the texts embedded so far" if stage == "tokenize" else "its last checkpoint"
+                warning = f"{lost}; stage {stage} starts again from {kept}"
                 self._emit(Event("warning", stage, message=warning))
         raise AssertionError("unreachable")
+
+    def _train(self, stage: str) -> StageResult:
+        with self._roles(stage) as context:
+            try:
+                return LOOPS[stage](context)
+            finally:
+                # A checkpoint that could not be written must not be reported as written.
+                self.store.flush()
 
     @contextmanager
     def _roles(self, stage: str):
@@ -163,7 +167,9 @@ class Controller:
         """Stage 0: texts are embedded by all embed actors, then the learner ranks make the ids."""
         started = time.monotonic()
         settled = stage_config(self.config, "tokenize", cluster_gpus())
-        texts, missing = self.store.texts(), self.store.missing_embeddings()
+        self.store.check_given_ids()
+        encoder = find_encoder(self.config.items.encoder)
+        texts, missing = self.store.texts(), self.store.missing_embeddings(encoder)
         done = len(texts) - sum(last - first for first, last in missing)
         for count in embed_texts(self.config.items, settled.actors.embed, texts, missing, self.store.actor):
             done += count
@@ -178,6 +184,7 @@ class Controller:
             self.store.save_items(task.payload)
         finally:
             group.close()
+        report["encoder"] = {"name": self.config.items.encoder, "sha256": encoder}
         report["seconds"] = {"embed": embedded - started, **report["seconds"]}
         return StageResult("tokenize", time.monotonic() - started, 0, report)
 

@@ -16,7 +16,8 @@ from streamrec_dist.errors import ConfigError
 
 KeyPath = tuple[str, ...]
 #: Keys that hold paths: section, name.
-PATHS = (("data", "path"), ("items", "ids"))
+ENCODER = ("items", "encoder")
+PATHS = (("data", "path"), ("items", "ids"), ENCODER)
 DOTTED = re.compile(r"[a-z_]+(?:\.[a-z_]+)+")
 
 
@@ -45,6 +46,9 @@ def _with_absolute_paths(config: Config, source: Path, overrides: Sequence[str])
             continue
         overridden = any(override.startswith(f"{section}.{name}=") for override in overrides)
         base = Path.cwd() if overridden else source.absolute().parent
+        if (section, name) == ENCODER and not (base / value).is_dir():
+            # The name of a model, not a folder.
+            continue
         moved = part.model_copy(update={name: str((base / value).resolve())})
         config = config.model_copy(update={section: moved})
     return config

@@ -101,6 +101,13 @@ def test_overrides_win_and_their_errors_name_them() -> None:
         parse_config("seed: 1", "f", ["seed.x=1"])
 
 
+def test_a_folder_of_an_encoder_is_meant_from_where_the_file_is(tmp_path: Path) -> None:
+    (tmp_path / "own-encoder").mkdir()
+    for name, expected in (("own-encoder", str(tmp_path / "own-encoder")), ("org/model", "org/model")):
+        (tmp_path / "cluster.yaml").write_text(f"items: {{encoder: {name}}}", encoding="utf-8")
+        assert load_config(tmp_path / "cluster.yaml").items.encoder == expected
+
+
 def test_a_missing_file_says_how_to_get_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no such file; `streamrec-dist init` writes one"):
         load_config(tmp_path / "cluster.yaml")

@@ -103,6 +103,16 @@ def test_mean_pooling_of_decoders_and_of_encoders_with_a_decoder(weights, tmp_pa
     assert np.abs(together - alone).max() < 1e-4
 
 
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="the extra [vllm] is not installed")
+def test_vllm_gives_the_vectors_of_the_mean_pooling_backend(weights):
+    texts = [*TEXTS[:4], "screws of stainless steel, " * 1000]
+    found = load_encoder(str(weights), backend="vllm").encode(texts)
+    assert np.isfinite(found).all()
+    exact = load_encoder(str(weights), backend="transformers").encode(texts)
+    # The two cut the last text at different lengths.
+    assert np.allclose(found[:4], exact[:4], atol=0.02)
+
+
 def test_a_backend_that_is_not_installed_says_so(weights):
     if importlib.util.find_spec("vllm"):
         pytest.skip("vllm is installed")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from streamrec_dist.config_file import load_config
@@ -43,3 +44,20 @@ def test_altered_data_are_refused_before_anything_is_trained(folder: Path) -> No
     for path in (run.path, own.path):
         with pytest.raises(DataError, match=r"items\.arrow: its content is not what dataset\.json recorded"):
             RunStore(path).dataset()
+
+
+def test_given_ids_of_other_items_are_refused_before_anything_is_embedded(folder: Path) -> None:
+    write = folder / "other.index.json"
+    write.write_text('{"0": ["<a_1>", "<b_2>", "<c_3>", "<d_4>"]}', encoding="utf-8")
+    config = load_config(folder / "cluster.yaml", [f"items.ids={write}"])
+    run = RunDir.create(folder / "runs", "given", config)
+    with pytest.raises(DataError, match=r"other\.index\.json: ids of 1 items, .* expected 60 items"):
+        RunStore(run.path).given_ids()
+
+
+def test_embeddings_of_other_weights_are_made_anew(folder: Path) -> None:
+    store = RunStore(RunDir.create(folder / "runs", "one", load_config(folder / "cluster.yaml")).path)
+    (whole,) = store.missing_embeddings("weights a")
+    store.write_embeddings(whole[0], np.ones((whole[1], 4), np.float32))
+    assert store.missing_embeddings("weights a") == []
+    assert store.missing_embeddings("weights b") == [whole]

@@ -83,12 +83,11 @@ def extend(
 
 
 def _report_of_file(file: Path, codes_per_level: int, run: str | None) -> dict[str, Any]:
-    from streamrec_dist.items.foreign_ids import load_index
+    from streamrec_dist.items.foreign_ids import read_ids
     from streamrec_dist.items.report import id_report, prefix_sharing
-    from streamrec_dist.items.semantic_ids import load_ids
     from streamrec_dist.stages.run_store import RunStore
 
-    codes = load_ids(file) if file.suffix == ".parquet" else load_index(file)
+    codes = read_ids(file)
     if codes.max() >= codes_per_level:
         raise UsageError(f"{file}: has the code {codes.max()}; give --codes {codes.max() + 1} or more")
     body = id_report(codes, codes, codes_per_level)

@@ -30,6 +30,9 @@ class Encoder(ABC):
     `name` as asked for, `dim` of an embedding, `fingerprint` (SHA-256 of the weights).
     """
 
+    #: Texts embedded together.
+    BATCH = 32
+
     def __init__(self, name: str, folder: Path) -> None:
         self.name = name
         self.fingerprint = weights_sha256(folder)
@@ -44,7 +47,10 @@ class Encoder(ABC):
         """Embeddings [n, dim] of one batch."""
 
     def encode(
-        self, texts: Sequence[str], batch_size: int = 32, on_batch: Callable[[int], None] | None = None
+        self,
+        texts: Sequence[str],
+        batch_size: int | None = None,
+        on_batch: Callable[[int], None] | None = None,
     ) -> np.ndarray:
         """Embeddings float32 [n, dim] of the texts, in their order; an empty text has one too.
 
@@ -56,11 +62,15 @@ class Encoder(ABC):
         return embeddings
 
     def encode_unchecked(
-        self, texts: Sequence[str], batch_size: int = 32, on_batch: Callable[[int], None] | None = None
+        self,
+        texts: Sequence[str],
+        batch_size: int | None = None,
+        on_batch: Callable[[int], None] | None = None,
     ) -> np.ndarray:
         """As `encode`, for a part of a catalogue, in which an error could not name the item."""
         if not texts:
             return np.zeros((0, self.dim), dtype=np.float32)
+        batch_size = batch_size or self.BATCH
         longest_first = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
         parts = []
         for start in range(0, len(texts), batch_size):
@@ -143,7 +153,10 @@ class MeanPoolingEncoder(Encoder):
 
 
 class VllmEncoder(Encoder):
-    """vLLM's pooling runner with mean pooling; it batches by itself."""
+    """vLLM's pooling runner with mean pooling. A text is cut at the model's longest input."""
+
+    #: vLLM batches by itself, the better the more it is given.
+    BATCH = 512
 
     def __init__(self, name: str, device: str | torch.device = "cpu") -> None:
         folder = find_weights(name)
@@ -156,12 +169,14 @@ class VllmEncoder(Encoder):
                 "items.backend: vllm is not installed; run pip install 'streamrec-dist[vllm]', or use "
                 "items.backend: transformers"
             ) from None
-        self._model = LLM(
-            model=str(folder), runner="pooling", pooler_config=PoolerConfig(seq_pooling_type="MEAN")
-        )
+        # Not normalised, as the mean of the transformers backend is not.
+        pooler = PoolerConfig(seq_pooling_type="MEAN", use_activation=False)
+        self._model = LLM(model=str(folder), runner="pooling", pooler_config=pooler)
 
     def _embed(self, texts: list[str]) -> np.ndarray:
-        outputs = self._model.embed([text or " " for text in texts], use_tqdm=False)
+        # Unless told to cut a text at the model's longest input (-1), vLLM refuses a longer one.
+        cut = {"truncate_prompt_tokens": -1}
+        outputs = self._model.embed([text or " " for text in texts], use_tqdm=False, tokenization_kwargs=cut)
         return np.array([output.outputs.embedding for output in outputs], dtype=np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Semantic ids made elsewhere: the index.json of LC-Rec and LETTER."""
+"""Semantic ids made elsewhere: our own Parquet files, and the index.json of LC-Rec and LETTER."""
 
 from __future__ import annotations
 
@@ -11,8 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from streamrec_dist.errors import DataError
+from streamrec_dist.items.semantic_ids import load_ids
 
 _TOKEN = re.compile(r"<([a-z])_(\d+)>")
+
+
+def read_ids(path: Path | str) -> np.ndarray:
+    """Codes int32 [n, m] of a file in either format, told apart by the ending. Raises DataError."""
+    return load_ids(path) if Path(path).suffix == ".parquet" else load_index(path)
 
 
 def load_index(path: Path | str) -> np.ndarray:

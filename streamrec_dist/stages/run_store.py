@@ -17,13 +17,13 @@ from streamrec_dist.data.prepare import prepare
 from streamrec_dist.data.split import split_rows, training_part, training_rows
 from streamrec_dist.errors import DataError
 from streamrec_dist.events import Event, EventLog
-from streamrec_dist.items.foreign_ids import load_index
+from streamrec_dist.items.foreign_ids import read_ids
 from streamrec_dist.items.semantic_ids import load_ids, save_ids
 from streamrec_dist.items.shards import EmbeddingShards
 from streamrec_dist.materials import Materials
 from streamrec_dist.rl.ports import Weights
 from streamrec_dist.rundir import Checkpoint, RunDir, StageResult, write_atomically
-from streamrec_dist.stages.tokenize import Tokenized
+from streamrec_dist.stages.tokenize import Tokenized, check_given_ids
 
 
 class RunStore:
@@ -63,11 +63,11 @@ class RunStore:
             return dataset
         return prepare(source, config.data.format, path, config.seed)
 
-    def missing_embeddings(self) -> list[tuple[int, int]]:
-        """Ranges of items whose texts are not embedded yet."""
+    def missing_embeddings(self, encoder: str) -> list[tuple[int, int]]:
+        """Ranges of items whose texts are not embedded yet by `encoder`, the SHA-256 of its weights."""
         dataset, items = self.dataset(), self.run.config().items
         made_of = {
-            "encoder": items.encoder,
+            "encoder": encoder,
             "backend": items.backend,
             "data": dataset.content_hash,
             "items": dataset.n_items,
@@ -86,11 +86,16 @@ class RunStore:
         return training_part(self.dataset())
 
     def given_ids(self) -> np.ndarray | None:
-        """The ids of items.ids, int32 [n, m], which may collide; None where the run makes its own."""
-        path = self.run.config().items.ids
-        if path is None:
+        """The ids of items.ids, int32 [n, m], which may collide; None where the run makes its own.
+
+        Raises DataError for a file that cannot be used or has ids of other items.
+        """
+        config = self.run.config()
+        if config.items.ids is None:
             return None
-        return load_ids(path) if path.endswith(".parquet") else load_index(path)
+        given = read_ids(config.items.ids)
+        check_given_ids(given, self.dataset().n_items, config)
+        return given
 
     def save_items(self, tokenized: Tokenized) -> None:
         folder = self.run.items_path

@@ -140,17 +140,19 @@ def make_ids(vectors: ItemVectors, model: ItemTokenizer, config: Config, clock: 
     )
 
 
-def take_ids(vectors: ItemVectors, given: np.ndarray, config: Config, clock: Clock) -> Tokenized:
-    """Ids made elsewhere, `given` int [n, m], told apart where they collide.
-
-    Raises DataError when they are not of this catalogue or not of items.levels and items.codes.
-    """
-    items, levels = len(vectors.texts), config.items.levels
+def check_given_ids(given: np.ndarray, items: int, config: Config) -> None:
+    """Raise DataError when `given` int [n, m] are not ids of `items` items with items.levels and items.codes."""
+    levels = config.items.levels
     if given.shape != (items, levels) or given.max(initial=0) >= config.items.codes:
         raise DataError(
             f"{config.items.ids}: ids of {given.shape[0]} items, {given.shape[1]} levels of {given.max() + 1} codes; "
             f"expected {items} items of the data set, items.levels: {levels}, items.codes: {config.items.codes}"
         )
+
+
+def take_ids(vectors: ItemVectors, given: np.ndarray, config: Config, clock: Clock) -> Tokenized:
+    """Ids made elsewhere, `given` int [n, m], told apart where they collide. Raises as `check_given_ids`."""
+    check_given_ids(given, len(vectors.texts), config)
     codes = separate(given, config.items.codes, np.random.default_rng(config.seed))
     clock.lap("ids")
     about = {"method": "given", "collisions": "separated"}
