@@ -101,10 +101,11 @@ def answer(request: BaseHTTPRequestHandler, state: FileServer) -> None:
             request.send_header(name, value)
     if state.lengths:
         request.send_header("Content-Length", str(len(body)))
-    request.end_headers()
     broken = bool(state.breaks)
     part = body[: state.breaks.pop(0)] if broken else body
+    # Before the headers go out: a client may act on them at once.
     state.sent.append((request.path, asked, status, len(part)))
+    request.end_headers()
     request.wfile.write(part)
     if broken:
         request.wfile.flush()

@@ -69,6 +69,26 @@ def test_a_run_survives_the_death_of_a_learner_and_of_a_rollout_actor(cluster_ro
     assert max(pretrain) == 90
 
 
+def test_a_run_survives_the_death_of_a_rank_that_trains_the_tokenizer(cluster_root: Path) -> None:
+    # Together the embed actor and the ranks would not fit the cluster; they follow one another.
+    settings = ["stages.tokenize.epochs=1500", "actors.embed.cpus=2", "learners.cpus=1"]
+    overrides = [part for setting in settings for part in ("--set", setting)]
+    begun = ("train", "--stage", "tokenize", "--run", "torn", "--detach", *overrides)
+    started = run_cli(*begun, cwd=cluster_root)
+    assert started.returncode == 0, started.stderr
+    run = RunDir.open(cluster_root / "runs" / "torn")
+    wait_for(run, lambda event: "recon" in event.metrics, 3)
+    os.kill(workers(cluster_root, "TokenizerRank")[1].pid, signal.SIGKILL)
+
+    ended = run_cli("watch", "torn", "--plain", cwd=cluster_root, timeout=240)
+    assert ended.returncode == 0, ended.stderr + ended.stdout[-2000:]
+    events = EventReader(run.events_path).new()
+    (warning,) = [event.message for event in events if event.kind == "warning"]
+    assert "tokenize starts again from the texts embedded so far" in warning
+    assert sum("embedded" in event.metrics for event in events) == 1, "the texts were embedded twice"
+    assert events[-1].state == "done"
+
+
 def test_data_that_cannot_be_used_leave_no_run_behind(cluster_root: Path) -> None:
     broken = cluster_root / "broken"
     broken.mkdir()
