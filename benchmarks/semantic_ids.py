@@ -4,7 +4,7 @@
 
 For each set, method and seed: the report on the ids, then a small direct decoder trained on them and ranked on the
 validation items of a fixed choice of users. Results are added to --out as they come; what is there is not run again.
-Prints one JSON object last. Selection is on validation only; the test column is for the record.
+Prints a table of means over seeds last. Selection is on validation only; the test column is for the record.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from streamrec_dist.data.prepare import prepare
 from streamrec_dist.data.split import split_rows, training_part, training_rows
 from streamrec_dist.hardware import resolve_precision
 from streamrec_dist.items.encoder import load_encoder
-from streamrec_dist.items.foreign_ids import load_index
+from streamrec_dist.items.foreign_ids import read_ids
 from streamrec_dist.items.shards import EmbeddingShards
 from streamrec_dist.materials import Materials
 from streamrec_dist.metrics import per_user_ndcg
@@ -82,7 +83,32 @@ def main() -> None:
                 print(json.dumps(row), flush=True)
                 results.append(row)
                 write_atomically(arguments.out, json.dumps(results, indent=1))
-    print(json.dumps({"rows": len(results), "out": str(arguments.out)}))
+    print("\n".join(table(results)))
+
+
+def table(results: list[dict[str, Any]]) -> Iterator[str]:
+    """Lines of Markdown, the best of each set first; a de-duplication digit is left out of codes and perplexity."""
+    yield "| set | method | seeds | codes used | perplexity | surplus | N@10 valid (range) | N@10 test |"
+    yield "|---|---|---|---|---|---|---|---|"
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in results:
+        groups.setdefault((row["set"], row["method"]), []).append(row)
+
+    def mean(rows: list[dict[str, Any]], field: str) -> float:
+        return sum(row[field] for row in rows) / len(rows)
+
+    for (name, method), rows in sorted(
+        groups.items(), key=lambda group: (group[0][0], -mean(group[1], "direct_ndcg@10"))
+    ):
+        levels = -1 if METHODS[method].get("collisions") == "digit" else None
+        used = min(min(row["codes_used"][:levels]) for row in rows)
+        perplexity = min(min(row["perplexity"][:levels]) for row in rows)
+        valid = [row["direct_ndcg@10"] for row in rows]
+        yield (
+            f"| {name} | {method} | {len(rows)} | {used} | {perplexity:.0f} | {mean(rows, 'surplus_share'):.2%} | "
+            f"{mean(rows, 'direct_ndcg@10'):.4f} ({min(valid):.4f} to {max(valid):.4f}) | "
+            f"{mean(rows, 'direct_test_ndcg@10'):.4f} |"
+        )
 
 
 def _inputs(arguments: argparse.Namespace, name: str) -> tuple[Dataset, np.ndarray]:
@@ -157,7 +183,7 @@ def _ids(
     given = METHODS[method].get("ids")
     if given:
         vectors = item_vectors(embeddings, items, offsets, config)
-        return take_ids(vectors, load_index(arguments.data / name / given), config, Clock())
+        return take_ids(vectors, read_ids(arguments.data / name / given), config, Clock())
     return tokenize(embeddings, items, offsets, config, lambda progress: None)
 
 
