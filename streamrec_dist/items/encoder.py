@@ -27,7 +27,7 @@ Backend = Literal["sentence-transformers", "transformers", "vllm"]
 class Encoder(ABC):
     """A loaded model; `load_encoder` makes one.
 
-    `name` as asked for, `dim` of an embedding, `fingerprint` (SHA-256 of the weights).
+    `name` as asked for, `dim` of an embedding, `fingerprint` of the weights.
     """
 
     #: Texts embedded together.
@@ -35,7 +35,12 @@ class Encoder(ABC):
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name = name
-        self.fingerprint = weights_sha256(folder)
+        self._folder = folder
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights; reads all of them."""
+        return weights_sha256(self._folder)
 
     @property
     def dim(self) -> int:
