@@ -37,27 +37,23 @@ from streamrec_dist.stages.decoding import Recommender
 from streamrec_dist.stages.tokenize import Clock, Tokenized, item_vectors, take_ids, tokenize
 from streamrec_dist.training.learner import Learner, steps_per_epoch
 
-#: Method -> items section of the configuration; what is not named has its default.
+#: Method -> items section of the configuration, beside PLAIN.
 METHODS: dict[str, dict[str, Any]] = {
     "letter": {"ids": "Beauty.index.json.gz"},
     "kmeans-digit": {"method": "kmeans", "collisions": "digit"},
-    "kmeans": {"method": "kmeans", "collisions": "sinkhorn"},
-    "rqvae": {"collisions": "sinkhorn"},
-    "rqvae-joined": {"collisions": "sinkhorn", "behaviour": {"weight": 1.0}},
+    "kmeans-balanced": {"method": "kmeans", "balance": 0.05},
+    "kmeans-joined-balanced": {"method": "kmeans", "balance": 0.05, "behaviour": {"weight": 1.0}},
+    "rqvae": {},
     "rqvae-digit": {"collisions": "digit"},
-    "rqvae-joined-0.5": {"collisions": "sinkhorn", "behaviour": {"weight": 0.5}},
-    "kmeans-joined-balanced": {
-        "method": "kmeans",
-        "collisions": "sinkhorn",
-        "balance": 0.05,
-        "behaviour": {"weight": 1.0},
-    },
-    "rqvae-joined-balanced": {"collisions": "sinkhorn", "balance": 0.05, "behaviour": {"weight": 1.0}},
-    "rqvae-joined-2": {"collisions": "sinkhorn", "behaviour": {"weight": 2.0}},
-    "rqvae-aligned": {"collisions": "sinkhorn", "behaviour": {"alignment": 1.0}},
-    "kmeans-balanced": {"method": "kmeans", "collisions": "sinkhorn", "balance": 0.05},
-    "rqvae-balanced": {"collisions": "sinkhorn", "balance": 0.05},
+    "rqvae-aligned": {"behaviour": {"weight": 0.0, "alignment": 1.0}},
+    "rqvae-joined-0.5": {"behaviour": {"weight": 0.5}},
+    "rqvae-joined": {"behaviour": {"weight": 1.0}},
+    "rqvae-joined-1.5": {"behaviour": {"weight": 1.5}},
+    "rqvae-joined-2": {"behaviour": {"weight": 2.0}},
+    "rqvae-joined-balanced": {"balance": 0.05, "behaviour": {"weight": 1.0}},
 }
+#: What a method leaves out: ids of texts alone, collisions re-assigned.
+PLAIN: dict[str, Any] = {"method": "rqvae", "collisions": "sinkhorn", "behaviour": {"weight": 0.0}}
 MODEL = """\
 model: {d_model: 128, layers: 2, heads: 4, d_head: 32, d_ff: 512, dropout: 0.2}
 stages:
@@ -165,8 +161,8 @@ def _measure(
 
 def _config(method: str, seed: int) -> Config:
     config = parse_config(MODEL, "benchmark").model_dump()
-    items = {key: value for key, value in METHODS[method].items() if key != "ids"}
-    config["items"] |= {**items, "behaviour": config["items"]["behaviour"] | items.get("behaviour", {})}
+    items = PLAIN | {key: value for key, value in METHODS[method].items() if key != "ids"}
+    config["items"] |= items | {"behaviour": config["items"]["behaviour"] | items["behaviour"]}
     config["seed"] = seed
     return resolve_precision(Config.model_validate(config), gpus=torch.cuda.is_available())
 

@@ -44,7 +44,7 @@ class DataConfig(Section):
 class BehaviourConfig(Section):
     """What users take one after the other, as part of the vectors that become semantic ids."""
 
-    weight: float = Field(0.0, ge=0, description="say in a distance, against 1 of the texts; 0: texts alone")
+    weight: float = Field(1.5, ge=0, description="say in a distance, against 1 of the texts; 0: texts alone")
     dim: int = Field(64, ge=1, le=1024)
     alignment: float = Field(0.0, ge=0, description="weight of the contrast of codes with behaviour")
 
@@ -63,7 +63,7 @@ class ItemsConfig(Section):
     codes: int = Field(256, ge=2, le=8192)
     distance: Literal["l2", "cosine"] = "l2"
     balance: float = Field(0.0, ge=0, description="entropy of Sinkhorn balancing in training; 0: none")
-    collisions: Literal["digit", "sinkhorn"] = "digit"
+    collisions: Literal["digit", "sinkhorn"] = "sinkhorn"
     neighbours: int = Field(50, ge=1, le=1000, description="text neighbours kept for each item")
 
 

@@ -48,7 +48,7 @@ def made(embeddings: np.ndarray = EMBEDDINGS, emit=lambda progress: None, **item
 @pytest.mark.parametrize("collisions", ["digit", "sinkhorn"])
 def test_embeddings_become_neighbours_and_unique_ids(method, collisions):
     progress: list[dict] = []
-    found = made(emit=progress.append, method=method, collisions=collisions)
+    found = made(emit=progress.append, method=method, collisions=collisions, behaviour={"weight": 0})
     n = len(TEXTS)
     assert found.neighbours.shape == (n, 5)
     # "bolt nut" and "nut bolt" have the same letters.
