@@ -31,7 +31,7 @@ from streamrec_dist.items.encoder import load_encoder
 from streamrec_dist.items.foreign_ids import read_ids
 from streamrec_dist.items.shards import EmbeddingShards
 from streamrec_dist.materials import Materials
-from streamrec_dist.metrics import per_user_ndcg
+from streamrec_dist.metrics import ranking_metrics
 from streamrec_dist.rundir import write_atomically
 from streamrec_dist.stages.decoding import Recommender
 from streamrec_dist.stages.tokenize import Clock, Tokenized, item_vectors, take_ids, tokenize
@@ -84,8 +84,8 @@ def main() -> None:
 
 def table(results: list[dict[str, Any]]) -> Iterator[str]:
     """Lines of Markdown, the best of each set first; a de-duplication digit is left out of codes and perplexity."""
-    yield "| set | method | seeds | codes used | perplexity | surplus | N@10 valid (range) | N@10 test |"
-    yield "|---|---|---|---|---|---|---|---|"
+    yield "| set | method | seeds | codes used | perplexity | surplus | N@10 valid (range) | R@10 valid | N@10 test |"
+    yield "|---|---|---|---|---|---|---|---|---|"
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in results:
         groups.setdefault((row["set"], row["method"]), []).append(row)
@@ -103,6 +103,7 @@ def table(results: list[dict[str, Any]]) -> Iterator[str]:
         yield (
             f"| {name} | {method} | {len(rows)} | {used} | {perplexity:.0f} | {mean(rows, 'surplus_share'):.2%} | "
             f"{mean(rows, 'direct_ndcg@10'):.4f} ({min(valid):.4f} to {max(valid):.4f}) | "
+            f"{mean(rows, 'direct_recall@10'):.4f} | "
             f"{mean(rows, 'direct_test_ndcg@10'):.4f} |"
         )
 
@@ -151,8 +152,8 @@ def _measure(
         "largest_group": report["largest_group"],
         "recon": report.get("recon"),
         "prefixes": report["prefixes"],
-        "direct_ndcg@10": _ndcg(recommender, dataset, "valid", arguments.users),
-        "direct_test_ndcg@10": _ndcg(recommender, dataset, "test", arguments.users),
+        **_accuracy(recommender, dataset, "valid", arguments.users, "direct"),
+        **_accuracy(recommender, dataset, "test", arguments.users, "direct_test"),
         "users": min(arguments.users, dataset.users),
         "minutes": {"ids": round(id_minutes, 2), "training": round((time.monotonic() - started) / 60, 2)},
         "hardware": arguments.hardware,
@@ -179,7 +180,8 @@ def _ids(
     given = METHODS[method].get("ids")
     if given:
         vectors = item_vectors(embeddings, items, offsets, config)
-        return take_ids(vectors, read_ids(arguments.data / name / given), config, Clock())
+        codes = read_ids(arguments.data / name / given).of(dataset.item_ids)
+        return take_ids(vectors, codes, config, Clock())
     return tokenize(embeddings, items, offsets, config, lambda progress: None)
 
 
@@ -192,10 +194,14 @@ def _train(materials: Materials, steps: int) -> Learner:
     return learner
 
 
-def _ndcg(recommender: Recommender, dataset: Dataset, split: str, users: int) -> float:
+def _accuracy(
+    recommender: Recommender, dataset: Dataset, split: str, users: int, name: str
+) -> dict[str, float]:
+    """{"NAME_recall@10", "NAME_ndcg@10"} of a fixed choice of users."""
     rows = split_rows(dataset, split)
     rows = rows[np.sort(np.random.default_rng(0).permutation(len(rows))[:users])]
-    return float(per_user_ndcg(recommender.target_ranks(rows, False), 10).mean())
+    found = ranking_metrics(recommender.target_ranks(rows, False), (10,))
+    return {f"{name}_{metric}": round(value, 5) for metric, value in found.items()}
 
 
 def _arguments() -> argparse.Namespace:

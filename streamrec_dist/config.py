@@ -246,6 +246,8 @@ class Config(Section):
             raise ValueError("items.whiten spreads principal components alike; say how many with items.pca")
         if self.items.behaviour.alignment > 0 and self.items.method != "rqvae":
             raise ValueError("items.behaviour.alignment is a loss of the RQ-VAE; set items.method: rqvae")
+        if self.items.distance == "cosine" and self.items.method != "rqvae":
+            raise ValueError("items.distance: cosine is for the RQ-VAE; residual k-means takes l2")
         if self.stages.rl.negatives > self.items.neighbours:
             raise ValueError(
                 f"stages.rl.negatives is {self.stages.rl.negatives} but only items.neighbours = "

@@ -15,6 +15,7 @@ from cli.processes import cluster_processes
 from cli.record import read_record
 from streamrec_dist.events import EventReader
 from streamrec_dist.hardware import cpu_has_bf16
+from streamrec_dist.items.id_file import ItemIds, load_ids
 from streamrec_dist.rundir import STAGES, RunDir
 from streamrec_dist.stages.run_store import RunStore
 from tests.conftest import last_json, run_cli
@@ -190,12 +191,31 @@ def test_ids_are_reported_and_a_grown_catalogue_keeps_them(trained: RunDir) -> N
     assert done.returncode == 0, done.stderr
     assert last_json(done)["stages"]["tokenize"]["method"] == "given"
     old, new = RunStore(trained.path), RunStore(root / "runs" / "grown")
-    before = dict(zip(old.dataset().item_ids, old.ids().tolist(), strict=True))
-    after = dict(zip(new.dataset().item_ids, new.ids().tolist(), strict=True))
+    before = _by_item(old.ids())
+    after = _by_item(new.ids())
     assert {item: after[item] for item in before} == before
     assert set(after) - set(before) == {"new1", "new2"}
     refused = run_cli("ids", "extend", "grown", "--data", "more", cwd=root)
     assert refused.returncode == 2 and "no tokenizer" in refused.stderr
+    assert "--ids" in refused.stderr
+
+    # Grown once more, by an item whose text is that of an earlier one and that stands before it.
+    table = (root / "grown" / "items.csv").read_text(encoding="utf-8").splitlines()
+    more = [table[0], "new0,lamp number 4 for the kitchen", *reversed(table[1:])]
+    (root / "grown" / "items.csv").write_text("\n".join(more) + "\n", encoding="utf-8")
+    prepared = run_cli("data", "prepare", "grown", "--format", "csv", "--out", "most", cwd=root)
+    assert prepared.returncode == 0, prepared.stderr
+    choice = ("--data", "most", "--ids", "ids.parquet", "--out", "ids-2.parquet", "--json")
+    extended = run_cli("ids", "extend", "whole", *choice, cwd=root)
+    assert last_json(extended) == {"out": "ids-2.parquet", "items": 63, "new": 1}
+    last = _by_item(load_ids(root / "ids-2.parquet"))
+    assert {item: last[item] for item in after} == after
+    foreign = run_cli("ids", "extend", "whole", "--data", "most", "--ids", "other.parquet", cwd=root)
+    assert foreign.returncode == 2 and "other.parquet: no such file" in foreign.stderr
+
+
+def _by_item(ids: ItemIds) -> dict[str, list[int]]:
+    return dict(zip(ids.items, ids.codes.tolist(), strict=True))
 
 
 def test_precision_is_settled_when_a_run_begins(cluster_root: Path) -> None:

@@ -75,7 +75,7 @@ def test_texts_and_behaviour_have_their_say():
     behaviour = rng.normal(size=(50, 4)).astype(np.float32)
     behaviour[7] = 0
     space = ItemSpace.fit(embeddings(), None, False, weight=0.5, behaviour_dim=4)
-    joined = space.join(embeddings(), behaviour)
+    joined = space.join(embeddings(), space.place_behaviour(behaviour))
     texts, rest = joined[:, :8], joined[:, 8:]
     assert (texts**2).sum(1).mean() == pytest.approx(1.0, rel=1e-4)
     known = np.arange(50) != 7

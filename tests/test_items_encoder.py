@@ -149,7 +149,7 @@ def test_the_fingerprint_is_the_hash_of_the_weights(encoder):
     assert encoder.fingerprint == MINILM_SHA256
 
 
-def test_not_finite_embeddings_name_the_item(encoder, monkeypatch):
+def test_not_finite_embeddings_name_the_text(encoder, monkeypatch):
     embedding_table = encoder._model[0].auto_model.embeddings.word_embeddings.weight
     token = encoder._model.tokenizer.convert_tokens_to_ids("cal")
     pieces = encoder._model.tokenizer.tokenize("digital caliper")
@@ -157,7 +157,7 @@ def test_not_finite_embeddings_name_the_item(encoder, monkeypatch):
     kept = embedding_table.data[token].clone()
     try:
         embedding_table.data[token] = float("nan")
-        with pytest.raises(DataError, match="item 3 is not finite"):
+        with pytest.raises(DataError, match="the embedding of .*caliper.* is not finite"):
             encoder.encode(TEXTS)
     finally:
         embedding_table.data[token] = kept

@@ -117,16 +117,16 @@ def write_index(path: Path, body: object) -> Path:
 @pytest.mark.parametrize("name", ["x.index.json", "x.index.json.gz"])
 def test_an_index_is_read(tmp_path, name):
     path = write_index(tmp_path / name, {"1": ["<a_0>", "<b_255>"], "0": ["<a_12>", "<b_7>"]})
-    assert load_index(path).tolist() == [[12, 7], [0, 255]]
+    assert load_index(path).of(["0", "1"]).tolist() == [[12, 7], [0, 255]]
 
 
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ({"0": ["<a_1>"], "2": ["<a_2>"]}, "item 1 is missing"),
+        ({"0": ["<a_99999999999>"]}, "item 0: expected <a_CODE> as code 1"),
         ({"0": ["<b_1>"]}, "item 0: expected <a_CODE> as code 1, found '<b_1>'"),
         ({"0": "<a_1>"}, "item 0: expected a list of codes"),
-        ({"0": ["<a_1>"], "1": ["<a_1>", "<b_1>"]}, "item 0 has 1 codes, others have 2"),
+        ({"0": ["<a_1>"], "1": ["<a_1>", "<b_1>"]}, "item 1 has 2 codes, others have 1"),
         ([], "expected an object"),
         ({}, "holds no items"),
     ],
@@ -141,15 +141,24 @@ def test_a_truncated_index_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:-6])
     with pytest.raises(DataError, match="truncated gzip"):
         load_index(path)
-    with pytest.raises(DataError, match="no such file"):
+    with pytest.raises(DataError, match="No such file"):
         load_index(tmp_path / "nothing.json")
+    with pytest.raises(DataError, match="Is a directory"):
+        load_index(tmp_path)
+
+
+def test_an_item_twice_in_an_index_is_named(tmp_path):
+    path = tmp_path / "x.index.json"
+    path.write_text('{"0": ["<a_1>"], "1": ["<a_2>"], "0": ["<a_3>"]}')
+    with pytest.raises(DataError, match="item 0 is given more than once"):
+        load_index(path)
 
 
 def test_published_ids_of_beauty():
     path = SHARED_DATA / "Beauty" / "Beauty.index.json.gz"
     if not path.is_file():
         pytest.skip(f"{path} is not there")
-    codes = load_index(path)
+    codes = load_index(path).codes
     report = id_report(codes, codes, 256)
     assert (report["items"], report["levels"], report["surplus"]) == (12101, 4, 13)
     assert report["used_codes"] == [197, 256, 256, 256]

@@ -267,6 +267,16 @@ def test_balance_spreads_the_codes_of_a_training_batch():
     assert nearest.max() > 40
 
 
+@pytest.mark.parametrize("epochs", [1, 2, 3, 5, 10, 11])
+def test_any_number_of_steps_has_a_schedule(epochs):
+    points, _ = blobs()
+    losses: list[float] = []
+    for batch in (200, 80):
+        chosen = TokenizerOptions(levels=3, codes=8, latent=8, hidden=(32,), epochs=epochs, batch=batch)
+        train_rqvae(points, chosen, lambda progress: losses.append(progress["loss"]))
+    assert len(losses) == 2 * epochs and np.isfinite(losses).all()
+
+
 def test_alignment_draws_codes_to_behaviour():
     generator = torch.Generator().manual_seed(0)
     points = 2 * torch.randn(300, 16, generator=generator)

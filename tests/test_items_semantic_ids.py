@@ -12,10 +12,12 @@ import torch
 
 from streamrec_dist.errors import DataError, RunError
 from streamrec_dist.items.collisions import add_digits, reassign_last_level
+from streamrec_dist.items.id_file import load_ids, save_ids
 from streamrec_dist.items.quantizer import ResidualQuantizer
 from streamrec_dist.items.report import id_report
+from streamrec_dist.items.residual_kmeans import fit_residual_kmeans
 from streamrec_dist.items.rqvae import train_rqvae
-from streamrec_dist.items.semantic_ids import assign_ids, load_ids, save_ids
+from streamrec_dist.items.semantic_ids import assign_ids
 from streamrec_dist.items.tokenizer import TokenizerOptions
 
 
@@ -82,11 +84,11 @@ def test_digits_count_within_a_group_in_random_order():
     assert np.abs(np.mean(digits, axis=0) - 5.5).max() < 0.9
 
 
-def test_too_many_equal_items_for_a_digit_is_an_error_with_advice():
+def test_more_items_than_ids_are_an_error_with_advice():
     data = embeddings(1, 17)
-    chosen = options("digit")
+    chosen = options("digit", levels=2, codes=4)
     model = train_rqvae(data, chosen)
-    with pytest.raises(RunError, match=r"17 items \(such as \[0, 1, 2\]\).*only 16 apart.*sinkhorn"):
+    with pytest.raises(RunError, match=r"17 items \(such as \[0, 1, 2\]\).*hold 16 ids; raise items.codes"):
         assign_ids(model, data, chosen)
 
 
@@ -166,13 +168,25 @@ def test_report_of_a_hand_made_case():
     assert (report["surplus"], report["largest_group"], report["items"]) == (2, 3, 4)
 
 
+def test_more_equal_items_than_digits_spill_into_the_next_code():
+    chosen = options("digit", levels=3, codes=4, method="kmeans")
+    points = np.concatenate([np.zeros((10, 2)), np.random.default_rng(0).normal(size=(6, 2)) + 5])
+    model = fit_residual_kmeans(points.astype(np.float32), chosen)
+    ids = assign_ids(model, points.astype(np.float32), chosen)
+    assert len(np.unique(ids, axis=0)) == 16
+    # All ten keep the first code; 4 + 4 + 2 share the first two.
+    assert len(np.unique(ids[:10, 0])) == 1
+    assert sorted(np.unique(ids[:10, 1], return_counts=True)[1].tolist()) == [2, 4, 4]
+
+
 def test_saved_ids_come_back(tmp_path):
     ids = np.array([[0, 3], [2, 1], [2, 0]], dtype=np.int32)
     path = tmp_path / "ids.parquet"
-    save_ids(path, ids, 4)
+    save_ids(path, ["b", "ü", "a"], ids, 4)
     loaded = load_ids(path)
-    assert loaded.dtype == np.int32
-    assert np.array_equal(loaded, ids)
+    assert loaded.codes.dtype == np.int32
+    assert np.array_equal(loaded.codes, ids)
+    assert list(loaded.items) == ["b", "ü", "a"]
     assert [file.name for file in tmp_path.iterdir()] == ["ids.parquet"]
     table = pq.read_table(path)
     assert table.column_names == ["item", "c1", "c2"]
@@ -181,21 +195,40 @@ def test_saved_ids_come_back(tmp_path):
 
 def test_bad_ids_are_not_written(tmp_path):
     with pytest.raises(DataError, match="share the semantic id"):
-        save_ids(tmp_path / "ids.parquet", np.zeros((2, 2), dtype=np.int32), 4)
+        save_ids(tmp_path / "ids.parquet", ["a", "b"], np.zeros((2, 2), dtype=np.int32), 4)
+    with pytest.raises(DataError, match="item 'a' is given more than one id"):
+        save_ids(tmp_path / "ids.parquet", ["a", "a"], np.array([[0, 1], [0, 2]], dtype=np.int32), 4)
     assert not list(tmp_path.iterdir())
+    with pytest.raises(DataError, match="cannot be written"):
+        save_ids(tmp_path / "no" / "ids.parquet", ["a"], np.array([[0, 1]], dtype=np.int32), 4)
+
+
+def test_ids_are_matched_by_item_and_not_by_place(tmp_path):
+    path = tmp_path / "ids.parquet"
+    save_ids(path, ["a", "b", "c"], np.array([[0, 3], [2, 1], [2, 0]], dtype=np.int32), 4)
+    loaded = load_ids(path)
+    assert loaded.of(["c", "a"]).tolist() == [[2, 0], [0, 3]]
+    assert loaded.places(["x", "b"]).tolist() == [-1, 1]
+    with pytest.raises(DataError, match=r"ids\.parquet: has no id for item 'x' \(2 of 3 items are missing\)"):
+        loaded.of(["b", "x", "y"])
 
 
 @pytest.mark.parametrize(
     ("columns", "metadata", "message"),
     [
-        ({"item": [0, 1], "c1": [2, 2]}, {"codes_per_level": "4"}, "items 0 and 1 share"),
-        ({"item": [0, 1], "c1": [2, 4]}, {"codes_per_level": "4"}, r"item 1 .* outside 0\.\.3"),
-        ({"item": [1, 0], "c1": [2, 3]}, {"codes_per_level": "4"}, "column item must count"),
-        ({"item": [0, 1], "x": [2, 3]}, {"codes_per_level": "4"}, r"columns are \['item', 'x'\]"),
-        ({"item": [0, 1]}, {"codes_per_level": "4"}, "expected item, c1"),
-        ({"item": [0, 1], "c1": [2, None]}, {"codes_per_level": "4"}, "column c1 must hold integers"),
-        ({"item": [0, 1], "c1": ["a", "b"]}, {"codes_per_level": "4"}, "column c1 must hold integers"),
-        ({"item": [0, 1], "c1": [2, 3]}, {}, "no codes_per_level"),
+        ({"item": ["p", "q"], "c1": [2, 2]}, {"codes_per_level": "4"}, "items 0 and 1 share"),
+        ({"item": ["p", "q"], "c1": [2, 4]}, {"codes_per_level": "4"}, r"item 1 .* outside 0\.\.3"),
+        (
+            {"item": [0, 1], "c1": [2, 3]},
+            {"codes_per_level": "4"},
+            "column item must hold the items' original",
+        ),
+        ({"item": ["p", "p"], "c1": [2, 3]}, {"codes_per_level": "4"}, "item 'p' is given more than one id"),
+        ({"item": ["p", "q"], "x": [2, 3]}, {"codes_per_level": "4"}, r"columns are \['item', 'x'\]"),
+        ({"item": ["p", "q"]}, {"codes_per_level": "4"}, "expected item, c1"),
+        ({"item": ["p", "q"], "c1": [2, None]}, {"codes_per_level": "4"}, "column c1 must hold integers"),
+        ({"item": ["p", "q"], "c1": ["a", "b"]}, {"codes_per_level": "4"}, "column c1 must hold integers"),
+        ({"item": ["p", "q"], "c1": [2, 3]}, {}, "no codes_per_level"),
     ],
 )
 def test_a_bad_id_file_is_refused_by_name(tmp_path, columns, metadata, message):
@@ -207,9 +240,9 @@ def test_a_bad_id_file_is_refused_by_name(tmp_path, columns, metadata, message):
 
 def test_a_truncated_or_missing_id_file_is_refused_by_name(tmp_path):
     path = tmp_path / "ids.parquet"
-    with pytest.raises(DataError, match=r"ids\.parquet: not a readable Parquet file"):
+    with pytest.raises(DataError, match=r"ids\.parquet: no such file"):
         load_ids(path)
-    save_ids(path, np.array([[0, 1]], dtype=np.int32), 4)
+    save_ids(path, ["a"], np.array([[0, 1]], dtype=np.int32), 4)
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(DataError, match=r"ids\.parquet: not a readable Parquet file"):
         load_ids(path)

@@ -87,6 +87,26 @@ def test_a_tokenizer_is_restored_and_gives_new_items_ids():
         restore_tokenizer(found.tokenizer, config(codes=16, behaviour={"weight": 1.0, "dim": 8}))
 
 
+def test_new_items_get_ids_near_known_ones_though_nobody_has_had_them():
+    settings = config(codes=16, behaviour={"weight": 1.5, "dim": 8}, method="kmeans")
+    # Two kinds of items, each with texts and company of its own.
+    rng = np.random.default_rng(0)
+    kind = np.arange(60) % 2
+    texts = (np.eye(8)[kind] * 4 + rng.normal(size=(60, 8))).astype(np.float32)
+    walks = np.concatenate([np.tile(np.flatnonzero(kind == k), 3) for k in (0, 1)]).astype(np.int32)
+    found = tokenize(texts, walks, np.array([0, 90, 180]), settings, lambda progress: None)
+    space, model = restore_tokenizer(found.tokenizer, settings)
+    vectors = item_vectors(texts, walks, np.array([0, 90, 180]), settings)
+    guess = space.guess_behaviour(texts + 0.01, vectors.texts, vectors.joined)
+    assert np.linalg.norm(guess, axis=1) == pytest.approx(np.full(60, 1.5), abs=1e-4)
+    new = extend_ids(model, space.join(texts + 0.01, guess), found.codes, tokenizer_options(settings))
+    of_kind = [set(found.codes[kind == k, 0].tolist()) for k in (0, 1)]
+    assert not of_kind[0] & of_kind[1]
+    assert np.mean([new[i, 0] in of_kind[kind[i]] for i in range(60)]) > 0.9
+    # Without a guess all stand in the middle, where the texts alone decide.
+    assert len({*new[:, 0].tolist()}) > 4
+
+
 def test_given_ids_are_told_apart_and_reported():
     given = np.zeros((len(TEXTS), 3), dtype=np.int32)
     given[:, 1] = np.arange(len(TEXTS)) // 8
@@ -95,8 +115,8 @@ def test_given_ids_are_told_apart_and_reported():
     assert Catalogue(found.codes, 8).n_items == len(TEXTS)
     assert np.array_equal(found.codes[:, :2], given[:, :2])
     assert found.report["surplus"] == len(TEXTS) - 7
-    with pytest.raises(DataError, match=r"ids of 49 items, 3 levels of 7 codes; expected 50 items"):
-        take_ids(vectors, given[:-1], config(), Clock())
+    with pytest.raises(DataError, match=r"ids of 2 levels of 7 codes; expected items\.levels: 3"):
+        take_ids(vectors, given[:, :-1], config(), Clock())
 
 
 def test_one_item_is_enough():

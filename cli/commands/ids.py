@@ -54,7 +54,10 @@ def report(
 
 
 @app.command(
-    epilog=examples("streamrec-dist ids extend demo --data prepared/more --out more-ids.parquet"),
+    epilog=examples(
+        "streamrec-dist ids extend demo --data prepared/more --out ids.parquet",
+        "streamrec-dist ids extend demo --data prepared/still-more --ids ids.parquet --out ids-2.parquet",
+    ),
 )
 def extend(
     run: RunArgument = None,
@@ -64,19 +67,27 @@ def extend(
     out: Annotated[
         Path, typer.Option(help="The file of ids to write; a new run takes it as items.ids.")
     ] = Path("ids.parquet"),
+    ids: Annotated[
+        Path | None,
+        typer.Option(
+            show_default=False,
+            help="A file that an earlier `ids extend` of this run wrote: the items in it keep their ids.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Give new items ids without training anything and without changing anybody's id."""
     from streamrec_dist.data.files import load_dataset
-    from streamrec_dist.items.semantic_ids import save_ids
+    from streamrec_dist.items.foreign_ids import read_ids
+    from streamrec_dist.items.id_file import save_ids
     from streamrec_dist.stages.extend import extend_to
     from streamrec_dist.stages.run_store import RunStore
 
     directory = pick_run(run)
     dataset = load_dataset(data)
-    found, new = extend_to(RunStore(directory.path), dataset)
-    save_ids(out, found, directory.config().items.codes)
-    note(f"wrote {out}: {len(found)} ids, {new} of them for items that run {directory.name} does not know")
+    found, new = extend_to(RunStore(directory.path), dataset, read_ids(ids) if ids else None)
+    save_ids(out, dataset.item_ids, found, directory.config().items.codes)
+    note(f"wrote {out}: {len(found)} ids, {new} of them for items that had none")
     note(f"next: set data.path: {data} and items.ids: {out} in cluster.yaml and train a new run")
     if as_json:
         emit_json({"out": str(out), "items": len(found), "new": new})
@@ -87,16 +98,16 @@ def _report_of_file(file: Path, codes_per_level: int, run: str | None) -> dict[s
     from streamrec_dist.items.report import id_report, prefix_sharing
     from streamrec_dist.stages.run_store import RunStore
 
-    codes = read_ids(file)
+    given = read_ids(file)
+    codes = given.codes
     if codes.max() >= codes_per_level:
         raise UsageError(f"{file}: has the code {codes.max()}; give --codes {codes.max() + 1} or more")
-    body = id_report(codes, codes, codes_per_level)
-    if run is not None:
-        neighbours = RunStore(pick_run(run).path).item_arrays("neighbours")["neighbours"]
-        if len(neighbours) != len(codes):
-            raise UsageError(f"{file}: ids of {len(codes)} items, run {run} has {len(neighbours)}")
-        body["prefixes"] = prefix_sharing(codes, neighbours)
-    return body
+    if run is None:
+        return id_report(codes, codes, codes_per_level) | {"resolved": True}
+    store = RunStore(pick_run(run).path)
+    codes = given.of(store.dataset().item_ids)
+    prefixes = prefix_sharing(codes, store.item_arrays("neighbours")["neighbours"])
+    return id_report(codes, codes, codes_per_level) | {"resolved": True, "prefixes": prefixes}
 
 
 def _show(body: dict[str, Any]) -> None:
@@ -110,13 +121,14 @@ def _show(body: dict[str, Any]) -> None:
         if shares:
             rows.append((f"prefix {label}", *(f"{100 * share:.2f} %" for share in shares)))
     show(table(f"semantic ids of {body['items']} items", ["", *(f"level {n + 1}" for n in levels)], rows))
+    when = "in this file" if body.get("resolved") else "before collisions were resolved"
     facts = [
-        (
-            "surplus items before collisions were resolved",
-            f"{body['surplus']} ({100 * body['surplus_share']:.2f} %)",
-        ),
+        (f"surplus items {when}", f"{body['surplus']} ({100 * body['surplus_share']:.2f} %)"),
         ("largest group of collisions", str(body["largest_group"])),
     ]
     if body.get("recon") is not None:
         facts.append(("share of the variance lost", four(body["recon"])))
+    if body.get("neighbour_recall") is not None:
+        facts.append(("recall of the text neighbours", f"{body['neighbour_recall']:.3f}"))
+    facts += [(f"seconds: {part}", f"{seconds:.1f}") for part, seconds in body.get("seconds", {}).items()]
     show(table("", ["", ""], facts))

@@ -28,8 +28,7 @@ def add_digits(codes: np.ndarray, codes_per_level: int, rng: np.random.Generator
         crowded = np.flatnonzero(group == sizes.argmax())
         raise RunError(
             f"{len(crowded)} items (such as {crowded[:3].tolist()}) share the codes {codes[crowded[0]].tolist()}, "
-            f"but a de-duplication digit tells only {codes_per_level} apart; their texts are probably equal: "
-            "give the items better texts, raise items.codes, or set items.collisions: sinkhorn"
+            f"but a de-duplication digit tells only {codes_per_level} apart"
         )
     digits = np.empty(len(codes), dtype=np.int64)
     digits[by_group] = np.arange(len(codes)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
@@ -48,7 +47,7 @@ def reassign_last_level(
     """
     ids = codes.astype(np.int64)
     if ids.shape[1] > 1:
-        _spread_crowded_groups(quantizer, latents, ids, rng)
+        spread_crowded_groups(quantizer, latents, ids, rng)
     elif len(ids) > quantizer.codebooks.shape[1]:
         raise _no_room(np.arange(len(ids)), quantizer, levels=1)
     changed = (ids[:, :-1] != codes[:, :-1]).any(axis=1)
@@ -85,10 +84,14 @@ def separate(codes: np.ndarray, codes_per_level: int, rng: np.random.Generator) 
     return ids
 
 
-def _spread_crowded_groups(
+def spread_crowded_groups(
     quantizer: ResidualQuantizer, latents: Tensor, ids: np.ndarray, rng: np.random.Generator
 ) -> None:
-    """Change the last code but one of items, in place, until no group of equal prefixes exceeds the codes."""
+    """Change the last code but one of ids int64 [n, m], in place, until no group of equal prefixes exceeds the codes.
+
+    The worst-fitting items of a crowded group go to the next-nearest codes that have room. Raises RunError when
+    there are more items than these two levels can hold.
+    """
     capacity = quantizer.codebooks.shape[1]
     level = ids.shape[1] - 2
     for members in _groups(ids[:, :level], rng):

@@ -63,7 +63,12 @@ class Encoder(ABC):
         Raises DataError naming the first item whose embedding is not finite.
         """
         embeddings = self.encode_unchecked(texts, batch_size, on_batch)
-        check_finite(embeddings, f"text embedding ({self.name})")
+        broken = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
+        if len(broken):
+            raise DataError(
+                f"the embedding of {texts[int(broken[0])]!r:.80} by {self.name} is not finite (NaN or infinity; "
+                f"{len(broken)} of {len(texts)} texts); check that text and the encoder's weights"
+            )
         return embeddings
 
     def encode_unchecked(

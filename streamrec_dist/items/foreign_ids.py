@@ -7,58 +7,66 @@ import json
 import re
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from streamrec_dist.data.strings import Strings
 from streamrec_dist.errors import DataError
-from streamrec_dist.items.semantic_ids import load_ids
+from streamrec_dist.items.id_file import ItemIds, load_ids
 
-_TOKEN = re.compile(r"<([a-z])_(\d+)>")
+#: A code has up to six digits: no level has more than a million.
+_TOKEN = re.compile(r"<([a-z])_(\d{1,6})>")
 
 
-def read_ids(path: Path | str) -> np.ndarray:
-    """Codes int32 [n, m] of a file in either format, told apart by the ending. Raises DataError."""
+def read_ids(path: Path | str) -> ItemIds:
+    """The ids of a file in either format, told apart by the ending. Raises DataError."""
     return load_ids(path) if Path(path).suffix == ".parquet" else load_index(path)
 
 
-def load_index(path: Path | str) -> np.ndarray:
-    """Codes int32 [n, m] from {"0": ["<a_12>", "<b_7>", ..], ..}, plain or gzipped; items are numbered 0 .. n-1.
+def load_index(path: Path | str) -> ItemIds:
+    """Ids from {"ITEM": ["<a_12>", "<b_7>", ..], ..}, plain or gzipped, by the items' original ids.
 
-    They may repeat, as some of LETTER's published ones do (`collisions.separate` tells them apart). Raises
+    Codes may repeat, as some of LETTER's published ones do (`collisions.separate` tells them apart). Raises
     DataError naming the file and the item for anything else.
     """
     path = Path(path)
     body = _read(path)
-    rows = [_codes(path, str(item), body) for item in range(len(body))]
+    rows = [_codes(path, item, tokens) for item, tokens in body.items()]
     if not rows:
         raise DataError(f"{path}: holds no items")
-    longest = max(map(len, rows))
-    short = next((item for item, row in enumerate(rows) if len(row) != longest), None)
-    if short is not None:
-        raise DataError(f"{path}: item {short} has {len(rows[short])} codes, others have {longest}")
-    return np.array(rows, dtype=np.int32)
+    for item, row in zip(body, rows, strict=True):
+        if len(row) != len(rows[0]):
+            raise DataError(f"{path}: item {item} has {len(row)} codes, others have {len(rows[0])}")
+    return ItemIds(Strings.of(body), np.array(rows, dtype=np.int32), str(path))
 
 
 def _read(path: Path) -> dict[str, list[str]]:
     try:
         raw = path.read_bytes()
         text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")
-        body = json.loads(text)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
+        body = json.loads(text, object_pairs_hook=_distinct)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path}: damaged or truncated gzip ({error})") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (UnicodeDecodeError, ValueError) as error:
         raise DataError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(body, dict):
         raise DataError(f"{path}: expected an object of item numbers and their codes")
     return body
 
 
-def _codes(path: Path, item: str, body: dict[str, list[str]]) -> list[int]:
-    if item not in body:
-        raise DataError(f"{path}: item {item} is missing; the {len(body)} items must be numbered from 0")
-    tokens = body[item]
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    body: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in body:
+            raise ValueError(f"item {key} is given more than once")
+        body[key] = value
+    return body
+
+
+def _codes(path: Path, item: str, tokens: Any) -> list[int]:
     codes = []
     for level, token in enumerate(tokens if isinstance(tokens, list) else []):
         found = _TOKEN.fullmatch(token) if isinstance(token, str) else None

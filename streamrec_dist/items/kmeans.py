@@ -23,10 +23,10 @@ def kmeans(
         gaps = squared_distances(points, centroids)
         nearest = balanced_codes(gaps, balance) if balance > 0 else gaps.argmin(dim=1)
         distances = gaps.gather(1, nearest.unsqueeze(1)).squeeze(1)
-        # A one-hot product instead of index_add: scattered float sums are not deterministic on a GPU.
-        member = torch.nn.functional.one_hot(nearest, k).to(points.dtype)
-        counts = member.sum(0)
-        means = (member.T @ points) / counts.clamp_min(1).unsqueeze(1)
+        counts = torch.bincount(nearest, minlength=k)
+        # Sums over a sorted order instead of index_add: scattered float sums are not deterministic on a GPU.
+        sums = torch.segment_reduce(points[nearest.argsort(stable=True)], "sum", lengths=counts, axis=0)
+        means = sums / counts.clamp_min(1).unsqueeze(1)
         centroids = torch.where(counts.unsqueeze(1) > 0, means, centroids)
         empty = (counts == 0).nonzero().flatten()
         farthest = distances.topk(min(len(empty), len(points))).indices

@@ -41,7 +41,8 @@ def neighbour_recall(embeddings: np.ndarray | Tensor, neighbours: np.ndarray) ->
         k = neighbours.shape[1]
         # Equally near items are as good as those that were drawn.
         last = cosines.topk(k).values[-1] if k else torch.tensor(0.0)
-        found += int((cosines[torch.from_numpy(neighbours[item].astype(np.int64))] >= last - 1e-6).sum())
+        distinct = torch.from_numpy(np.unique(neighbours[item]).astype(np.int64))
+        found += int((cosines[distinct] >= last - 1e-6).sum())
     return found / max(neighbours.shape[1] * len(chosen), 1)
 
 

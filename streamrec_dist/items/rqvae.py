@@ -109,11 +109,10 @@ class _Training:
         # DDP hands rank 0's weights to all: k-means may round differently on another device.
         self.loss = DistributedDataParallel(loss, broadcast_buffers=False) if self.ranks > 1 else loss
         self.optimizer = torch.optim.AdamW(loss.parameters(), lr=options.lr, weight_decay=0.0)
+        # The schedule divides by the lengths of its rise and of its fall, less one step, which must not be zero.
+        steps = max(options.epochs * -(-len(data) // options.batch), 3)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer,
-            options.lr,
-            total_steps=options.epochs * -(-len(data) // options.batch),
-            pct_start=0.1,
+            self.optimizer, options.lr, total_steps=steps, pct_start=max(0.1, 2 / steps)
         )
 
     def epoch(self) -> tuple[float, float, Tensor]:

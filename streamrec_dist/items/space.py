@@ -9,6 +9,11 @@ import numpy as np
 
 from streamrec_dist.errors import ConfigError
 
+#: Known items whose behaviour stands for a new item's: as many as make a mean that is not one item's.
+_GUESS_NEIGHBOURS = 10
+#: Cosines computed at a time.
+_BLOCK_ENTRIES = 2**25
+
 
 @dataclass(frozen=True, eq=False)
 class ItemSpace:
@@ -45,16 +50,43 @@ class ItemSpace:
     def join(self, embeddings: np.ndarray, behaviour: np.ndarray | None = None) -> np.ndarray:
         """Vectors to quantise, float32 [n, k or d + behaviour_dim].
 
-        `behaviour` [n, behaviour_dim], zero where an item has none; without it all items stand in the middle of
-        that part, as new ones do.
+        `behaviour` float32 [n, behaviour_dim] is laid beside the texts as it is, from `place_behaviour` or
+        `guess_behaviour`; without it all items stand in the middle of that part.
         """
         centred = embeddings - self.mean
         reduced = centred @ self.axes if self.axes.shape[1] else centred
         parts = [reduced / self.scale]
         if self.behaviour_dim:
             room = np.zeros((len(embeddings), self.behaviour_dim), np.float32)
-            parts.append(room if behaviour is None else self.weight * _centred_known(behaviour))
+            parts.append(room if behaviour is None else behaviour)
         return np.concatenate(parts, axis=1).astype(np.float32)
+
+    def place_behaviour(self, behaviour: np.ndarray) -> np.ndarray:
+        """Vectors of behaviour float32 [n, behaviour_dim] as parts of the joined space: centred, `weight` long on
+        average. An item without behaviour (the zero vector) stands in the middle."""
+        return (self.weight * _centred_known(behaviour)).astype(np.float32)
+
+    def guess_behaviour(self, embeddings: np.ndarray, texts: np.ndarray, joined: np.ndarray) -> np.ndarray:
+        """The part that new items with text `embeddings` [n, d] get: float32 [n, behaviour_dim].
+
+        It is the mean part of the known items with the nearest texts, brought to the usual length: the codebooks
+        never saw vectors in the middle, where all new items would get the same codes. `texts` [N, k or d] and
+        `joined` [N, ...] are those of the known items.
+        """
+        parts = joined[:, -self.behaviour_dim :]
+        known = np.linalg.norm(parts, axis=1) > 0
+        if not known.any():
+            return np.zeros((len(embeddings), self.behaviour_dim), np.float32)
+        parts, texts = parts[known], _unit(texts[known])
+        nearest = _unit(self.texts(embeddings))
+        guesses = np.empty((len(embeddings), self.behaviour_dim), np.float32)
+        block = max(1, _BLOCK_ENTRIES // len(texts))
+        for first in range(0, len(nearest), block):
+            cosines = nearest[first : first + block] @ texts.T
+            count = min(_GUESS_NEIGHBOURS, len(texts))
+            chosen = np.argpartition(-cosines, count - 1, axis=1)[:, :count]
+            guesses[first : first + block] = parts[chosen].mean(axis=1)
+        return self.weight * _unit(guesses)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What `restore` needs, as arrays."""
@@ -65,6 +97,11 @@ class ItemSpace:
     def restore(cls, arrays: Mapping[str, np.ndarray]) -> ItemSpace:
         scale, weight, behaviour_dim = arrays["space.numbers"].tolist()
         return cls(arrays["space.mean"], arrays["space.axes"], scale, weight, int(behaviour_dim))
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    """Rows at length 1; a zero row stays zero."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
 def _centred_known(behaviour: np.ndarray) -> np.ndarray:

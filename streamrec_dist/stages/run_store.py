@@ -18,7 +18,7 @@ from streamrec_dist.data.split import split_rows, training_part, training_rows
 from streamrec_dist.errors import DataError
 from streamrec_dist.events import Event, EventLog
 from streamrec_dist.items.foreign_ids import read_ids
-from streamrec_dist.items.semantic_ids import load_ids, save_ids
+from streamrec_dist.items.id_file import ItemIds, load_ids, save_ids
 from streamrec_dist.items.shards import EmbeddingShards
 from streamrec_dist.materials import Materials
 from streamrec_dist.rl.ports import Weights
@@ -93,8 +93,8 @@ class RunStore:
         config = self.run.config()
         if config.items.ids is None:
             return None
-        given = read_ids(config.items.ids)
-        check_given_ids(given, self.dataset().n_items, config)
+        given = read_ids(config.items.ids).of(self.dataset().item_ids)
+        check_given_ids(given, config)
         return given
 
     def save_items(self, tokenized: Tokenized) -> None:
@@ -102,10 +102,11 @@ class RunStore:
         folder.mkdir(parents=True, exist_ok=True)
         self._save_arrays("neighbours", {"neighbours": tokenized.neighbours})
         self._save_arrays("tokenizer", tokenized.tokenizer)
-        save_ids(folder / "semantic_ids.parquet", tokenized.codes, self.run.config().items.codes)
+        items = self.dataset().item_ids
+        save_ids(folder / "semantic_ids.parquet", items, tokenized.codes, self.run.config().items.codes)
 
-    def ids(self) -> np.ndarray:
-        """The run's semantic ids, int32 [n, m]."""
+    def ids(self) -> ItemIds:
+        """The run's semantic ids."""
         return load_ids(self.run.items_path / "semantic_ids.parquet")
 
     def _save_arrays(self, name: str, arrays: Weights) -> None:
@@ -125,12 +126,7 @@ class RunStore:
     def materials(self, config: Config) -> Materials:
         """What the roles work with. Raises DataError when the ids do not fit the data set."""
         dataset = self.dataset()
-        codes = self.ids()
-        if len(codes) != dataset.n_items:
-            raise DataError(
-                f"{self.run.items_path}: ids of {len(codes)} items, the data set has {dataset.n_items}; "
-                "run stage tokenize again"
-            )
+        codes = self.ids().of(dataset.item_ids)
         corpus = Corpus.of(dataset, codes, config.items.codes, config.data.max_history)
         rows = training_rows(dataset)
         if len(rows) == 0:

@@ -112,7 +112,8 @@ def item_vectors(
     space = ItemSpace.fit(
         embeddings, settings.pca, settings.whiten, settings.behaviour.weight, settings.behaviour.dim
     )
-    return ItemVectors(space, space.texts(embeddings), behaviour, space.join(embeddings, behaviour))
+    placed = space.place_behaviour(behaviour) if behaviour is not None and space.behaviour_dim else None
+    return ItemVectors(space, space.texts(embeddings), behaviour, space.join(embeddings, placed))
 
 
 def fit_tokenizer(vectors: ItemVectors, config: Config, emit: Progress, device: str = "cpu") -> ItemTokenizer:
@@ -140,19 +141,19 @@ def make_ids(vectors: ItemVectors, model: ItemTokenizer, config: Config, clock: 
     )
 
 
-def check_given_ids(given: np.ndarray, items: int, config: Config) -> None:
-    """Raise DataError when `given` int [n, m] are not ids of `items` items with items.levels and items.codes."""
-    levels = config.items.levels
-    if given.shape != (items, levels) or given.max(initial=0) >= config.items.codes:
+def check_given_ids(given: np.ndarray, config: Config) -> None:
+    """Raise DataError when `given` int [n, m] are not ids with items.levels and items.codes."""
+    levels, codes = given.shape[1], int(given.max(initial=0)) + 1
+    if levels != config.items.levels or codes > config.items.codes:
         raise DataError(
-            f"{config.items.ids}: ids of {given.shape[0]} items, {given.shape[1]} levels of {given.max() + 1} codes; "
-            f"expected {items} items of the data set, items.levels: {levels}, items.codes: {config.items.codes}"
+            f"{config.items.ids}: ids of {levels} levels of {codes} codes; expected items.levels: "
+            f"{config.items.levels}, items.codes: {config.items.codes}"
         )
 
 
 def take_ids(vectors: ItemVectors, given: np.ndarray, config: Config, clock: Clock) -> Tokenized:
     """Ids made elsewhere, `given` int [n, m], told apart where they collide. Raises as `check_given_ids`."""
-    check_given_ids(given, len(vectors.texts), config)
+    check_given_ids(given, config)
     codes = separate(given, config.items.codes, np.random.default_rng(config.seed))
     clock.lap("ids")
     about = {"method": "given", "collisions": "separated"}
