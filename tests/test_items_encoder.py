@@ -157,7 +157,7 @@ def test_not_finite_embeddings_name_the_text(encoder, monkeypatch):
     kept = embedding_table.data[token].clone()
     try:
         embedding_table.data[token] = float("nan")
-        with pytest.raises(DataError, match="the embedding of .*caliper.* is not finite"):
+        with pytest.raises(DataError, match=r"the embedding of .*caliper.* is not finite"):
             encoder.encode(TEXTS)
     finally:
         embedding_table.data[token] = kept
