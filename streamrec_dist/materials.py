@@ -34,7 +34,12 @@ class Materials:
             return StreamRec(self.config)
 
 
+def arithmetic(config: Config) -> torch.dtype:
+    """The type that all roles multiply in, so that their log-probabilities differ by rounding only."""
+    return torch.bfloat16 if config.model.precision == "bf16" else torch.float32
+
+
 def autocast(config: Config, device: torch.device) -> torch.autocast:
-    """The arithmetic all roles share, so that their log-probabilities differ by rounding only."""
-    enabled = config.model.precision == "bf16"
+    """That arithmetic for the modules of a model that is trained."""
+    enabled = arithmetic(config) == torch.bfloat16
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)

@@ -10,13 +10,15 @@ import torch
 
 from streamrec_dist.config_file import parse_config
 from streamrec_dist.decode.beam import beam_search, free_beam_search
+from streamrec_dist.decode.branches import Branches
 from streamrec_dist.decode.candidates import candidate_log_probs, prefix_tree
+from streamrec_dist.decode.engine import Engine
 from streamrec_dist.decode.policy import sequence_log_probs
 from streamrec_dist.decode.random import rollout_uniforms
-from streamrec_dist.decode.sampler import Thinking, inverse_cdf, sample, sample_thoughts, think_greedily
+from streamrec_dist.decode.sampler import Thinking, draw_token, sample, sample_thoughts, think, think_greedily
 from streamrec_dist.items.catalogue import Catalogue
 from streamrec_dist.model.backbone import StreamRec, shift_right, token_log_probs
-from streamrec_dist.tokens import BOS, FIRST_CODE
+from streamrec_dist.tokens import FIRST_CODE
 
 LEVELS, CODES = 3, 8
 
@@ -31,6 +33,9 @@ def model():
     )
     model = StreamRec(config).eval()
     with torch.no_grad():
+        for value in model.parameters():
+            if value.ndim == 1:  # norms whose weights matter
+                value.add_(0.2 * torch.randn_like(value))
         model.embed.weight.mul_(0.6)  # an untrained tied table otherwise repeats its last input for ever
     return model
 
@@ -46,19 +51,24 @@ def catalogue():
 def memory(model):
     tokens = torch.randint(FIRST_CODE, FIRST_CODE + LEVELS * CODES, (4, 9))
     tokens[1, 3:] = 0
-    with torch.no_grad():
-        return tokens, model.read(tokens), model.read(tokens, "direct")
+    engine = Engine(model)
+    return tokens, engine.read(tokens), engine.read(tokens, "direct")
 
 
 def item_tokens(catalogue: Catalogue) -> torch.Tensor:
     return catalogue.codes + FIRST_CODE + torch.arange(LEVELS) * CODES
 
 
-@torch.no_grad()
-def follow(model, memory, thoughts):
-    """Given thoughts int64 [P, R, l], teacher-forced."""
-    hidden, cache = model.decode(torch.cat([torch.full_like(thoughts[..., :1], BOS), thoughts], -1), memory)
-    return Thinking(thoughts, hidden, cache)
+@pytest.fixture(scope="module")
+def engine(model):
+    return Engine(model)
+
+
+def follow(engine, prompts, thoughts) -> Thinking:
+    """Given thoughts int64 [P, R, l]."""
+    rows, steps = thoughts.shape[1:]
+    start = Branches.start(engine, prompts, 0).fan(rows)
+    return think(start, steps, lambda _, step: thoughts[:, :, step] - FIRST_CODE)
 
 
 def plain_scores(model, history, thoughts, items, stack="thinking"):
@@ -70,13 +80,13 @@ def plain_scores(model, history, thoughts, items, stack="thinking"):
 
 
 @pytest.mark.parametrize("constrained", [False, True])
-def test_sampled_log_probs_equal_teacher_forced_ones(model, memory, catalogue, constrained):
-    _, thinking, _ = memory
+def test_sampled_log_probs_equal_teacher_forced_ones(model, engine, memory, catalogue, constrained):
+    history, thinking, _ = memory
     trie = catalogue if constrained else None
     uniforms = torch.from_numpy(rollout_uniforms(7, np.arange(4), 5, 2 + LEVELS))
-    samples = sample(model, thinking, uniforms, 2, temperature=0.8, catalogue=trie)
+    samples = sample(engine, thinking, uniforms, 2, temperature=0.8, catalogue=trie)
     with torch.no_grad():
-        hidden, _ = model.decode(shift_right(samples.tokens), thinking)
+        hidden, _ = model.decode(shift_right(samples.tokens), model.read(history))
         again = sequence_log_probs(model, hidden, samples.tokens, 0.8, trie)
     torch.testing.assert_close(samples.logprobs, again, atol=1e-4, rtol=0)
     torch.testing.assert_close(samples.pooled, hidden.mean(2), atol=1e-4, rtol=1e-4)
@@ -85,21 +95,21 @@ def test_sampled_log_probs_equal_teacher_forced_ones(model, memory, catalogue, c
 
 
 def test_constrained_log_probs_sum_to_one_over_the_catalogue(model, memory, catalogue):
-    _, thinking, _ = memory
+    history, _, _ = memory
     rows = item_tokens(catalogue)[None].expand(4, -1, -1)
     with torch.no_grad():
-        hidden, _ = model.decode(shift_right(rows), thinking)
+        hidden, _ = model.decode(shift_right(rows), model.read(history))
         total = sequence_log_probs(model, hidden, rows, 1.0, catalogue).sum(-1).exp().sum(-1)
     torch.testing.assert_close(total, torch.ones(4), atol=1e-4, rtol=0)
 
 
-def test_samples_follow_the_models_distribution(model, memory):
-    _, thinking, _ = memory
+def test_samples_follow_the_models_distribution(model, engine, memory):
+    history, thinking, _ = memory
     draws = 6000
     uniforms = torch.from_numpy(rollout_uniforms(1, np.arange(4), draws, 1))
-    tokens = sample(model, thinking, uniforms, 1).tokens[..., 0] - FIRST_CODE
+    tokens = sample(engine, thinking, uniforms, 1).tokens[..., 0] - FIRST_CODE
     with torch.no_grad():
-        hidden, _ = model.decode(torch.ones((4, 1, 1), dtype=torch.long), thinking)
+        hidden, _ = model.decode(torch.ones((4, 1, 1), dtype=torch.long), model.read(history))
         expected = model.log_probs(hidden[:, 0, 0]).exp() * draws
     for prompt in range(4):
         counts = torch.bincount(tokens[prompt], minlength=LEVELS * CODES).float()
@@ -110,20 +120,20 @@ def test_samples_follow_the_models_distribution(model, memory):
         assert chi_square < freedom + 5 * (2 * freedom) ** 0.5
 
 
-def test_a_sample_depends_on_its_prompt_and_not_on_the_batch(model, memory):
+def test_a_sample_depends_on_its_prompt_and_not_on_the_batch(engine, memory):
     history, thinking, _ = memory
-    together = sample(model, thinking, torch.from_numpy(rollout_uniforms(7, np.arange(4), 3, 5)), 2)
-    with torch.no_grad():
-        alone_memory = model.read(history[2:3])
-    alone = sample(model, alone_memory, torch.from_numpy(rollout_uniforms(7, np.array([2]), 3, 5)), 2)
+    together = sample(engine, thinking, torch.from_numpy(rollout_uniforms(7, np.arange(4), 3, 5)), 2)
+    alone = sample(engine, engine.read(history[2:3]), torch.from_numpy(rollout_uniforms(7, np.array([2]), 3, 5)), 2)
     assert torch.equal(together.tokens[2:3], alone.tokens)
     assert len({tuple(row) for row in together.tokens.flatten(0, 1).tolist()}) > 6
 
 
-def test_inverse_cdf_never_draws_what_cannot_be():
-    log_probs = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]])
+def test_what_cannot_be_is_never_drawn():
+    logits = torch.tensor([[-torch.inf, 7.0, -torch.inf, 7.0, -torch.inf]])
     for u, expected in ((0.0, 1), (0.4999, 1), (0.5, 3), (1 - 2**-24, 3)):
-        assert inverse_cdf(log_probs, torch.tensor([u])).item() == expected
+        token, logprob = draw_token(logits, torch.tensor([u]))
+        assert token.item() == expected
+        assert logprob.item() == pytest.approx(np.log(0.5))
 
 
 def test_uniforms_are_uniform_and_keyed():
@@ -135,44 +145,46 @@ def test_uniforms_are_uniform_and_keyed():
     assert not np.array_equal(rollout_uniforms(4, np.arange(1), 8, 16)[0], u[0])
 
 
-def test_greedy_and_given_thoughts_agree_with_a_plain_loop(model, memory):
-    _, thinking, _ = memory
-    greedy = think_greedily(model, thinking, 3)
+def test_greedy_and_given_thoughts_agree_with_a_plain_loop(model, engine, memory):
+    history, thinking, _ = memory
+    greedy = think_greedily(engine, thinking, 3)
     tokens = torch.ones((4, 1, 1), dtype=torch.long)
     with torch.no_grad():
         for _ in range(3):
-            hidden, _ = model.decode(tokens, thinking)
+            hidden, _ = model.decode(tokens, model.read(history))
             tokens = torch.cat([tokens, model.log_probs(hidden[:, :, -1:]).argmax(-1) + FIRST_CODE], dim=-1)
     assert torch.equal(greedy.tokens, tokens[..., 1:])
-    followed = follow(model, thinking, greedy.tokens)
+    followed = follow(engine, thinking, greedy.tokens)
     torch.testing.assert_close(followed.hidden, greedy.hidden, atol=1e-4, rtol=1e-4)
-    sampled = sample_thoughts(
-        model, thinking, torch.from_numpy(rollout_uniforms(1, np.arange(4), 1, 3)[:, 0])
-    )
-    assert sampled.tokens.shape == (4, 1, 3)
+    sampled = sample_thoughts(engine, thinking, torch.from_numpy(rollout_uniforms(1, np.arange(4), 2, 3)))
+    assert sampled.tokens.shape == (4, 2, 3)
+    again = follow(engine, thinking, sampled.tokens)
+    torch.testing.assert_close(again.hidden, sampled.hidden, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("stack", ["thinking", "direct"])
-def test_full_width_beam_equals_brute_force(model, memory, catalogue, stack):
+def test_full_width_beam_equals_brute_force(model, engine, memory, catalogue, stack):
     history, thinking, direct = memory
-    thoughts = torch.randint(FIRST_CODE, 20, (4, 1, 2))
-    start = follow(model, thinking, thoughts) if stack == "thinking" else None
-    items, scores = beam_search(
-        model, thinking if start else direct, catalogue, beam=CODES**LEVELS, start=start
-    )
-    given = thoughts[:, 0] if start else torch.zeros((4, 0), dtype=torch.long)
-    for prompt in range(4):
+    steps = 2 if stack == "thinking" else 0
+    thoughts = torch.randint(FIRST_CODE, 20, (4, 3, steps))
+    start = follow(engine, thinking if steps else direct, thoughts)
+    items, scores = beam_search(start.branches, catalogue, beam=CODES**LEVELS)
+    for prompt, row in itertools.product(range(4), range(3)):
         with torch.no_grad():
-            expected = plain_scores(model, history[prompt], given[prompt], item_tokens(catalogue), stack)
+            expected = plain_scores(
+                model, history[prompt], thoughts[prompt, row], item_tokens(catalogue), stack
+            )
         order = expected.argsort(descending=True)
-        assert torch.equal(items[prompt], order)
-        torch.testing.assert_close(scores[prompt], expected[order], atol=1e-4, rtol=0)
+        assert torch.equal(items[prompt, row], order)
+        torch.testing.assert_close(scores[prompt, row], expected[order], atol=1e-4, rtol=0)
 
 
-def test_narrow_beam_equals_a_plain_beam_and_bans_items(model, memory, catalogue):
+def test_narrow_beam_equals_a_plain_beam_and_bans_items(model, engine, memory, catalogue):
     history, _, direct = memory
     width = 4
-    items, _ = beam_search(model, direct, catalogue, beam=width)
+    start = Branches.start(engine, direct, 0)
+    items, _ = beam_search(start, catalogue, beam=width)
+    items = items[:, 0]
     rows = {tuple(row) for row in item_tokens(catalogue).tolist()}
     for prompt in range(4):
         beams = [((), 0.0)]
@@ -189,23 +201,24 @@ def test_narrow_beam_equals_a_plain_beam_and_bans_items(model, memory, catalogue
             beams = sorted(grown, key=lambda pair: -pair[1])[:width]
         expected = catalogue.item_of_tokens(torch.tensor([list(prefix) for prefix, _ in beams]))
         assert items[prompt].tolist() == expected.tolist()
-    without, _ = beam_search(model, direct, catalogue, beam=CODES**LEVELS, banned=items[:, :2])
+    without, _ = beam_search(start, catalogue, beam=CODES**LEVELS, banned=items[:, :2])
+    without = without[:, 0]
     for prompt in range(4):
         assert not set(items[prompt, :2].tolist()) & set(without[prompt].tolist())
         assert (without[prompt] == -1).sum() == 2
 
 
-def test_more_beams_than_items_and_a_catalogue_of_one(model, memory):
+def test_more_beams_than_items_and_a_catalogue_of_one(engine, memory):
     _, _, direct = memory
     one = Catalogue(np.array([[1, 2, 3]]), CODES)
-    items, scores = beam_search(model, direct, one, beam=20)
-    assert items.tolist() == [[0]] * 4
+    items, scores = beam_search(Branches.start(engine, direct, 0), one, beam=20)
+    assert items.tolist() == [[[0]]] * 4
     assert torch.isfinite(scores).all()
 
 
-def test_free_beam_of_full_width_finds_the_best_sequence(model, memory, catalogue):
+def test_free_beam_of_full_width_finds_the_best_sequence(model, engine, memory, catalogue):
     history, _, direct = memory
-    tokens, scores = free_beam_search(model, direct, LEVELS, beam=40)
+    tokens, scores = free_beam_search(Branches.start(engine, direct, 0), LEVELS, beam=40)
     rows = item_tokens(catalogue)
     for prompt in range(4):
         with torch.no_grad():
@@ -218,14 +231,14 @@ def test_free_beam_of_full_width_finds_the_best_sequence(model, memory, catalogu
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 8])
-def test_candidate_scores_equal_separate_passes(model, memory, catalogue, chunk):
+def test_candidate_scores_equal_separate_passes(model, engine, memory, catalogue, chunk):
     history, thinking, _ = memory
     uniforms = torch.from_numpy(rollout_uniforms(2, np.arange(4), 3, 2 + LEVELS))
-    samples = sample(model, thinking, uniforms, 2)
+    samples = sample(engine, thinking, uniforms, 2)
     generator = np.random.default_rng(1)
     chosen = torch.from_numpy(np.stack([generator.permutation(60)[:17] for _ in range(4)]))
     candidates = item_tokens(catalogue)[chosen]
-    scores = candidate_log_probs(model, thinking, samples.thinking, candidates, chunk)
+    scores = candidate_log_probs(samples.thinking.branches, candidates, chunk)
     assert scores.shape == (4, 3, 17)
     for prompt in range(4):
         for rollout in range(3):

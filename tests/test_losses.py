@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from streamrec_dist.config_file import parse_config
 from streamrec_dist.data.batches import targets
+from streamrec_dist.decode.engine import Engine
 from streamrec_dist.decode.likelihood import direct_log_probs, item_log_probs
 from streamrec_dist.model.backbone import shift_right
 from streamrec_dist.model.thinking import ThinkingHeads, nearest_tokens, unit_rms
@@ -114,7 +115,8 @@ def test_iterative_inference_equals_uncached_passes(materials):
         states, mask = model.encode(batch.history)
         memory = model.memory(states, mask)
         first, target = model.history_state(states, mask), model.item_states(batch.target)
-        found = iterative_inference(model, memory, first, target, 3)
+        engine = Engine(model)
+        found = iterative_inference(engine, engine.prompts(states, mask), first, target, 3)
         tokens = torch.full((4, 1), BOS)
         summed = first.clone()
         state = unit_rms(summed)
@@ -186,7 +188,7 @@ def test_sft_loss_equals_its_parts(ste):
             states, _ = model.decode(whole[:, None], memory)
             log_probs = model.log_probs(states[:, 0, batch.thoughts.shape[1] :])
             own.append(log_probs.gather(-1, (item - FIRST_CODE)[..., None])[..., 0].sum(-1))
-        reference = direct_log_probs(model, batch.history, pair)
+        reference = direct_log_probs(Engine(model), batch.history, pair)
         expected = dpo_loss(own[0] - reference[:, 0], own[1] - reference[:, 1], 0.1)
         torch.testing.assert_close(parts["dpo"], expected, atol=1e-5, rtol=1e-4)
     total = parts["nll"] + 0.1 * parts["dpo"] + 0.25 * parts["quantisation"] + 0.1 * parts["state"]
@@ -228,13 +230,13 @@ def test_measured_thinking_agrees_with_plain_likelihoods(materials):
     with torch.no_grad():
         states, mask = model.encode(batch.history)
         memory = model.memory(states, mask)
-        gold = iterative_inference(
-            model, memory, model.history_state(states, mask), model.item_states(batch.target), 2
-        )
+        engine = Engine(model)
+        target, first = model.item_states(batch.target), model.history_state(states, mask)
+        gold = iterative_inference(engine, engine.prompts(states, mask), first, target, 2)
         sequence = torch.cat([gold.thinking.tokens[:, 0], batch.target], dim=-1)
         hidden, _ = model.decode(shift_right(sequence)[:, None], memory)
         log_probs = model.log_probs(hidden[:, 0]).gather(-1, (sequence - FIRST_CODE)[..., None])[..., 0]
-        again = item_log_probs(model, memory, gold.thinking, batch.target[:, None])[:, 0]
+        again = item_log_probs(gold.thinking.branches, batch.target[:, None])[:, 0]
     np.testing.assert_allclose(columns["gold_nll"], -log_probs[:, 2:].sum(-1), atol=1e-4)
     np.testing.assert_allclose(columns["gold_nll"], -again, atol=1e-4)
     tokens = gold.thinking.tokens[:, 0]

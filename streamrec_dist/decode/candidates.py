@@ -10,12 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from streamrec_dist.decode.sampler import Thinking
-from streamrec_dist.model.backbone import StreamRec
-from streamrec_dist.model.decoder import Memory
-from streamrec_dist.model.layers import MASKED
+from streamrec_dist.decode.branches import Branches, visible_bias
 from streamrec_dist.tokens import FIRST_CODE
 
 
@@ -61,58 +59,47 @@ def prefix_tree(candidates: Tensor) -> PrefixTree:
 
 
 @torch.no_grad()
-def candidate_log_probs(
-    model: StreamRec, memory: Memory, thinking: Thinking, candidates: Tensor, chunk: int = 8
-) -> Tensor:
-    """log P(candidate | history, thoughts), float32 [P, G, C]; candidates int64 [P, C, m] of code tokens.
+def candidate_log_probs(thoughts: Branches, candidates: Tensor, chunk: int = 8) -> Tensor:
+    """log P(candidate | history, thoughts), float32 [P, G, C], after each of the G rows of `thoughts`.
 
-    `chunk` prompts are decoded at a time, which bounds the memory of the logits.
+    candidates int64 [P, C, m] of code tokens. `chunk` prompts are decoded at a time, which bounds the memory of
+    the logits.
     """
-    group = thinking.tokens.shape[1]
-    parts = []
-    for first in range(0, memory.prompts, chunk):
-        prompts = slice(first, first + chunk)
-        rows = torch.arange(
-            first * group, min(first + chunk, memory.prompts) * group, device=candidates.device
-        )
-        part = Memory(
-            memory.states[prompts],
-            memory.mask[prompts],
-            memory.bias[prompts],
-            [(k[prompts], v[prompts]) for k, v in memory.cross],
-        )
-        cut = Thinking(thinking.tokens[prompts], thinking.hidden[prompts], thinking.cache.select(rows))
-        parts.append(_score(model, part, cut, candidates[prompts]))
-    return torch.cat(parts)
-
-
-def _score(model: StreamRec, memory: Memory, thinking: Thinking, candidates: Tensor) -> Tensor:
-    group, count = thinking.tokens.shape[1], candidates.shape[1]
+    first = thoughts.engine.log_probs(thoughts.hidden)
     index = candidates - FIRST_CODE
-    first = model.log_probs(thinking.last)
-    total = first.gather(-1, index[:, None, :, 0].expand(-1, group, -1))
-    tree = prefix_tree(candidates)
-    if tree.tokens.shape[1] == 0:
-        return total
-    tokens = tree.tokens[:, None].expand(-1, group, -1)
-    bias = _tree_bias(model, thinking, tree, group)
-    hidden, _ = model.decoder(model.embed(tokens), memory, thinking.cache, bias)
-    logits = model.logits(hidden).float()
-    # A node's normaliser is shared by all its children, so it is taken once and not per candidate.
-    normaliser = logits.logsumexp(dim=-1)
-    for depth in range(tree.node.shape[-1]):
-        node = tree.node[:, None, :, depth].expand(-1, group, -1)
-        flat = node * logits.shape[-1] + index[:, None, :, depth + 1].expand(-1, group, count)
-        total = total + logits.flatten(2).gather(-1, flat) - normaliser.gather(-1, node)
+    total = first.gather(-1, index[:, None, :, 0].expand(-1, thoughts.rows, -1))
+    if candidates.shape[-1] > 1:
+        for start in range(0, len(candidates), chunk):
+            some = slice(start, start + chunk)
+            total[some] += _score(thoughts, some, candidates[some])
     return total
 
 
-def _tree_bias(model: StreamRec, thinking: Thinking, tree: PrefixTree, group: int) -> Tensor:
-    """Self-attention bias [P * G, heads, N, cached + N]: all thoughts, and the node's own ancestors."""
-    cached = thinking.cache.length
-    positions = cached - 1 + tree.depth
-    past = torch.arange(cached, device=positions.device)
-    relative = model.decoder.bias(positions, torch.cat([past, positions]))
-    hidden = torch.where(tree.sees, 0.0, MASKED)[:, None]
-    hidden = torch.nn.functional.pad(hidden, (cached, 0))
-    return (relative + hidden).repeat_interleave(group, dim=0)
+def _score(thoughts: Branches, some: slice, candidates: Tensor) -> Tensor:
+    """log P of all codes but the first [P, G, C], for the prompts `some`."""
+    engine, group = thoughts.engine, thoughts.rows
+    count, width, _ = candidates.shape
+    tree = prefix_tree(candidates)
+    logits = engine.logits(_tree_states(thoughts, some, tree))
+    # A node's normaliser is shared by all its children, so it is taken once and not per candidate.
+    normaliser = logits.logsumexp(dim=-1)
+    total = torch.zeros((count, group, width), device=candidates.device)
+    index = candidates - FIRST_CODE
+    for depth in range(tree.node.shape[-1]):
+        node = tree.node[:, None, :, depth].expand(-1, group, -1)
+        flat = node * logits.shape[-1] + index[:, None, :, depth + 1].expand(-1, group, width)
+        total += logits.flatten(2).gather(-1, flat) - normaliser.gather(-1, node)
+    return total
+
+
+def _tree_states(thoughts: Branches, some: slice, tree: PrefixTree) -> Tensor:
+    """States [P, G, N, d] of the tree's nodes after each of the G thoughts."""
+    nodes, length = tree.tokens.shape[1], thoughts.position
+    prompts = thoughts.prompts.part(some)
+    columns = thoughts.columns.apart(some, thoughts.sees, length, room=nodes)
+    positions = length - 1 + tree.depth
+    places = torch.cat([torch.arange(length, device=positions.device), positions])
+    sees = F.pad(tree.sees, (length, 0), value=True)
+    bias = visible_bias(thoughts.engine, prompts, positions, places, sees)
+    tokens = tree.tokens[:, None].expand(-1, thoughts.rows, -1)
+    return thoughts.engine.step(tokens, prompts, columns, bias)

@@ -5,27 +5,26 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from streamrec_dist.decode.beam import begin
-from streamrec_dist.decode.sampler import Thinking
-from streamrec_dist.model.backbone import StreamRec, token_log_probs
-from streamrec_dist.model.decoder import Memory
+from streamrec_dist.decode.branches import Branches
+from streamrec_dist.decode.engine import Engine
+from streamrec_dist.tokens import FIRST_CODE
 
 
 @torch.no_grad()
-def item_log_probs(model: StreamRec, memory: Memory, thinking: Thinking, items: Tensor) -> Tensor:
-    """log P(item | history, thoughts), float32 [P, R]; items int64 [P, R, m], after R sequences of thoughts."""
-    tail, _ = model.decode(items[..., :-1], memory, thinking.cache)
-    hidden = torch.cat([thinking.last.unsqueeze(2), tail], dim=2)
-    return token_log_probs(model, hidden, items).sum(dim=-1)
+def item_log_probs(start: Branches, items: Tensor) -> Tensor:
+    """log P(item | history, what has been decoded), float32 [P, R]; an item int64 [P, R, m] for each of R rows."""
+    branches, total = start, torch.zeros(items.shape[:2], device=items.device)
+    for depth in range(items.shape[-1]):
+        tokens = items[..., depth]
+        log_probs = start.engine.log_probs(branches.hidden)
+        total = total + log_probs.gather(-1, (tokens - FIRST_CODE).unsqueeze(-1)).squeeze(-1)
+        if depth < items.shape[-1] - 1:
+            branches = branches.advance(tokens)
+    return total
 
 
-@torch.no_grad()
-def direct_log_probs(model: StreamRec, history: Tensor, items: Tensor) -> Tensor:
+def direct_log_probs(engine: Engine, history: Tensor, items: Tensor) -> Tensor:
     """log pi_ref(item | history) of the direct decoder, float32 [P, R]; items int64 [P, R, m] (eq. 16, 17, 26)."""
-    memory = model.read(history, "direct")
-    last, cache = begin(model, memory, "direct")
-    group = items.shape[1]
-    cache = cache.select(torch.arange(len(history), device=history.device).repeat_interleave(group))
-    tail, _ = model.decode(items[..., :-1], memory, cache, stack="direct")
-    first = last.unsqueeze(2).expand(-1, group, -1, -1)
-    return token_log_probs(model, torch.cat([first, tail], dim=2), items).sum(dim=-1)
+    rows, levels = items.shape[1:]
+    start = Branches.start(engine, engine.read(history, "direct"), rows * (levels - 1))
+    return item_log_probs(start.fan(rows), items)

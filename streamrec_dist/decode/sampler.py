@@ -1,31 +1,27 @@
-"""Sampling of thoughts and items: encoder once a prompt, cached decoding, G samples sharing their prompt."""
+"""Sampling of thoughts and items: encoder and start token once a prompt, G samples as rows of their prompt."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from streamrec_dist.decode.branches import Branches
+from streamrec_dist.decode.engine import Engine, Prompts
 from streamrec_dist.decode.policy import descend, restrict
 from streamrec_dist.items.catalogue import Catalogue
-from streamrec_dist.model.backbone import StreamRec
-from streamrec_dist.model.decoder import DecoderCache, Memory
-from streamrec_dist.tokens import BOS, FIRST_CODE
+from streamrec_dist.tokens import FIRST_CODE
 
 
 @dataclass(frozen=True)
 class Thinking:
-    """Decoded thoughts, ready for more tokens: what follows them is predicted from `last`."""
+    """Decoded thoughts, ready for more tokens."""
 
     tokens: Tensor  # int64 [P, R, l]
-    hidden: Tensor  # [P, R, l + 1, d]  states at bos, o_1, .., o_l
-    cache: DecoderCache  # bos and the thoughts, P * R rows
-
-    @property
-    def last(self) -> Tensor:
-        """The state that predicts the first code of the item [P, R, d]."""
-        return self.hidden[:, :, -1]
+    hidden: Tensor  # float32 [P, R, l + 1, d]  states at bos, o_1, .., o_l
+    branches: Branches  # R rows a prompt, which have read the thoughts
 
 
 @dataclass(frozen=True)
@@ -38,39 +34,40 @@ class Samples:
     thinking: Thinking
 
 
-@torch.no_grad()
-def think_greedily(model: StreamRec, memory: Memory, steps: int) -> Thinking:
+def think_greedily(engine: Engine, prompts: Prompts, steps: int) -> Thinking:
     """The most likely thought at each of `steps` steps, one sequence a prompt."""
-    return _think(model, memory, steps, lambda log_probs, _: log_probs.argmax(dim=-1))
+    start = Branches.start(engine, prompts, steps)
+    return think(start, steps, lambda branches, _: engine.logits(branches.hidden).argmax(dim=-1))
+
+
+def sample_thoughts(engine: Engine, prompts: Prompts, uniforms: Tensor, temperature: float = 1.0) -> Thinking:
+    """Thoughts sampled with uniforms [P, R, l], R sequences a prompt."""
+    rows, steps = uniforms.shape[1:]
+    start = Branches.start(engine, prompts, rows * steps).fan(rows)
+
+    def draw(branches: Branches, step: int) -> Tensor:
+        return draw_token(engine.logits(branches.hidden) / temperature, uniforms[:, :, step])[0]
+
+    return think(start, steps, draw)
 
 
 @torch.no_grad()
-def sample_thoughts(model: StreamRec, memory: Memory, uniforms: Tensor, temperature: float = 1.0) -> Thinking:
-    """Thoughts sampled with uniforms [P, l], one sequence a prompt."""
-
-    def draw(log_probs: Tensor, step: int) -> Tensor:
-        return inverse_cdf(log_probs / temperature, uniforms[:, None, step])
-
-    return _think(model, memory, uniforms.shape[1], draw)
-
-
-def _think(model: StreamRec, memory: Memory, steps: int, choose) -> Thinking:
-    token = torch.full((memory.prompts, 1, 1), BOS, device=memory.states.device)
-    hidden, cache = model.decode(token, memory)
-    states, tokens = [hidden], []
+def think(branches: Branches, steps: int, choose: Callable[[Branches, int], Tensor]) -> Thinking:
+    """`steps` thoughts after `branches`: `choose` gives the code token index int64 [P, R] of each step."""
+    hidden = [branches.hidden]
+    tokens = [torch.zeros((*branches.hidden.shape[:2], 0), dtype=torch.long, device=branches.hidden.device)]
     for step in range(steps):
-        token = choose(model.log_probs(hidden[:, :, 0]), step).unsqueeze(-1) + FIRST_CODE
-        tokens.append(token)
-        hidden, cache = model.decode(token, memory, cache)
-        states.append(hidden)
-    empty = token.new_zeros((memory.prompts, 1, 0))
-    return Thinking(torch.cat([empty, *tokens], dim=-1), torch.cat(states, dim=2), cache)
+        token = choose(branches, step) + FIRST_CODE
+        branches = branches.advance(token)
+        tokens.append(token.unsqueeze(-1))
+        hidden.append(branches.hidden)
+    return Thinking(torch.cat(tokens, dim=-1), torch.stack(hidden, dim=2), branches)
 
 
 @torch.no_grad()
 def sample(
-    model: StreamRec,
-    memory: Memory,
+    engine: Engine,
+    prompts: Prompts,
     uniforms: Tensor,
     thoughts: int,
     temperature: float = 1.0,
@@ -80,42 +77,42 @@ def sample(
 
     uniforms float32 [P, G, l + m] decide the samples; a `catalogue` constrains the item's codes to its trie.
     """
-    prompts, group, length = uniforms.shape
-    device = memory.states.device
-    # Every sample starts with the same token: it is decoded once a prompt, then the cache fans out.
-    hidden, cache = model.decode(torch.full((prompts, 1, 1), BOS, device=device), memory)
-    cache = cache.select(torch.arange(prompts, device=device).repeat_interleave(group))
-    hidden = hidden.expand(-1, group, -1, -1)
-    nodes = torch.zeros((prompts, group), dtype=torch.long, device=device)
-    tokens, logprobs, states = [], [], [hidden]
-    after_thoughts = cache
+    group, length = uniforms.shape[1:]
+    branches = Branches.start(engine, prompts, group * (length - 1)).fan(group)
+    after_thoughts = branches
+    nodes = torch.zeros(uniforms.shape[:2], dtype=torch.long, device=uniforms.device)
+    tokens, logprobs, states = [], [], [branches.hidden]
     for place in range(length):
-        log_probs = model.log_probs(hidden[:, :, 0], temperature)
         depth = place - thoughts
+        logits = engine.logits(branches.hidden) / temperature
         if catalogue is not None and depth >= 0:
-            log_probs = restrict(log_probs, catalogue, depth, nodes)
-        choice = inverse_cdf(log_probs, uniforms[:, :, place])
+            logits = restrict(torch.log_softmax(logits, dim=-1), catalogue, depth, nodes)
+        choice, logprob = draw_token(logits, uniforms[:, :, place])
         tokens.append(choice + FIRST_CODE)
-        logprobs.append(log_probs.gather(-1, choice.unsqueeze(-1)).squeeze(-1))
+        logprobs.append(logprob)
         if catalogue is not None and depth >= 0:
             nodes = descend(catalogue, depth, nodes, tokens[-1])
         if place < length - 1:
-            hidden, cache = model.decode(tokens[-1].unsqueeze(-1), memory, cache)
-            states.append(hidden)
-            if depth == -1:
-                after_thoughts = cache
-    all_tokens, all_states = torch.stack(tokens, dim=-1), torch.cat(states, dim=2)
+            branches = branches.advance(tokens[-1])
+            states.append(branches.hidden)
+            if place < thoughts:
+                after_thoughts = branches
+    all_tokens, all_states = torch.stack(tokens, dim=-1), torch.stack(states, dim=2)
     thinking = Thinking(all_tokens[..., :thoughts], all_states[:, :, : thoughts + 1], after_thoughts)
-    return Samples(all_tokens, torch.stack(logprobs, dim=-1), all_states.float().mean(dim=2), thinking)
+    return Samples(all_tokens, torch.stack(logprobs, dim=-1), all_states.mean(dim=2), thinking)
 
 
-def inverse_cdf(log_probs: Tensor, uniforms: Tensor) -> Tensor:
-    """Draw from log-probs [..., V] (any scale) with uniforms [...] in [0, 1): index int64 [...].
+def draw_token(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw from logits float32 [..., V] with uniforms [...] in [0, 1): index int64 [...] and its log-prob [...].
 
     An entry of probability 0 is never drawn.
     """
-    cdf = torch.softmax(log_probs, dim=-1).cumsum(dim=-1)
-    # Scaled by the last entry, which rounding leaves a little off 1.
-    place = torch.searchsorted(cdf, (uniforms.unsqueeze(-1) * cdf[..., -1:]), right=True).squeeze(-1)
-    last = torch.searchsorted(cdf, cdf[..., -1:].contiguous()).squeeze(-1)
-    return torch.minimum(place, last)
+    highest = logits.amax(dim=-1, keepdim=True)
+    cdf = (logits - highest).exp_().cumsum(dim=-1)
+    total = cdf[..., -1:]
+    # Against the last entry rather than 1, which the sum of rounded numbers is not.
+    place = torch.searchsorted(cdf, uniforms.unsqueeze(-1) * total, right=True)
+    last = torch.searchsorted(cdf, total.contiguous())
+    place = torch.minimum(place, last)
+    logprob = logits.gather(-1, place) - highest - total.log()
+    return place.squeeze(-1), logprob.squeeze(-1)

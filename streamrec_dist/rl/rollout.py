@@ -7,9 +7,10 @@ import torch
 
 from streamrec_dist.data.batches import history_tokens, targets
 from streamrec_dist.decode.candidates import candidate_log_probs
+from streamrec_dist.decode.engine import Engine
 from streamrec_dist.decode.random import rollout_uniforms
 from streamrec_dist.decode.sampler import sample
-from streamrec_dist.materials import Materials, autocast
+from streamrec_dist.materials import Materials, arithmetic
 from streamrec_dist.model.backbone import StreamRec
 from streamrec_dist.types import PolicyVersion, RolloutBatch
 
@@ -46,14 +47,18 @@ def rollout(
 
     history = torch.from_numpy(history_tokens(corpus, rows)[0]).to(device)
     catalogue = materials.catalogue.to(device) if rl.sampling == "trie" else None
-    with autocast(config, device):
-        memory = model.read(history)
-        samples = sample(
-            model, memory, torch.from_numpy(uniforms).to(device), thoughts, rl.temperature, catalogue
-        )
-        scored = candidate_log_probs(
-            model, memory, samples.thinking, torch.from_numpy(corpus.item_tokens(candidates)).to(device)
-        )
+    engine = Engine(model, arithmetic(config))
+    samples = sample(
+        engine,
+        engine.read(history),
+        torch.from_numpy(uniforms).to(device),
+        thoughts,
+        rl.temperature,
+        catalogue,
+    )
+    scored = candidate_log_probs(
+        samples.thinking.branches, torch.from_numpy(corpus.item_tokens(candidates)).to(device)
+    )
     target_states = model.item_states(torch.from_numpy(corpus.item_tokens(items)).to(device))
     other_states = model.item_states(torch.from_numpy(corpus.item_tokens(others)).to(device))
     return RolloutBatch(

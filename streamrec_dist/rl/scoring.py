@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from streamrec_dist.data.batches import history_tokens, targets
+from streamrec_dist.decode.engine import Engine
 from streamrec_dist.decode.likelihood import direct_log_probs
-from streamrec_dist.materials import Materials, autocast
+from streamrec_dist.materials import Materials, arithmetic
 from streamrec_dist.model.backbone import StreamRec
 from streamrec_dist.rl.rewards import score_rollouts
 from streamrec_dist.types import RewardBreakdown, RolloutBatch
@@ -18,7 +19,7 @@ class Scorer:
 
     def __init__(self, materials: Materials, reference: StreamRec):
         self.materials = materials
-        self.reference = reference.eval()
+        self.reference = Engine(reference.eval(), arithmetic(materials.config))
         self.catalogue = materials.catalogue
         self._target_logprobs = np.full(len(materials.rows), np.nan, dtype=np.float32)
 
@@ -40,11 +41,9 @@ class Scorer:
         """log pi_ref(target | history), float32 [P], of training rows int64 [P]."""
         missing = np.unique(rows[np.isnan(self._target_logprobs[rows])])
         if len(missing):
-            corpus, device = self.materials.corpus, self.reference.embed.weight.device
+            corpus, device = self.materials.corpus, self.reference.device
             pairs = self.materials.rows[missing]
             history = torch.from_numpy(history_tokens(corpus, pairs)[0]).to(device)
             items = torch.from_numpy(corpus.item_tokens(targets(corpus, pairs))).to(device)[:, None]
-            with autocast(self.materials.config, device):
-                values = direct_log_probs(self.reference, history, items)[:, 0]
-            self._target_logprobs[missing] = values.float().cpu().numpy()
+            self._target_logprobs[missing] = direct_log_probs(self.reference, history, items)[:, 0].cpu().numpy()
         return self._target_logprobs[rows]

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from streamrec_dist.data.batches import history_lengths, history_tokens, length_batches, targets
-from streamrec_dist.decode.beam import begin
+from streamrec_dist.decode.branches import Branches
+from streamrec_dist.decode.engine import Engine, Prompts
 from streamrec_dist.decode.likelihood import direct_log_probs, item_log_probs
 from streamrec_dist.decode.random import rollout_uniforms
-from streamrec_dist.decode.sampler import Thinking, sample_thoughts
-from streamrec_dist.materials import Materials, autocast
+from streamrec_dist.decode.sampler import Thinking, sample_thoughts, think
+from streamrec_dist.materials import Materials, arithmetic
 from streamrec_dist.model.backbone import StreamRec
-from streamrec_dist.model.decoder import Memory
 from streamrec_dist.model.thinking import nearest_tokens, unit_rms
 from streamrec_dist.tokens import FIRST_CODE
 from streamrec_dist.types import Annotation
@@ -34,31 +34,26 @@ class Inference:
 
 @torch.no_grad()
 def iterative_inference(
-    model: StreamRec, memory: Memory, first: Tensor, target: Tensor, steps: int
+    engine: Engine, prompts: Prompts, first: Tensor, target: Tensor, steps: int
 ) -> Inference:
     """Eq. 12 and 13: at each step the code token nearest to the residual between target and state.
 
     first: d_0 [P, d]; target: t [P, d]. The decoder reads each chosen token and the state is updated from the
     sum of its hidden states.
     """
-    hidden, cache = begin(model, memory, "thinking")
-    hiddens, tokens = [hidden], []
-    states = model.heads.states(first, first.new_zeros((len(first), 0, first.shape[-1])))
-    distances = [_distance(target, states[:, -1])]
-    for _ in range(steps):
-        residual = model.heads.residuals(target, states[:, -1:])[:, 0]
-        token = nearest_tokens(residual, model.code_table) + FIRST_CODE
-        tokens.append(token)
-        hidden, cache = model.decode(token[:, None, None], memory, cache)
-        hiddens.append(hidden[:, :, 0])
-        states = model.heads.states(first, torch.cat(hiddens[1:], dim=1))
-        distances.append(_distance(target, states[:, -1]))
-    thinking = Thinking(torch.stack(tokens, dim=-1)[:, None], torch.stack(hiddens, dim=2), cache)
-    return Inference(thinking, torch.stack(distances, dim=-1))
+    heads, table = engine.model.heads, engine.model.code_table
+    hidden = [first.new_zeros((len(first), 0, first.shape[-1]))]
 
+    def choose(branches: Branches, step: int) -> Tensor:
+        if step > 0:
+            hidden.append(branches.hidden)
+        state = heads.states(first, torch.cat(hidden, dim=1))[:, -1:]
+        return nearest_tokens(heads.residuals(target, state), table)
 
-def _distance(target: Tensor, state: Tensor) -> Tensor:
-    return (unit_rms(target) - unit_rms(state)).pow(2).mean(dim=-1).sqrt()
+    thinking = think(Branches.start(engine, prompts, steps), steps, choose)
+    states = heads.states(first, thinking.hidden[:, 0, 1:])
+    gaps = unit_rms(target).unsqueeze(1) - unit_rms(states)
+    return Inference(thinking, gaps.pow(2).mean(dim=-1).sqrt())
 
 
 @torch.no_grad()
@@ -71,19 +66,21 @@ def annotate_rows(
     """
     lengths = history_lengths(materials.corpus, materials.rows[first:last])
     batches = [first + batch for batch in length_batches(lengths, BATCH)]
-    parts = [_annotate(materials, model, reference, numbers, round_number) for numbers in batches]
+    dtype = arithmetic(materials.config)
+    engines = Engine(model, dtype), Engine(reference, dtype)
+    parts = [_annotate(materials, *engines, numbers, round_number) for numbers in batches]
     place = np.argsort(np.concatenate(batches))
     columns = {name: np.concatenate([part[name] for part in parts])[place] for name in parts[0]}
     return Annotation(first=first, **columns)
 
 
 def _annotate(
-    materials: Materials, model: StreamRec, reference: StreamRec, numbers: np.ndarray, round_number: int
+    materials: Materials, engine: Engine, reference: Engine, numbers: np.ndarray, round_number: int
 ) -> dict[str, np.ndarray]:
     """The columns of an Annotation for training rows `numbers` int64 [n], which are decoded together."""
     config = materials.config
     corpus, steps = materials.corpus, config.stages.sft.thoughts
-    device = model.embed.weight.device
+    device = engine.device
     rows = materials.rows[numbers]
     items = targets(corpus, rows)
     draws = rollout_uniforms(config.seed + round_number * 7919, numbers, 1, steps + 2)[:, 0]
@@ -96,17 +93,16 @@ def _annotate(
     history = torch.from_numpy(history_tokens(corpus, rows)[0]).to(device)
     target_tokens = torch.from_numpy(corpus.item_tokens(items)).to(device)
     pair = torch.stack([target_tokens, torch.from_numpy(corpus.item_tokens(negatives)).to(device)], dim=1)
-    with autocast(config, device):
-        states, mask = model.encode(history)
-        memory = model.memory(states, mask)
-        target = model.item_states(target_tokens)
-        thoughts = iterative_inference(
-            model, memory, model.history_state(states, mask), target, steps
-        ).thinking.tokens[:, 0]
-        if own.any():
-            sampled = sample_thoughts(model, memory, torch.from_numpy(draws[:, 2:]).to(device)).tokens[:, 0]
-            thoughts = torch.where(torch.from_numpy(own).to(device)[:, None], sampled, thoughts)
-        log_probs = direct_log_probs(reference, history, pair).float().cpu().numpy()
+    states, mask = engine.encode(history)
+    prompts = engine.prompts(states, mask)
+    first = engine.model.history_state(states, mask)
+    target = engine.model.item_states(target_tokens)
+    thoughts = iterative_inference(engine, prompts, first, target, steps).thinking.tokens[:, 0]
+    if own.any():
+        uniforms = torch.from_numpy(draws[:, None, 2:]).to(device)
+        sampled = sample_thoughts(engine, prompts, uniforms).tokens[:, 0]
+        thoughts = torch.where(torch.from_numpy(own).to(device)[:, None], sampled, thoughts)
+    log_probs = direct_log_probs(reference, history, pair).cpu().numpy()
     return {
         "thoughts": thoughts.cpu().numpy().astype(np.int32),
         "own": own,
@@ -126,6 +122,7 @@ def measure_thinking(materials: Materials, model: StreamRec, rows: np.ndarray) -
     """
     config, corpus = materials.config, materials.corpus
     steps, device = config.stages.sft.thoughts, model.embed.weight.device
+    engine = Engine(model, arithmetic(config))
     columns: dict[str, list[np.ndarray]] = {}
     batches = length_batches(history_lengths(corpus, rows), BATCH)
     for numbers in batches:
@@ -133,18 +130,17 @@ def measure_thinking(materials: Materials, model: StreamRec, rows: np.ndarray) -
         history = torch.from_numpy(history_tokens(corpus, part)[0]).to(device)
         items = torch.from_numpy(corpus.item_tokens(targets(corpus, part))).to(device)[:, None]
         # Keyed by the row itself: however the rows are shared out, the same thoughts are drawn.
-        uniforms = rollout_uniforms(config.seed, part[:, 0] * 2**20 + part[:, 1], 1, steps)[:, 0]
-        with autocast(config, device):
-            states, mask = model.encode(history)
-            memory = model.memory(states, mask)
-            first = model.history_state(states, mask)
-            gold = iterative_inference(model, memory, first, model.item_states(items[:, 0]), steps)
-            sampled = sample_thoughts(model, memory, torch.from_numpy(uniforms).to(device))
-            values = {
-                "gold_nll": -item_log_probs(model, memory, gold.thinking, items)[:, 0],
-                "sampled_nll": -item_log_probs(model, memory, sampled, items)[:, 0],
-                "distance": gold.distances,
-            }
+        uniforms = rollout_uniforms(config.seed, part[:, 0] * 2**20 + part[:, 1], 1, steps)
+        states, mask = engine.encode(history)
+        prompts = engine.prompts(states, mask)
+        first = model.history_state(states, mask)
+        gold = iterative_inference(engine, prompts, first, model.item_states(items[:, 0]), steps)
+        sampled = sample_thoughts(engine, prompts, torch.from_numpy(uniforms).to(device))
+        values = {
+            "gold_nll": -item_log_probs(gold.thinking.branches, items)[:, 0],
+            "sampled_nll": -item_log_probs(sampled.branches, items)[:, 0],
+            "distance": gold.distances,
+        }
         thoughts = gold.thinking.tokens[:, 0]
         values["target_share"] = (thoughts.unsqueeze(-1) == items).any(-1).float().mean(-1)
         ordered = thoughts.sort(dim=-1).values

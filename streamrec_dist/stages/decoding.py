@@ -11,10 +11,10 @@ from torch import Tensor
 from streamrec_dist.config import Config
 from streamrec_dist.data.batches import history_lengths, history_tokens, length_batches, targets
 from streamrec_dist.decode.beam import beam_search, free_beam_search
+from streamrec_dist.decode.engine import Engine
 from streamrec_dist.decode.sampler import Thinking, think_greedily
-from streamrec_dist.materials import Materials, autocast
+from streamrec_dist.materials import Materials, arithmetic
 from streamrec_dist.model.backbone import StreamRec
-from streamrec_dist.model.decoder import Memory
 
 
 def thinking_steps(model: str, config: Config) -> int:
@@ -42,6 +42,7 @@ class Recommender:
         self.materials = materials
         self.config = materials.config
         self.model = model.to(device).eval()
+        self.engine = Engine(self.model, arithmetic(self.config))
         self.device = torch.device(device)
         self.steps = thinking_steps(name, self.config)
         self.catalogue = materials.catalogue.to(device)
@@ -64,11 +65,10 @@ class Recommender:
         self, history: np.ndarray, beam: int, banned: Tensor | None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """History tokens int64 [n, S] -> items and scores [n, W], thoughts [n, steps]."""
-        with autocast(self.config, self.device):
-            memory, start = self._begin(history)
-            items, scores = beam_search(self.model, memory, self.catalogue, beam, start, banned)
-        thoughts = start.tokens[:, 0] if start else items[:, :0]
-        return items.cpu().numpy(), scores.float().cpu().numpy(), thoughts.cpu().numpy()
+        thinking = self._think(history)
+        items, scores = beam_search(thinking.branches, self.catalogue, beam, banned)
+        thoughts = thinking.tokens[:, 0].cpu().numpy()
+        return items[:, 0].cpu().numpy(), scores[:, 0].cpu().numpy(), thoughts
 
     def target_ranks(self, rows: np.ndarray, mask_history: bool) -> np.ndarray:
         """Rank of each row's target in the beam, from 1; 0 where the beam misses it: int64 [n]."""
@@ -80,19 +80,18 @@ class Recommender:
         """Share of an unconstrained beam's sequences that name no item of the catalogue."""
         invalid = total = 0
         for batch in self._batches(rows):
-            with autocast(self.config, self.device):
-                memory, start = self._begin(history_tokens(self.materials.corpus, rows[batch])[0])
-                beam = self.config.stages.evaluate.beam
-                tokens, _ = free_beam_search(self.model, memory, self.catalogue.levels, beam, start)
+            start = self._think(history_tokens(self.materials.corpus, rows[batch])[0]).branches
+            beam = self.config.stages.evaluate.beam
+            tokens, _ = free_beam_search(start, self.catalogue.levels, beam)
             invalid += int((self.catalogue.item_of_tokens(tokens) < 0).sum())
             total += tokens.shape[0] * tokens.shape[1]
         return invalid / max(total, 1)
 
-    @torch.no_grad()
-    def _begin(self, history: np.ndarray) -> tuple[Memory, Thinking | None]:
+    def _think(self, history: np.ndarray) -> Thinking:
+        """What is decoded before the items of history tokens int64 [n, S]."""
         tokens = torch.from_numpy(history).to(self.device)
-        memory = self.model.read(tokens, "thinking" if self.steps else "direct")
-        return memory, think_greedily(self.model, memory, self.steps) if self.steps else None
+        prompts = self.engine.read(tokens, "thinking" if self.steps else "direct")
+        return think_greedily(self.engine, prompts, self.steps)
 
     def _batches(self, rows: np.ndarray) -> list[np.ndarray]:
         """Places in `rows`, decoded together where their histories are of similar length."""

@@ -1,0 +1,304 @@
+"""The engine: a model's weights laid out for decoding, its encoder, and one step of its decoders.
+
+Three things make it faster than calling the modules: matrices are cast once, not at every token, and take the
+norms' weights in; whatever the rows of one prompt share is stored and computed once (encoder keys and values, the
+start token, prefixes); and decoded tokens are columns of static caches that rows see through masks, so that no
+cache is ever repeated, reordered or grown.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from streamrec_dist.model.backbone import Stack, StreamRec
+from streamrec_dist.model.decoder import DecoderLayer
+from streamrec_dist.model.encoder import EncoderLayer
+from streamrec_dist.model.layers import EPS, MASKED, CrossAttention, SelfAttention, relative_buckets
+from streamrec_dist.tokens import PAD
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Matrices [in, out] of self-attention, or of cross-attention's queries and output."""
+
+    project: Tensor  # [d, 3 * inner], or [d, inner]
+    out: Tensor  # [inner, d]
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    up: Tensor  # [d, d_ff]
+    down: Tensor  # [d_ff, d]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer; `cross` and its keys and values [d, 2 * inner] only in decoders."""
+
+    own: Attention
+    cross: Attention | None
+    feed: FeedForward
+
+
+@dataclass(frozen=True)
+class DecoderStack:
+    layers: list[Layer]
+    keys_values: Tensor  # [d, layers * 2 * inner], of all layers' cross-attention
+    norm: Tensor  # [d]
+    bias: Tensor  # [buckets, heads]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Encoded histories, ready for one of the decoders."""
+
+    states: Tensor  # [P, S, d]
+    mask: Tensor  # bool [P, S]
+    bias: Tensor  # [P, 1, 1, S], 0 or MASKED
+    keys: list[Tensor]  # per layer [P * heads, d_head, S]
+    values: list[Tensor]  # per layer [P * heads, S, d_head]
+    stack: Stack
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def part(self, some: slice) -> Prompts:
+        """Some of the prompts."""
+        heads = len(self.keys[0]) // max(len(self), 1)
+
+        def cut(tensors: list[Tensor]) -> list[Tensor]:
+            return [tensor.unflatten(0, (-1, heads))[some].flatten(0, 1) for tensor in tensors]
+
+        return Prompts(
+            self.states[some], self.mask[some], self.bias[some], cut(self.keys), cut(self.values), self.stack
+        )
+
+
+class Engine:
+    """What decodes: made from a model for one version of its weights.
+
+    Matrix products and attention are of `dtype`, float32 or bfloat16; the residual stream, norms and probabilities
+    are float32 in either, as under autocast.
+    """
+
+    def __init__(self, model: StreamRec, dtype: torch.dtype = torch.float32):
+        self.model = model
+        self.dtype = dtype
+        first = model.encoder.layers[0]
+        assert isinstance(first, EncoderLayer)
+        self.heads = first.attention.heads
+        self.d_model = model.d_model
+        self.levels, self.codes = model.levels, model.codes
+        self.embed = model.embed.weight.detach()
+        self.device = self.embed.device
+        with torch.no_grad():
+            self._table = self._matrix(model.code_table * model.d_model**-0.5)
+            self._encoder = [self._layer(layer) for layer in model.encoder.layers]
+        self._stacks: dict[Stack, DecoderStack] = {}
+
+    # weights
+
+    def _matrix(self, weight: Tensor, norm: Tensor | None = None) -> Tensor:
+        """A Linear's weight [out, in], the preceding norm's weight multiplied in, as a matrix [in, out]."""
+        scaled = weight if norm is None else weight * norm
+        return scaled.detach().to(self.dtype).t()
+
+    def _layer(self, layer: torch.nn.Module) -> Layer:
+        assert isinstance(layer, EncoderLayer | DecoderLayer)
+        own = self._attention(layer.attention.qkv.weight, layer.attention, layer.attention_norm.weight)
+        cross = None
+        if isinstance(layer, DecoderLayer):
+            cross = self._attention(layer.cross.q.weight, layer.cross, layer.cross_norm.weight)
+        feed = FeedForward(
+            self._matrix(layer.feed_forward.wi.weight, layer.feed_forward_norm.weight),
+            self._matrix(layer.feed_forward.wo.weight),
+        )
+        return Layer(own, cross, feed)
+
+    def _attention(self, project: Tensor, module: SelfAttention | CrossAttention, norm: Tensor) -> Attention:
+        return Attention(self._matrix(project, norm), self._matrix(module.out.weight))
+
+    def stack(self, name: Stack) -> DecoderStack:
+        """A decoder's weights, laid out on first use."""
+        if name not in self._stacks:
+            module = self.model.stack(name)
+            layers: Iterable[DecoderLayer] = module.layers  # type: ignore[assignment]
+            with torch.no_grad():
+                self._stacks[name] = DecoderStack(
+                    [self._layer(layer) for layer in layers],
+                    self._matrix(torch.cat([layer.cross.kv.weight for layer in layers])),
+                    module.norm.weight.detach(),
+                    module.bias.weight.detach(),
+                )
+        return self._stacks[name]
+
+    # encoder
+
+    @torch.no_grad()
+    def encode(self, history: Tensor) -> tuple[Tensor, Tensor]:
+        """History tokens int64 [P, S], padded with 0 -> states float32 [P, S, d] and their mask bool [P, S]."""
+        prompts, length = history.shape
+        mask = history != PAD
+        x = self.embed[history].view(-1, self.d_model)
+        places = torch.arange(length, device=self.device)
+        buckets = relative_buckets(places, places, bidirectional=True)
+        relative = self.model.encoder.bias.weight.detach()[buckets].permute(2, 0, 1)[None]
+        bias = (relative + _padding_bias(mask)).to(self.dtype)
+        for layer in self._encoder:
+            qkv = self._normed(x) @ layer.own.project
+            q, k, v = self._split(qkv, prompts, length, 3)
+            attended = self._attend(q, k.transpose(1, 2), v, bias, (prompts,))
+            x = self._add(x, self._merge(attended, length), layer.own.out)
+            x = self._feed_forward(x, layer.feed)
+        states = self._normed(x, torch.float32) * self.model.encoder.norm.weight.detach()
+        return states.view(prompts, length, -1), mask
+
+    @torch.no_grad()
+    def prompts(self, states: Tensor, mask: Tensor, stack: Stack = "thinking") -> Prompts:
+        """Encoder states, with the keys and values of all of a decoder's layers from one matrix product."""
+        count, length, _ = states.shape
+        weights = self.stack(stack)
+        projected = states.reshape(-1, self.d_model).to(self.dtype) @ weights.keys_values
+        parts = self._split(projected, count, length, 2 * len(weights.layers))
+        keys = [part.transpose(1, 2).contiguous() for part in parts[0::2]]
+        return Prompts(states, mask, _padding_bias(mask).to(self.dtype), keys, parts[1::2], stack)
+
+    def read(self, history: Tensor, stack: Stack = "thinking") -> Prompts:
+        """Encode history tokens int64 [P, S] for one of the decoders."""
+        return self.prompts(*self.encode(history), stack)
+
+    # decoders
+
+    @torch.no_grad()
+    def step(self, tokens: Tensor, prompts: Prompts, columns: Columns, bias: Tensor) -> Tensor:
+        """Decode tokens int64 [P, A, R] and append them to `columns`: states float32 [P, A, R, d].
+
+        Each of the A groups of a prompt has columns of its own, P * A in all, which its R rows share. `bias`
+        broadcasts to [P, heads, R, columns so far + R]: the relative bias where a row sees a column, MASKED where it
+        does not.
+        """
+        count, groups, rows = tokens.shape
+        stack = self.stack(prompts.stack)
+        x = self.embed[tokens].view(-1, self.d_model)
+        bias = bias.to(self.dtype).unsqueeze(1)
+        for index, layer in enumerate(stack.layers):
+            qkv = (self._normed(x) @ layer.own.project).view(count * groups, rows, 3, self.heads, -1)
+            q, k, v = qkv.permute(2, 0, 3, 1, 4)
+            keys, values = columns.append(index, k, v)
+            attended = self._attend(_flat(q), keys.transpose(1, 2), values, bias, (count, groups))
+            x = self._add(x, self._merge(attended, rows), layer.own.out)
+            x = self._cross(x, layer, prompts, index)
+            x = self._feed_forward(x, layer.feed)
+        columns.used += rows
+        return (self._normed(x, torch.float32) * stack.norm).view(count, groups, rows, -1)
+
+    def _cross(self, x: Tensor, layer: Layer, prompts: Prompts, index: int) -> Tensor:
+        assert layer.cross is not None
+        count = len(prompts)
+        q = (self._normed(x) @ layer.cross.project).view(count, len(x) // count, self.heads, -1)
+        keys, values = prompts.keys[index], prompts.values[index]
+        attended = self._attend(_flat(q.transpose(1, 2)), keys, values, prompts.bias, (count,))
+        return self._add(x, self._merge(attended, len(x) // count), layer.cross.out)
+
+    # arithmetic
+
+    def _normed(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Rows of x [n, d] at unit root mean square. One pass for the norm, one for the product."""
+        inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        inverse = inverse.square_().div_(self.d_model).add_(EPS).rsqrt_()
+        out = torch.empty_like(x, dtype=dtype or self.dtype)
+        return torch.mul(x, inverse, out=out)
+
+    def _add(self, x: Tensor, y: Tensor, matrix: Tensor) -> Tensor:
+        """x + y @ matrix, in place."""
+        return x.addmm_(y, matrix) if self.dtype == torch.float32 else x.add_(y @ matrix)
+
+    def _feed_forward(self, x: Tensor, feed: FeedForward) -> Tensor:
+        return self._add(x, (self._normed(x) @ feed.up).relu_(), feed.down)
+
+    def _split(self, x: Tensor, count: int, length: int, parts: int) -> list[Tensor]:
+        """[count * length, parts * inner] -> `parts` tensors [count * heads, length, d_head]."""
+        split = x.view(count, length, parts, self.heads, -1).permute(2, 0, 3, 1, 4)
+        return [_flat(part) for part in split]
+
+    def _merge(self, x: Tensor, rows: int) -> Tensor:
+        """[B * heads, rows, d_head] -> [B * rows, inner]."""
+        return x.view(-1, self.heads, rows, x.shape[-1]).transpose(1, 2).reshape(-1, self.heads * x.shape[-1])
+
+    def _attend(self, q: Tensor, keys: Tensor, values: Tensor, bias: Tensor, batch: tuple[int, ...]) -> Tensor:
+        """softmax(q keys + bias) values; q [B * heads, R, d_head], keys [.., d_head, C], values [.., C, d_head].
+
+        `bias` broadcasts to [*batch, heads, R, C], where `batch` multiplies to B.
+        """
+        scores = torch.bmm(q, keys)
+        scores.view(*batch, self.heads, *scores.shape[1:]).add_(bias)
+        return torch.bmm(torch.softmax(scores, dim=-1), values)
+
+    def logits(self, states: Tensor) -> Tensor:
+        """States [..., d] -> logits float32 [..., levels * codes] of the code tokens."""
+        return (states.to(self.dtype) @ self._table).float()
+
+    def log_probs(self, states: Tensor, temperature: float = 1.0) -> Tensor:
+        """Eq. 11: log-probabilities float32 [..., levels * codes] of the code tokens."""
+        return torch.log_softmax(self.logits(states) / temperature, dim=-1)
+
+
+class Columns:
+    """Keys and values of decoded tokens, which the rows of a batch entry share: static, appended to."""
+
+    def __init__(self, engine: Engine, stack: Stack, batch: int, capacity: int):
+        layers = engine.stack(stack).layers
+        d_head = layers[0].own.out.shape[0] // engine.heads
+        shape = (2, batch, engine.heads, capacity, d_head)
+        self.layers = [torch.empty(shape, dtype=engine.dtype, device=engine.device) for _ in layers]
+        self.used = 0
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Add keys and values [B, heads, R, d_head]; all so far, each [B * heads, used + R, d_head]."""
+        end = self.used + k.shape[2]
+        self._reserve(end)
+        stored = self.layers[layer]
+        stored[0, :, :, self.used : end] = k
+        stored[1, :, :, self.used : end] = v
+        keys, values = stored.flatten(1, 2)[:, :, :end]
+        return keys, values
+
+    def apart(self, some: slice, sees: Tensor, length: int, room: int) -> Columns:
+        """Columns of each row of the batch entries `some` alone, with `room` for more.
+
+        `sees` bool [1 or B, R, C]: the `length` columns that each row sees. The copy has (entries * R) entries.
+        """
+        own = copy.copy(self)
+        # The seen ones first, in their order: their number is known, so nothing waits for a device.
+        index = (~sees).byte().argsort(dim=-1, stable=True)[..., :length]
+        index = index.expand(self.layers[0].shape[1], -1, -1)[some]
+        entry = torch.arange(len(index), device=index.device)[:, None, None]
+        own.layers = []
+        for stored in self.layers:
+            chosen = stored[:, some].permute(1, 3, 0, 2, 4)[entry, index].flatten(0, 1)
+            shape = (2, len(chosen), stored.shape[2], length + room, stored.shape[4])
+            copied = torch.empty(shape, dtype=stored.dtype, device=stored.device)
+            copied[:, :, :, :length] = chosen.permute(2, 0, 3, 1, 4)
+            own.layers.append(copied)
+        own.used = length
+        return own
+
+    def _reserve(self, columns: int) -> None:
+        capacity = self.layers[0].shape[3]
+        if columns > capacity:
+            self.layers = [F.pad(stored, (0, 0, 0, max(columns, 2 * capacity) - capacity)) for stored in self.layers]
+
+
+def _flat(x: Tensor) -> Tensor:
+    """[P, heads, R, d_head] -> [P * heads, R, d_head], contiguous."""
+    return x.reshape(-1, *x.shape[2:])
+
+
+def _padding_bias(mask: Tensor) -> Tensor:
+    return torch.where(mask, 0.0, MASKED)[:, None, None, :]
