@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from streamrec_dist.data.columns import Column, new_column
-from streamrec_dist.data.events import Problems, Source
+from streamrec_dist.data.events import DescribedSource, Problems, Source
 from streamrec_dist.data.ids import Numbering
 from streamrec_dist.data.sequences import Sequences, duplicates
 from streamrec_dist.data.split import BLOCK
@@ -92,9 +92,12 @@ def _check_times(
     if missing == len(times):
         return False
     user = users.strings()[int(columns["user"][first])]
+    place = f"{source.name}: event {first + 1}"
+    if isinstance(source, DescribedSource):
+        place = source.place_of(first)
     problems.bad(
         "event_without_time",
-        f"{source.name}: event {first + 1} (user {user!r})",
+        f"{place} (user {user!r})",
         f"the time is missing, as it is for {missing} of {len(times)} events; give all of them a time, or none",
     )
     problems.counts["event_without_time"] += missing - 1
