@@ -50,10 +50,10 @@ def open_csv(path: Path, required: Sequence[str], optional: Sequence[str]) -> Ta
     places = [(name, columns.index(name)) for name in wanted]
 
     def rows(problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]:
-        records = csv_records(path, problems, SHORT)
+        records, file = csv_records(path, problems, SHORT), str(path)
         next(records)
         for line, cells in records:
-            yield f"{path}:{line}", {name: cells[place] for name, place in places}
+            yield f"{file}:{line}", {name: cells[place] for name, place in places}
 
     return Table(path, wanted, columns, rows, {})
 
