@@ -160,15 +160,32 @@ def test_a_recipe_from_the_command_line(folder: Path) -> None:
 
 
 def test_the_counts_of_a_paper_are_set_beside_ours(folder: Path) -> None:
-    command = ["data", "prepare", "shop", "--format", "csv", "--out", "prepared"]
-    done = run_cli(*command, "--recipe", "stream-rec/scientific", cwd=folder)
+    interactions = (folder / "shop" / "interactions.csv").read_text(encoding="utf-8").splitlines()[1:]
+    rows = [f"{line},5.0,{1_600_000_000_000 + number}" for number, line in enumerate(interactions)]
+    (folder / "raw").mkdir()
+    (folder / "raw" / "Scientific.csv").write_text(
+        "\n".join(["user_id,parent_asin,rating,timestamp", *rows]) + "\n", encoding="utf-8"
+    )
+    (folder / "raw" / "meta_Scientific.jsonl").touch()
+    command = ["data", "prepare", "raw", "--out", "prepared", "--recipe", "stream-rec/scientific"]
+    done = run_cli(*command, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "50,985" in done.stdout and "-50,945" in done.stdout
-    as_json = run_cli(*command, "--recipe", "stream-rec/scientific", "--json", cwd=folder)
-    assert last_json(as_json)["expected"]["users"] == 50_985
-    # Another filter than the paper's has no counts to expect.
-    other = run_cli(*command, "--recipe", "stream-rec/scientific", "--user-core", "6", "--json", cwd=folder)
-    assert last_json(other)["expected"] is None
+    as_json = last_json(run_cli(*command, "--json", cwd=folder))
+    assert (as_json["expected"]["users"], as_json["recipe"]["name"]) == (50_985, "stream-rec/scientific")
+    same = last_json(run_cli(*command, "--format", "amazon2023", "--user-core", "5", "--json", cwd=folder))
+    assert (same["expected"], same["recipe"]) == (as_json["expected"], as_json["recipe"])
+    # Another filter than the paper's, or other data, have no counts to expect.
+    for changed in (["raw", "--user-core", "6"], ["shop", "--format", "csv"]):
+        command[2] = changed[0]
+        other = last_json(run_cli(*command, *changed[1:], "--json", cwd=folder))
+        assert (other["expected"], other["recipe"]["name"]) == (None, "stream-rec/scientific (changed)")
+
+
+def test_a_rating_that_is_no_number_is_refused(folder: Path) -> None:
+    command = ["data", "prepare", "shop", "--format", "csv", "--out", "prepared", "--min-rating", "nan"]
+    refused = run_cli(*command, cwd=folder)
+    assert refused.returncode == 2 and "min_rating nan: expected a finite number" in refused.stderr
 
 
 def test_known_data_sets_are_listed(folder: Path) -> None:

@@ -65,16 +65,16 @@ def sequences_of(ds: Dataset) -> dict[str, list[tuple[str, int | None]]]:
 
 
 def reference(events: Sequence[Event], recipe: Recipe) -> dict[str, list[tuple[str, int | None]]]:
-    """The same by the definitions: first duplicates, then ratings, then the core, then order."""
+    """The same by the definitions: first ratings, then duplicates, then the core, then order."""
     timed = any(time is not None for _, _, time, _ in events)
+    if recipe.min_rating is not None:
+        events = [event for event in events if event[3] is not None and event[3] > recipe.min_rating]
     kept, seen = [], set()
     for event in events:
         if timed and event[:3] in seen:
             continue
         seen.add(event[:3])
         kept.append(event)
-    if recipe.min_rating is not None:
-        kept = [event for event in kept if event[3] is not None and event[3] > recipe.min_rating]
     if recipe.filters:
         user_min = max(recipe.user_core or 1, recipe.split.min_events)
         while True:
@@ -197,6 +197,17 @@ def test_duplicates_and_ties_by_hand(tmp_path: Path):
     assert ds.item_ids == ["a", "b", "c", "never"]
 
 
+def test_a_low_rating_does_not_stand_for_its_duplicate(tmp_path: Path):
+    ratings = {"a": (2, 5), "b": (5, 2), "c": (4, 4), "d": (1, None)}
+    events: list[Event] = [
+        ("ann", item, time, rating) for time, item in enumerate(ratings) for rating in ratings[item]
+    ]
+    ds = made(tmp_path, events, Recipe("csv", min_rating=3))
+    assert sequences_of(ds) == {"ann": [("a", 0), ("b", 1), ("c", 2)]}
+    notes = ds.notes
+    assert (notes["events_read"], notes["events_low_rating"], notes["duplicate_events"]) == (8, 4, 1)
+
+
 def test_without_times_the_order_of_the_source_counts_and_repeats_stay(tmp_path: Path):
     events: list[Event] = [("ann", item, None, None) for item in "abab"]
     ds = made(tmp_path, events, Recipe("csv"))
@@ -235,6 +246,9 @@ def test_ratings_must_be_there_where_they_count(tmp_path: Path):
     events: list[Event] = [("ann", item, 1, None) for item in "abc"]
     with pytest.raises(DataError, match="no event has a rating"):
         made(tmp_path, events, Recipe("csv", min_rating=3))
+    low: list[Event] = [("ann", item, 1, 2.0) for item in "abc"]
+    with pytest.raises(DataError, match=r"after the filter \(rating > 3\) there are no users"):
+        made(tmp_path, low, Recipe("csv", min_rating=3))
 
 
 def test_items_are_those_described_and_those_with_events(tmp_path: Path):

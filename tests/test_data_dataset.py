@@ -248,11 +248,11 @@ def test_a_doctored_manifest_is_named(tmp_path: Path):
         load_dataset(tmp_path / "data")
 
 
-def test_a_folder_of_layout_1_is_replaced(tmp_path: Path):
-    for name in ("interactions.parquet", "items.parquet", "users.parquet", "notes.txt"):
-        (tmp_path / name).write_text("old")
+def test_a_dataset_of_another_layout_is_replaced_and_other_files_stay(tmp_path: Path):
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "files-0123").mkdir()
     (tmp_path / "dataset.json").write_text('{"layout": 1}')
     save_dataset(small(), tmp_path)
     assert load_dataset(tmp_path).content_hash == small().content_hash
-    assert not list(tmp_path.glob("*.parquet"))
-    assert (tmp_path / "notes.txt").exists(), "files of the user stay"
+    assert not (tmp_path / "files-0123").exists()
+    assert (tmp_path / "notes.txt").exists()

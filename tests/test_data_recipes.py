@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import pytest
+from typer.testing import CliRunner
 
+from cli.app import app
 from streamrec_dist.config_file import parse_config
+from streamrec_dist.data.addresses import ADDRESSES
 from streamrec_dist.data.formats import DEMO, FORMATS
 from streamrec_dist.data.known import known_sets
 from streamrec_dist.data.readers import SOURCES
 from streamrec_dist.data.recipes import RECIPES, Counts, Recipe, named
 from streamrec_dist.errors import ConfigError
+from tests.conftest import REPO
 
 
 def test_the_papers_recipes():
@@ -36,6 +40,9 @@ def test_a_recipe_without_filters_says_so():
     assert Recipe("csv", min_rating=3).filters
     with pytest.raises(ConfigError, match="user_core 0: expected at least 1"):
         Recipe("csv", user_core=0)
+    for rating in (float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match=f"min_rating {rating}: expected a finite number"):
+            Recipe("csv", min_rating=rating)
 
 
 def test_differences_to_a_paper():
@@ -61,4 +68,22 @@ def test_a_wrong_format_in_the_configuration_gets_a_hint():
 def test_every_recipe_is_listed():
     listed = {one.name: one for one in known_sets()}
     assert set(RECIPES) <= set(listed)
-    assert listed["rearec/cds"].raw == "amazon2023/cds-and-vinyl-5core"
+    assert listed["rearec/cds"].raw == "amazon2023/cds-and-vinyl-5core-split"
+
+
+@pytest.mark.parametrize("width", [80, 60])
+def test_names_in_the_list_are_in_one_piece(width: int):
+    shown = CliRunner().invoke(app, ["data", "list"], env={"COLUMNS": str(width)})
+    lines = shown.stdout.splitlines()
+    assert max(len(line) for line in lines) <= width
+    assert {line.split(" ")[0] for line in lines} >= {one.name for one in known_sets()}
+
+
+def test_the_set_that_a_recipe_is_meant_for_is_known_and_documented():
+    documented = (REPO / "docs" / "sources.md").read_text(encoding="utf-8")
+    for name, recipe in RECIPES.items():
+        assert recipe.raw in ADDRESSES
+        found = ADDRESSES[recipe.raw]
+        assert found.format == recipe.format
+        fetched = f"`{recipe.raw}`" if found.files else "by hand"
+        assert f"| `{name}` | {fetched}" in documented

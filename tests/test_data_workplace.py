@@ -104,6 +104,23 @@ def test_two_processes_cannot_prepare_the_same_output(tmp_path: Path):
     prepare(tmp_path / "shop", "csv", tmp_path / "out")
 
 
+def test_a_place_where_nothing_can_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_shop(tmp_path / "shop")
+    (tmp_path / "file").touch()
+    for out in (Path("/proc/nowhere/out"), tmp_path / "file" / "out", tmp_path / "file" / "deep" / "out"):
+        with pytest.raises(UsageError, match=rf"{out} cannot be used .*; give another --out"):
+            prepare(tmp_path / "shop", "csv", out)
+
+    def full(path: Path, *arguments: object, **options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(UsageError, match="No space left on device"):
+        work = Workplace(tmp_path / "out")
+        patch.setattr(type(work.folder), "mkdir", lambda path, **options: options or full(path))
+        work.__enter__()
+    assert {path.name for path in tmp_path.iterdir()} == {"shop", "file"}, "the lock is given back"
+
+
 def test_names_that_begin_alike_do_not_meet(tmp_path: Path):
     with Workplace(tmp_path / "a.b") as other, Workplace(tmp_path / "a"):
         assert other.folder.is_dir()

@@ -81,6 +81,22 @@ def test_a_set_without_an_address_says_where_to_go(tmp_path: Path):
         quiet("yelp", tmp_path)
 
 
+def test_every_category_of_amazon_is_known():
+    families = {"amazon2014": 24, "amazon2018": 29, "amazon2023": 33}
+    cores = ("-0core", "-5core", "-0core-split", "-5core-split")
+    for family, categories in families.items():
+        names = {name for name, found in ADDRESSES.items() if found.format == family}
+        plain = {name for name in names if not name.endswith(cores)}
+        assert len(plain) == categories
+        extra = cores if family == "amazon2023" else ()
+        assert names == plain | {f"{name}{core}" for name in plain for core in extra}
+    assert (
+        ADDRESSES["amazon2023/health-and-household-5core"]
+        .files[0]
+        .url.endswith("/5core/rating_only/Health_and_Household.csv.gz")
+    )
+
+
 def test_the_table_is_consistent():
     assert {found.format for found in ADDRESSES.values()} == set(SOURCES)
     for name, found in ADDRESSES.items():

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from streamrec_dist.data.sources.amazon2023 import TEST_FROM, VALID_FROM, Amazon2023
+from streamrec_dist.data.recipes import AMAZON_2023
+from streamrec_dist.data.sources.amazon2023 import Amazon2023
 from streamrec_dist.errors import DataError
 from tests.raw_files import events_of, items_of, skipped, write_lines
 
@@ -82,7 +83,9 @@ def test_2023_ratings_only(tmp_path: Path):
 
 def test_2023_official_split_files_give_the_split_of_the_two_times(tmp_path: Path):
     header = "user_id,parent_asin,rating,timestamp,history"
-    times = {"train": VALID_FROM - 1, "valid": VALID_FROM, "test": TEST_FROM}
+    assert AMAZON_2023.times == (1628643414042, 1658002729837)
+    valid_from, test_from = AMAZON_2023.times
+    times = {"train": valid_from - 1, "valid": valid_from, "test": test_from}
     for place, (split, time) in enumerate(times.items()):
         history = " ".join(f"B{n}" for n in range(place))
         write_lines(tmp_path / f"Baby_Products.{split}.csv", [header, f"U1,B{place},5.0,{time},{history}"])
@@ -90,4 +93,3 @@ def test_2023_official_split_files_give_the_split_of_the_two_times(tmp_path: Pat
     source = Amazon2023(tmp_path)
     assert source.name == "Baby_Products"
     assert events_of(source) == [("U1", f"B{n}", time, 5.0) for n, time in enumerate(times.values())]
-    assert (VALID_FROM, TEST_FROM) == (1628643414042, 1658002729837)

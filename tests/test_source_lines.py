@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from streamrec_dist.data.events import Problems
-from streamrec_dist.data.sources import DESCRIPTIONS, SOURCES
 from streamrec_dist.data.sources.lines import TextFile, read_lines
 from streamrec_dist.data.sources.records import csv_records, json_records, separated_records
 from streamrec_dist.errors import DataError
@@ -27,10 +26,6 @@ def tar_of(path: Path, files: dict[str, bytes], mode: Any = "w") -> Path:
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
     return path
-
-
-def test_every_source_has_a_description():
-    assert SOURCES.keys() == DESCRIPTIONS.keys()
 
 
 def test_lines_are_the_same_from_every_kind_of_file(tmp_path: Path):

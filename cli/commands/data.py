@@ -146,11 +146,19 @@ def list_sets(as_json: JsonOption = False) -> None:
     if as_json:
         emit_json({"sets": [asdict(one) for one in known], "formats": READABLE})
         return
-    rows = [
+    recipes = [
         (one.name, one.format, one.filter, one.split, "yes" if one.fetch else "", one.max_history or "")
         for one in known
+        if one.name != one.raw
     ]
-    show(table("", ["name", "format", "filter", "split", "fetch", "history"], rows, left=5))
+    public = [(one.name, one.format, "yes" if one.fetch else "") for one in known if one.name == one.raw]
+    for drawn in (
+        table("recipes", ["name", "format", "filter", "split", "fetch", "history"], recipes, left=5),
+        table("public data sets", ["name", "format", "fetch"], public, left=3),
+    ):
+        # Names are there to be copied: where the terminal is narrow, the other columns wrap.
+        drawn.columns[0].no_wrap = True
+        show(drawn)
     note(f"formats of your own files: {', '.join(READABLE)}; see `streamrec-dist data prepare --help`")
 
 
@@ -172,10 +180,11 @@ def _recipe(name: str | None, layout: str | None, changes: dict[str, Any]) -> Re
     base = named(name) if name else Recipe(layout or "")
     if "split" in changes:
         changes["split"] = Split.parse(changes["split"])
-    if changes:
-        # It is another recipe then, and the paper's counts are not to be expected of it.
-        changes |= {"name": None, "expected": None}
-    return replace(base, **changes, format=layout or base.format)
+    chosen = replace(base, **changes, format=layout or base.format)
+    if chosen == base:
+        return base
+    # It is another recipe then, or one for other data, and the paper's counts are not to be expected of it.
+    return replace(chosen, name=f"{name} (changed)" if name else None, expected=None)
 
 
 def _about(dataset: Dataset) -> dict[str, Any]:

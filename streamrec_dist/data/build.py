@@ -1,6 +1,6 @@
 """From a source and a recipe to a dataset.
 
-source --take in--> sequences --rating, core--> events that stay --item list--> Draft --finish--> Dataset
+source --rating, take in--> sequences --core--> events that stay --item list--> Draft --finish--> Dataset
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from streamrec_dist.data.recipes import Recipe
 from streamrec_dist.data.sequences import Sequences, core
 from streamrec_dist.data.split import BLOCK
 from streamrec_dist.data.strings import Strings
-from streamrec_dist.errors import DataError
 
 
 def build(
@@ -32,12 +31,10 @@ def build(
     Raises DataError naming the record, under `stop` for the first that cannot be used, always when nothing is left.
     `say` is called with the name of each part as it begins.
     """
-    intake = take_in(source, problems, folder, recipe.min_rating is not None, say)
+    intake = take_in(source, problems, folder, recipe.min_rating, say)
     sequences, notes = intake.sequences, dict(intake.notes)
     say("filtering")
     keep = np.ones(len(sequences.items), dtype=bool)
-    if recipe.min_rating is not None:
-        notes["events_low_rating"] = _filter_ratings(sequences, keep, recipe.min_rating, source)
     notes["events_outside_core"] = _filter_core(sequences, keep, recipe, len(intake.items))
     used = _used(sequences, keep, len(intake.items))
     say("reading items")
@@ -70,19 +67,6 @@ def validate(raw: RawData, recipe: Recipe | None = None) -> Dataset:
     users = Strings.of(raw.user_ids)
     draft = Draft(raw.name, raw.source, sequences, keep, users, listed, notes, raw.synthetic)
     return finish(draft, recipe, Problems())
-
-
-def _filter_ratings(sequences: Sequences, keep: np.ndarray, above: float, source: Source) -> int:
-    """Clears events that are not rated above `above`, and says how many these are."""
-    assert sequences.ratings is not None
-    rated = 0
-    for start in range(0, len(keep), BLOCK):
-        ratings = sequences.ratings[start : start + BLOCK]
-        rated += int((~np.isnan(ratings)).sum())
-        keep[start : start + BLOCK] &= ratings > above
-    if len(keep) and not rated:
-        raise DataError(f"{source.name}: a rating above {above:g} is asked for, and no event has a rating")
-    return len(keep) - int(keep.sum())
 
 
 def _filter_core(sequences: Sequences, keep: np.ndarray, recipe: Recipe, n_items: int) -> int:

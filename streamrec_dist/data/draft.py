@@ -36,6 +36,11 @@ class Draft:
     notes: Mapping[str, int]
     synthetic: bool = False
 
+    @property
+    def had_events(self) -> bool:
+        """Whether the source has events, even if a filter left none of them."""
+        return bool(self.notes.get("events_read", len(self.keep)))
+
 
 def finish(draft: Draft, recipe: Recipe, problems: Problems, folder: Path | None = None) -> Dataset:
     """The dataset of a draft: short users are left out, items get their final numbers, sequences are split.
@@ -43,7 +48,7 @@ def finish(draft: Draft, recipe: Recipe, problems: Problems, folder: Path | None
     Big arrays become memory maps of files in `folder`, where one is given. Raises DataError for no items, for no
     users, and under `stop` for users too short to split where the recipe filters nothing.
     """
-    if not len(draft.listed) and not (recipe.filters and len(draft.keep)):
+    if not len(draft.listed) and not (recipe.filters and draft.had_events):
         raise DataError(f"{draft.place}: the catalogue is empty; there must be at least one item")
     chosen = _leave_short_users(draft, recipe, problems)
     items, offsets, times = _numbered(draft, chosen, folder)
@@ -93,7 +98,7 @@ def _leave_short_users(draft: Draft, recipe: Recipe, problems: Problems) -> np.n
             keep[events] &= (counts[block] >= minimum)[sequences.owners(block)]
     chosen = np.flatnonzero(counts >= minimum)
     if not len(chosen):
-        left = f"after the filter ({recipe.filter_text()}) " if recipe.filters and len(keep) else ""
+        left = f"after the filter ({recipe.filter_text()}) " if recipe.filters and draft.had_events else ""
         raise DataError(
             f"{draft.place}: {left}there are no users; expected at least one with {minimum} items"
         )

@@ -80,6 +80,10 @@ class DescribedSource(Source, Protocol):
     milliseconds, which breaks ties between equal `time`.
     """
 
+    def place_of(self, row: int) -> str:
+        """The place of the `row`-th event (from 0) for error messages."""
+        ...
+
     def unknown_item(self, row: int, item: str) -> tuple[str, str]:
         """Place and message for the `row`-th event (from 0), whose item is not described."""
         ...

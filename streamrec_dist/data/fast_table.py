@@ -6,7 +6,7 @@ the careful reader of tables.py, which reads record by record and can say where 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,15 @@ import pyarrow as pa
 
 from streamrec_dist.data.events import EVENTS
 from streamrec_dist.data.tables import Table
-from streamrec_dist.data.timestamps import Clock
+from streamrec_dist.data.timestamps import PER_SECOND, Clock, Tally, span
 
 CHUNK_BYTES = 1 << 24
 CHUNK_ROWS = 1 << 19
-LARGEST = 2.0**63
+#: Dates and times in the one form that polars and the careful reader understand alike.
+DATE = (
+    r"^\d{4}-\d{2}-\d{2}"
+    r"([T ]([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,6})?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)?)?$"
+)
 
 
 @dataclass(frozen=True)
@@ -42,13 +46,42 @@ class FastTable:
                 columns["rating"] = part["rating"].to_arrow()
             rest = None
             if self.clock is not None:
-                whole, rest = self.clock.split(part["time"].to_numpy())
-                columns["time"] = pa.array(whole)
+                missing = part["time"].is_null().to_numpy()
+                whole, rest = self.clock.split(part["time"].fill_null(0).to_numpy())
+                columns["time"] = pa.array(whole, mask=missing)
             schema = EVENTS
             if rest is not None:
                 columns["rest"] = pa.array(rest)
                 schema = EVENTS.append(pa.field("rest", pa.float64()))
             yield pa.record_batch([columns[name] for name in schema.names], schema=schema)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A way to read a column of times as a number, in `unit` where it is known. `given`: whether there is a time."""
+
+    number: pl.Expr
+    given: pl.Expr
+    unit: str | None = None
+    real: bool = False
+
+    def counts(self) -> dict[str, pl.Expr]:
+        """What Tally counts, and whether there are times that cannot be read this way."""
+        counts = {"numbers": self.number.is_not_null().sum()}
+        for unit in PER_SECOND:
+            low, high = span(unit)
+            counts[f"within {unit}"] = ((self.number >= 0) & (self.number < high)).sum()
+            counts[f"recent {unit}"] = ((self.number >= low) & (self.number < high)).sum()
+        return {**counts, "unread": (self.number.is_null() & self.given).any()}
+
+    def tally(self, found: dict[str, Any]) -> Tally:
+        """The Tally of the values of `counts`."""
+        return Tally(
+            numbers=found["numbers"],
+            real=self.real,
+            recent={unit: found[f"recent {unit}"] for unit in PER_SECOND},
+            within={unit: found[f"within {unit}"] for unit in PER_SECOND},
+        )
 
 
 def fast_table(table: Table) -> FastTable | None:
@@ -88,23 +121,25 @@ def _vet(table: Table) -> FastTable | None:
         ids["rating"] = _rating(types["rating"])
         given = pl.col("rating").is_not_null() & (pl.col("rating").cast(pl.String, strict=False) != "")
         checks["rating"] = (ids["rating"].is_null() & given).any()
-    readings = _readings(types["timestamp"]) if "timestamp" in table.columns else {}
-    for kind, (reading, _) in readings.items():
-        checks |= {
-            f"{kind} bad": (~(reading.is_not_null() & (reading.cast(pl.Float64).abs() < LARGEST))).any(),
-            f"{kind} largest": reading.cast(pl.Float64).abs().max(),
-        }
-    found = frame.select(**checks).collect(engine="streaming").row(0, named=True)
-    if found["user"] or found["item"] or found.get("rating"):
-        return None
-    if commas is not None and commas != (found["rows"] + 1) * (len(table.header) - 1):
-        return None
-    if not readings:
-        return FastTable(frame.select(**ids), None)
-    for kind, (reading, unit) in readings.items():
-        if not found[f"{kind} bad"]:
-            clock = Clock(unit) if unit else Clock.guess(found[f"{kind} largest"] or 0)
-            return FastTable(frame.select(**ids, time=reading), clock)
+    readings: Sequence[Reading | None] = [None]
+    if "timestamp" in table.columns:
+        readings = _readings(types["timestamp"])
+    # Nearly all times are whole numbers, and to read them as dates takes longest: one try a pass.
+    for reading in readings:
+        counts = reading.counts() if reading else {}
+        found = frame.select(**checks, **counts).collect(engine="streaming").row(0, named=True)
+        if found["user"] or found["item"] or found.get("rating"):
+            return None
+        if commas is not None and commas != (found["rows"] + 1) * (len(table.header) - 1):
+            return None
+        if reading is None:
+            return FastTable(frame.select(**ids), None)
+        if not found["unread"]:
+            tally = reading.tally(found)
+            clock = Clock(reading.unit) if reading.unit else tally.clock()
+            return (
+                FastTable(frame.select(**ids, time=reading.number), clock) if tally.all_fit(clock) else None
+            )
     return None
 
 
@@ -134,21 +169,24 @@ def _rating(kind: pl.DataType) -> pl.Expr:
     )
 
 
-def _readings(kind: pl.DataType) -> dict[str, tuple[pl.Expr, str | None]]:
-    """Ways to read a column of times as numbers, to be tried in this order, each with its unit if it has one."""
+def _readings(kind: pl.DataType) -> list[Reading]:
+    """Ways to read a column of times, to be tried in this order; none for a type that needs a closer look."""
     column = pl.col("timestamp")
+    given = column.is_not_null()
     if isinstance(kind, pl.Datetime):
-        return {"datetime": (column.cast(pl.Int64), kind.time_unit)}
+        return [Reading(column.cast(pl.Int64), given, kind.time_unit)]
     if kind == pl.Date:
-        return {"date": (column.cast(pl.Datetime("ms")).cast(pl.Int64), "ms")}
+        return [Reading(column.cast(pl.Datetime("ms")).cast(pl.Int64), given, "ms")]
     whole, real = column.cast(pl.Int64, strict=False), column.cast(pl.Float64, strict=False)
     if kind.is_integer():
-        return {"integer": (whole, None)}
+        return [Reading(whole, given)]
     if kind.is_float():
-        return {"real": (real, None)}
+        return [Reading(real, given, real=True)]
     if kind != pl.String:
-        return {}
-    utc = column.str.replace("Z$", "+00:00").str.replace(" ", "T", literal=True)
+        return []
+    given = column.str.strip_chars() != ""
+    dated = pl.when(column.str.contains(DATE)).then(column)
+    utc = dated.str.replace("Z$", "+00:00").str.replace(" ", "T", literal=True)
     moment = pl.coalesce(
         utc.str.to_datetime("%Y-%m-%d", time_unit="us", strict=False),
         utc.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", time_unit="us", strict=False),
@@ -156,4 +194,8 @@ def _readings(kind: pl.DataType) -> dict[str, tuple[pl.Expr, str | None]]:
             None
         ),
     )
-    return {"integer": (whole, None), "real": (real, None), "moment": (moment.cast(pl.Int64), "us")}
+    return [
+        Reading(whole, given),
+        Reading(real, given, real=True),
+        Reading(moment.cast(pl.Int64), given, "us"),
+    ]

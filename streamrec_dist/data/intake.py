@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from streamrec_dist.data.columns import Column, new_column
-from streamrec_dist.data.events import Problems, Source
+from streamrec_dist.data.events import DescribedSource, Problems, Source
 from streamrec_dist.data.ids import Numbering
 from streamrec_dist.data.sequences import Sequences, duplicates
 from streamrec_dist.data.split import BLOCK
+from streamrec_dist.errors import DataError
 
 #: Stands for a time that is missing.
 NO_TIME = np.iinfo(np.int64).min
@@ -38,21 +39,28 @@ class Intake:
 
 
 def take_in(
-    source: Source, problems: Problems, folder: Path, with_ratings: bool, say: Callable[[str], None]
+    source: Source, problems: Problems, folder: Path, min_rating: float | None, say: Callable[[str], None]
 ) -> Intake:
-    """All events of `source`, working in `folder`; exact duplicates are dropped and counted.
+    """The events of `source` rated above `min_rating` (None: all of them), working in `folder`.
 
-    Users and items are numbered as they first appear. Events without a time are a problem unless none has one:
-    then the order of the source counts.
+    Of these, exact duplicates are dropped; what is dropped is counted. Users and items are numbered as they first
+    appear, whatever the rating. Events without a time are a problem unless none has one: then the order of the
+    source counts. Raises DataError where ratings are asked for and no event has one.
     """
     say("reading events")
     users, items = Numbering(), Numbering()
-    columns = _stage(source, problems, folder, users, items, with_ratings)
+    columns = _stage(source, problems, folder, users, items, min_rating is not None)
     timed = _check_times(columns, source, problems, users)
     rows = columns["item"]
     say("sorting")
-    sequences, rest = _group(columns, len(users), folder, timed)
     notes = {"events_read": len(rows)}
+    kept = np.ones(len(rows), dtype=bool)
+    if timed:
+        _leave_untimed(columns["time"], kept)
+    if min_rating is not None:
+        # Before duplicates are: of two equal events the one with the lower rating must not stand for both.
+        notes["events_low_rating"] = _leave_low_ratings(columns["rating"], kept, min_rating, source)
+    sequences, rest = _group(columns, kept, len(users), folder, timed)
     if timed:
         sequences, notes["duplicate_events"] = _sort(sequences, rest)
     return Intake(sequences, users, items, rows, notes)
@@ -92,36 +100,54 @@ def _check_times(
     if missing == len(times):
         return False
     user = users.strings()[int(columns["user"][first])]
+    place = f"{source.name}: event {first + 1}"
+    if isinstance(source, DescribedSource):
+        place = source.place_of(first)
     problems.bad(
         "event_without_time",
-        f"{source.name}: event {first + 1} (user {user!r})",
+        f"{place} (user {user!r})",
         f"the time is missing, as it is for {missing} of {len(times)} events; give all of them a time, or none",
     )
     problems.counts["event_without_time"] += missing - 1
     return True
 
 
+def _leave_untimed(times: np.ndarray, kept: np.ndarray) -> None:
+    """Clears events without a time from `kept` (bool [events])."""
+    for start in range(0, len(kept), BLOCK):
+        kept[start : start + BLOCK] &= times[start : start + BLOCK] != NO_TIME
+
+
+def _leave_low_ratings(ratings: np.ndarray, kept: np.ndarray, above: float, source: Source) -> int:
+    """Clears events that are not rated above `above` from `kept` (bool [events]); says how many these are."""
+    rated, before = 0, int(kept.sum())
+    for start in range(0, len(kept), BLOCK):
+        block = ratings[start : start + BLOCK]
+        rated += int((~np.isnan(block)).sum())
+        kept[start : start + BLOCK] &= block > above
+    if len(kept) and not rated:
+        raise DataError(f"{source.name}: a rating above {above:g} is asked for, and no event has a rating")
+    return before - int(kept.sum())
+
+
 def _group(
-    columns: dict[str, np.ndarray], n_users: int, folder: Path, timed: bool
+    columns: dict[str, np.ndarray], kept: np.ndarray, n_users: int, folder: Path, timed: bool
 ) -> tuple[Sequences, np.ndarray | None]:
-    """The events of each user together, in the order of the source, by a counting sort."""
+    """The events of each user that are `kept` (bool [events]) together, in the order of the source.
+
+    It is a counting sort.
+    """
     owner = columns["user"]
-
-    def present(start: int) -> np.ndarray | slice:
-        without = columns["time"][start : start + BLOCK] == NO_TIME
-        return ~without if timed and without.any() else slice(None)
-
     counts = np.zeros(n_users, dtype=np.int64)
     for start in range(0, len(owner), BLOCK):
-        counts += np.bincount(owner[start : start + BLOCK][present(start)], minlength=n_users)
+        counts += np.bincount(owner[start : start + BLOCK][kept[start : start + BLOCK]], minlength=n_users)
     offsets = np.concatenate([[0], np.cumsum(counts)])
     names = ["item", *(name for name in ("time", "rest") if timed and name in columns)]
-    names += ["rating"] if "rating" in columns else []
     grouped = {name: new_column(folder / f"{name}.grouped", TYPES[name], int(offsets[-1])) for name in names}
     cursor = offsets[:-1].copy()
     for start in range(0, len(owner), BLOCK):
-        kept = present(start)
-        block = owner[start : start + BLOCK][kept]
+        stays = kept[start : start + BLOCK]
+        block = owner[start : start + BLOCK][stays]
         order = np.argsort(block, kind="stable")
         block = block[order]
         begins = np.flatnonzero(np.concatenate([[True], block[1:] != block[:-1]])) if len(block) else block
@@ -129,16 +155,14 @@ def _group(
         place = cursor[block] + np.arange(len(block)) - np.repeat(begins, lengths)
         cursor[block[begins]] += lengths
         for name, column in grouped.items():
-            column[place] = columns[name][start : start + BLOCK][kept][order]
-    sequences = Sequences(grouped["item"], offsets, grouped.get("time"), grouped.get("rating"))
-    return sequences, grouped.get("rest")
+            column[place] = columns[name][start : start + BLOCK][stays][order]
+    return Sequences(grouped["item"], offsets, grouped.get("time")), grouped.get("rest")
 
 
 def _sort(sequences: Sequences, rest: np.ndarray | None) -> tuple[Sequences, int]:
     """Sorts each user's events by time in place, stable; drops exact duplicates and counts them."""
-    items, times, ratings = sequences.items, sequences.times, sequences.ratings
+    items, times = sequences.items, sequences.times
     assert times is not None
-    columns = [column for column in (items, times, ratings) if column is not None]
     lengths = np.zeros(sequences.users, dtype=np.int64)
     written = 0
     for users, events in sequences.blocks():
@@ -150,12 +174,11 @@ def _sort(sequences: Sequences, rest: np.ndarray | None) -> tuple[Sequences, int
         order, kept = order[~again], owners[~again]
         lengths[users] = np.bincount(kept, minlength=users.stop - users.start)
         # What is written never overtakes what is still to be read.
-        for column in columns:
+        for column in (items, times):
             column[written : written + len(order)] = column[events][order]
         written += len(order)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    rated = None if ratings is None else ratings[:written]
-    return Sequences(items[:written], offsets, times[:written], rated), len(items) - written
+    return Sequences(items[:written], offsets, times[:written]), len(items) - written
 
 
 def _order(owners: np.ndarray, keys: list[np.ndarray]) -> np.ndarray:

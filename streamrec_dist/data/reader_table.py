@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from streamrec_dist.data.events import BATCH_ROWS, EVENTS, ITEMS, Problems, batc
 from streamrec_dist.data.fast_table import fast_table
 from streamrec_dist.data.raw import field_text, shown
 from streamrec_dist.data.tables import Table, open_csv, open_parquet
-from streamrec_dist.data.timestamps import Clock, is_date, parse_time
+from streamrec_dist.data.timestamps import Clock, Tally, parse_time
 from streamrec_dist.errors import ConfigError, DataError
 
 OPTIONAL = ("text", "description", "brand", "categories")
@@ -22,8 +23,8 @@ FORMATS = {"csv": open_csv, "parquet": open_parquet}
 #: Events of a table carry what is left of their time beyond milliseconds.
 FINE_EVENTS = EVENTS.append(pa.field("rest", pa.float64()))
 
-#: User, item, time, rating, and whether the time was a date and not a number.
-Event = tuple[str, str, int | float | None, float | None, bool]
+#: User, item, time, rating.
+Event = tuple[str, str, int | float | None, float | None]
 
 
 class TableSource:
@@ -55,60 +56,87 @@ class TableSource:
     def items(self, problems: Problems) -> Iterator[pa.RecordBatch]:
         return batches(_items(self._items, problems), ITEMS)
 
+    def place_of(self, row: int) -> str:
+        """The place of an event; the file is read again up to it."""
+        place, _ = next(islice(self._read(Problems("skip")), row, None))
+        return place
+
     def unknown_item(self, row: int, item: str) -> tuple[str, str]:
         """Place and message for an event whose item is not described; the file is read again up to it."""
-        place, _ = next(islice(_events(self._events, Problems("skip")), row, None))
-        return place, f"item {item!r} is not in {self._items.path}; add it there or remove the interaction"
+        return (
+            self.place_of(row),
+            f"item {item!r} is not in {self._items.path}; add it there or remove the interaction",
+        )
 
     def _careful_batches(self, problems: Problems) -> Iterator[pa.RecordBatch]:
-        events = (event for _, event in _events(self._events, problems))
-        clock: Clock | None = None
+        events = (event for _, event in self._read(problems))
         while chunk := list(islice(events, BATCH_ROWS)):
-            users, items, times, ratings, dated = zip(*chunk, strict=True)
-            columns: list[Any] = [pa.array(users, pa.large_string()), pa.array(items, pa.large_string())]
-            rest: Any = None
-            if "timestamp" in self._events.columns:
-                values = np.array(times)
-                clock = clock or self._clock(values, dated[0])
-                whole, rest = clock.split(values)
-                columns.append(pa.array(whole))
-            else:
-                columns.append(pa.nulls(len(chunk), pa.int64()))
-            columns.append(pa.array(ratings, pa.float32()))
-            columns.append(pa.array(np.zeros(len(chunk)) if rest is None else rest))
+            users, items, times, ratings = zip(*chunk, strict=True)
+            missing = np.array([time is None for time in times])
+            kind = np.float64 if self._times.real and not self._clock.dated else np.int64
+            values = np.array([0 if time is None else time for time in times], dtype=kind)
+            whole, rest = self._clock.split(values)
+            columns = [
+                pa.array(users, pa.large_string()),
+                pa.array(items, pa.large_string()),
+                pa.array(whole, mask=missing),
+                pa.array(ratings, pa.float32()),
+                pa.array(np.zeros(len(chunk)) if rest is None else rest),
+            ]
             yield pa.record_batch(columns, schema=FINE_EVENTS)
 
-    def _clock(self, values: np.ndarray, dated: bool) -> Clock:
-        unit = "us" if dated else self._events.units.get("timestamp")
-        return Clock(unit) if unit else Clock.guess(float(np.abs(values.astype(np.float64)).max()))
+    def _read(self, problems: Problems) -> Iterator[tuple[str, Event]]:
+        clock = self._clock
+        for place, row in self._events.rows(problems):
+            try:
+                event = _event(place, row, clock)
+            except DataError as error:
+                problems.caught("broken_event", error)
+                continue
+            yield place, event
+
+    @cached_property
+    def _clock(self) -> Clock:
+        unit = self._events.units.get("timestamp")
+        return Clock(unit) if unit else self._times.clock()
+
+    @cached_property
+    def _times(self) -> Tally:
+        """The column of times as a whole, for which the file is read once; empty where the column has a unit."""
+        tally = Tally()
+        if "timestamp" not in self._events.columns or "timestamp" in self._events.units:
+            return tally
+        rows = self._events.rows(Problems("skip"))
+        while chunk := list(islice(rows, BATCH_ROWS)):
+            numbers = []
+            for place, row in chunk:
+                try:
+                    time, dated = parse_time(row["timestamp"], place)
+                except DataError:
+                    # It is reported by the reading that follows.
+                    continue
+                if dated:
+                    tally.dates += 1
+                elif time is not None:
+                    numbers.append(time)
+            if numbers:
+                tally.add(np.array(numbers))
+        return tally
 
 
-def _events(table: Table, problems: Problems) -> Iterator[tuple[str, Event]]:
-    dated: bool | None = None
-    for place, row in table.rows(problems):
-        try:
-            event = _event(place, row)
-            dated = event[-1] if dated is None else dated
-            if event[-1] != dated:
-                raise DataError(
-                    f"{place}: timestamp: expected a {'date' if dated else 'number'} as in the rows before, "
-                    f"found {shown(row['timestamp'])}"
-                )
-        except DataError as error:
-            problems.caught("broken_event", error)
-            continue
-        yield place, event
-
-
-def _event(place: str, row: dict[str, Any]) -> Event:
-    timed = "timestamp" in row
-    return (
-        _identifier(row["user"], f"{place}: user"),
-        _identifier(row["item"], f"{place}: item"),
-        parse_time(row["timestamp"], f"{place}: timestamp") if timed else None,
-        _rating(row.get("rating"), f"{place}: rating"),
-        timed and is_date(row["timestamp"]),
-    )
+def _event(place: str, row: dict[str, Any], clock: Clock) -> Event:
+    user = _identifier(row["user"], f"{place}: user")
+    item = _identifier(row["item"], f"{place}: item")
+    where = f"{place}: timestamp"
+    time, dated = parse_time(row.get("timestamp"), where)
+    if time is not None:
+        if dated != clock.dated:
+            raise DataError(
+                f"{where}: expected a {'date' if clock.dated else 'number'} as in most rows, "
+                f"found {shown(row['timestamp'])}"
+            )
+        clock.check(time, where)
+    return user, item, time, _rating(row.get("rating"), f"{place}: rating")
 
 
 def _items(table: Table, problems: Problems) -> Iterator[tuple[str, ...]]:

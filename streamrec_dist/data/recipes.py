@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from typing import Any
 
 from streamrec_dist.data.raw import suggest
@@ -50,6 +51,8 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} {value}: expected at least 1, or nothing")
+        if self.min_rating is not None and not isfinite(self.min_rating):
+            raise ConfigError(f"min_rating {self.min_rating}: expected a finite number, or nothing")
 
     @property
     def has_core(self) -> bool:
@@ -83,7 +86,7 @@ class Recipe:
         }
 
 
-#: The official moments of the absolute-time split of Amazon Reviews 2023.
+#: The official moments of the absolute-time split of Amazon Reviews 2023, first of validation, then of test.
 AMAZON_2023 = Split((1628643414042, 1658002729837))
 #: 2018-09-04 and 2020-05-12, 00:00 UTC.
 YELP = Split((1536019200000, 1589241600000))
@@ -98,10 +101,10 @@ def _stream_rec(category: str, users: int, items: int, interactions: int, note: 
 def _rearec(category: str, users: int, items: int, interactions: int, user_core: int = 5) -> Recipe:
     """Section 4.1.1 of ReaRec, Amazon: rating above 3, users with few interactions left out, items not.
 
-    The paper's footnote names the 5-core files, and so does `raw`.
+    The paper's footnote names the 5-core files; its notebooks read those of the official split by time.
     """
-    expected = Counts(users, items, interactions)
-    return Recipe("amazon2023", 3, user_core, None, AMAZON_2023, 50, expected, f"amazon2023/{category}-5core")
+    expected, raw = Counts(users, items, interactions), f"amazon2023/{category}-5core-split"
+    return Recipe("amazon2023", 3, user_core, None, AMAZON_2023, 50, expected, raw)
 
 
 RECIPES: dict[str, Recipe] = {

@@ -14,14 +14,13 @@ from streamrec_dist.data.split import blocks
 class Sequences:
     """`items` integers [events] and `offsets` int64 [users + 1] as in Dataset; one value an event in the others.
 
-    `times` int64 in ms since 1970, None where unknown; `ratings` float32, NaN where an event has none, None where
-    nobody asks. The arrays may be memory maps larger than memory: everything here works through blocks of users.
+    `times` int64 in ms since 1970, None where unknown. The arrays may be memory maps larger than memory: everything
+    here works through blocks of users.
     """
 
     items: np.ndarray
     offsets: np.ndarray
     times: np.ndarray | None = None
-    ratings: np.ndarray | None = None
 
     @property
     def users(self) -> int:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +10,21 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from streamrec_dist.data.csv_records import csv_records
 from streamrec_dist.data.events import Problems
 from streamrec_dist.data.raw import suggest
 from streamrec_dist.errors import DataError
 
 PARQUET_BATCH = 65_536
+#: Columns of a CSV file that hold a word or a number: a line break in one of them is an open quote.
+SHORT = ("user", "item", "timestamp", "rating")
 
 
 @dataclass(frozen=True)
 class Table:
     """`rows(problems)` yields (place, {column: value}); a place is "file:line" (CSV) or "file: row n" (from 1).
+
+    The line is the one where the record begins.
 
     `columns` are those asked for that are there, `header` all of them. `units` has the unit of columns of time
     stamps, which come as integers.
@@ -41,24 +43,17 @@ def open_csv(path: Path, required: Sequence[str], optional: Sequence[str]) -> Ta
     Raises DataError for a file that is not that.
     """
     path = _gzipped(path) if not path.is_file() and _gzipped(path).is_file() else path
-    _, header = next(_csv_records(path, Problems()), (0, []))
+    _must_exist(path)
+    _, header = next(csv_records(path, Problems()), (0, []))
     columns = [name.strip() for name in header]
     wanted = _wanted(path, columns, required, optional)
     places = [(name, columns.index(name)) for name in wanted]
 
     def rows(problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]:
-        records = _csv_records(path, problems)
+        records, file = csv_records(path, problems, SHORT), str(path)
         next(records)
         for line, cells in records:
-            if len(cells) != len(columns):
-                problems.bad(
-                    "broken_line",
-                    f"{path}:{line}",
-                    f"expected {len(columns)} fields ({', '.join(columns)}), found {len(cells)}; quote fields "
-                    "that hold commas",
-                )
-                continue
-            yield f"{path}:{line}", {name: cells[place] for name, place in places}
+            yield f"{file}:{line}", {name: cells[place] for name, place in places}
 
     return Table(path, wanted, columns, rows, {})
 
@@ -85,55 +80,6 @@ def open_parquet(path: Path, required: Sequence[str], optional: Sequence[str]) -
                 yield f"{path}: row {row}", record
 
     return Table(path, wanted, schema.names, rows, units)
-
-
-class _Lines:
-    """The lines of a CSV file as text; `number` counts them."""
-
-    def __init__(self, path: Path, problems: Problems):
-        self.path, self.problems, self.number = path, problems, 0
-
-    def __iter__(self) -> Iterator[str]:
-        with gzip.open(self.path) if self.path.suffix == ".gz" else self.path.open("rb") as stream:
-            for line in self._whole(stream):
-                self.number += 1
-                try:
-                    yield line.decode("utf-8-sig" if self.number == 1 else "utf-8")
-                except UnicodeDecodeError as error:
-                    self.problems.bad(
-                        "not_utf8",
-                        f"{self.path}:{self.number}",
-                        f"not UTF-8 ({error.reason}); convert the file to UTF-8",
-                    )
-
-    def _whole(self, stream: Any) -> Iterator[bytes]:
-        try:
-            yield from stream
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            self.problems.bad(
-                "damaged_file",
-                f"{self.path}:{self.number + 1}",
-                f"damaged or truncated gzip ({error}); copy the file again",
-            )
-
-
-def _csv_records(path: Path, problems: Problems) -> Iterator[tuple[int, list[str]]]:
-    """The non-empty records of a CSV file, each with the number of the line on which it ends."""
-    _must_exist(path)
-    lines = _Lines(path, problems)
-    reader = csv.reader(lines, strict=True)
-    while True:
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            problems.bad(
-                "broken_line", f"{path}:{lines.number}", f"malformed CSV ({error}); is a quote left open?"
-            )
-            continue
-        if cells is None:
-            return
-        if cells:
-            yield lines.number, cells
 
 
 def _parquet_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:

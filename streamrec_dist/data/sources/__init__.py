@@ -19,10 +19,3 @@ SOURCES: dict[str, Callable[[Path], Source]] = {
     "yelp": Yelp,
     "movielens": MovieLens,
 }
-DESCRIPTIONS = {
-    "amazon2014": "Amazon reviews of 2014: reviews_X.json.gz and meta_X.json.gz",
-    "amazon2018": "Amazon reviews of 2018: X.json.gz or X_5.json.gz, and meta_X.json.gz",
-    "amazon2023": "Amazon reviews of 2023: X.jsonl.gz or the official csv files, and meta_X.jsonl.gz",
-    "yelp": "Yelp open data set: reviews and businesses, unpacked or the .tar",
-    "movielens": "MovieLens 1M, 20M and 32M: unpacked or the zip",
-}

@@ -16,9 +16,6 @@ from streamrec_dist.data.sources.locate import find_one, names_in
 from streamrec_dist.data.sources.records import csv_records, json_records, rows
 from streamrec_dist.errors import DataError
 
-#: The official absolute split, in milliseconds since 1970: validation starts at the first, test at the second.
-VALID_FROM = 1_628_643_414_042
-TEST_FROM = 1_658_002_729_837
 COLUMNS = ("user_id", "parent_asin", "rating", "timestamp")
 SPLITS = ("train", "valid", "test")
 EXPECTED = "X.jsonl.gz, X.csv.gz, or X.train.csv.gz, X.valid.csv.gz and X.test.csv.gz"
