@@ -67,7 +67,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     results = json.loads(arguments.out.read_text()) if arguments.out.is_file() else []
     for name in arguments.sets:
-        dataset, embeddings = _inputs(arguments, name)
+        dataset, embeddings = inputs(arguments, name)
         for method in arguments.methods:
             if method == "letter" and name != "Beauty":
                 continue
@@ -108,7 +108,7 @@ def table(results: list[dict[str, Any]]) -> Iterator[str]:
         )
 
 
-def _inputs(arguments: argparse.Namespace, name: str) -> tuple[Dataset, np.ndarray]:
+def inputs(arguments: argparse.Namespace, name: str) -> tuple[Dataset, np.ndarray]:
     """The prepared set and its text embeddings, kept in --cache."""
     folder = arguments.cache / name
     if not (folder / "dataset" / "dataset.json").is_file():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
+
 import torch
 
 from streamrec_dist.config import Config
@@ -22,3 +25,18 @@ def resolve_precision(config: Config, gpus: bool) -> Config:
         return config
     model = config.model.model_copy(update={"precision": "bf16" if gpus or cpu_has_bf16() else "fp32"})
     return config.model_copy(update={"model": model})
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what a tensor frees instead of giving it back to the system, for this process.
+
+    By default every block above 32 MB at most is mapped anew and its pages fault in one by one as it is written: a
+    product of 20480 x 256 by 256 x 1024 then runs at 133 instead of 176 GFLOP/s (fp32, 2 cores of an AMD EPYC).
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    mmap_threshold, trim_threshold, top_pad = -3, -1, -2
+    libc = ctypes.CDLL(None)
+    libc.mallopt(mmap_threshold, 2**30)
+    libc.mallopt(trim_threshold, 2**30)
+    libc.mallopt(top_pad, 64 * 2**20)

@@ -123,7 +123,9 @@ def test_samples_follow_the_models_distribution(model, engine, memory):
 def test_a_sample_depends_on_its_prompt_and_not_on_the_batch(engine, memory):
     history, thinking, _ = memory
     together = sample(engine, thinking, torch.from_numpy(rollout_uniforms(7, np.arange(4), 3, 5)), 2)
-    alone = sample(engine, engine.read(history[2:3]), torch.from_numpy(rollout_uniforms(7, np.array([2]), 3, 5)), 2)
+    alone = sample(
+        engine, engine.read(history[2:3]), torch.from_numpy(rollout_uniforms(7, np.array([2]), 3, 5)), 2
+    )
     assert torch.equal(together.tokens[2:3], alone.tokens)
     assert len({tuple(row) for row in together.tokens.flatten(0, 1).tolist()}) > 6
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,6 +91,19 @@ def length_batches(lengths: np.ndarray, batch: int) -> list[np.ndarray]:
     """Row numbers in batches of rows of similar length, which are padded little: int64 arrays of up to `batch`."""
     order = np.argsort(lengths, kind="stable")
     return [order[start : start + batch] for start in range(0, len(order), batch)]
+
+
+def in_length_batches(
+    lengths: np.ndarray, batch: int, work: Callable[[np.ndarray], Mapping[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """`work` on the rows of `lengths` int64 [n], up to `batch` of similar length at a time; columns [n, ...].
+
+    It is given row numbers int64 and returns columns with an entry a row; they come back in the order of the rows.
+    """
+    batches = length_batches(lengths, batch)
+    parts = [work(numbers) for numbers in batches]
+    place = np.argsort(np.concatenate(batches))
+    return {name: np.concatenate([part[name] for part in parts])[place] for name in parts[0]}
 
 
 def epoch_batches(

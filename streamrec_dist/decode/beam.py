@@ -30,7 +30,7 @@ def beam_search(
         codes, children, valid = catalogue.children(depth, nodes)
         indices = codes + depth * catalogue.codes_per_level
         # A node's normaliser is taken once; its children's logits are gathered.
-        logits = engine.logits(branches.hidden).view(count, rows, width, -1)
+        logits = engine.logits(branches.hidden).view(count, rows, width, engine.levels * engine.codes)
         step = logits.gather(-1, indices) - logits.logsumexp(dim=-1, keepdim=True)
         grown = (scores.unsqueeze(-1) + step).masked_fill(~valid, -torch.inf).flatten(2)
         if depth == catalogue.levels - 1 and banned is not None:

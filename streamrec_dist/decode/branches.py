@@ -76,19 +76,13 @@ class Branches:
         places = torch.cat([self.places, here])
         bias = visible_bias(self.engine, self.prompts, here[:1], places, sees)
         hidden = self.engine.step(tokens.unsqueeze(1), self.prompts, self.columns, bias)[:, 0]
-        return Branches(
-            self.engine, self.prompts, self.columns, places, sees, hidden, self.position + 1
-        )
+        return Branches(self.engine, self.prompts, self.columns, places, sees, hidden, self.position + 1)
 
     def _with(self, sees: Tensor, hidden: Tensor) -> Branches:
-        return Branches(
-            self.engine, self.prompts, self.columns, self.places, sees, hidden, self.position
-        )
+        return Branches(self.engine, self.prompts, self.columns, self.places, sees, hidden, self.position)
 
 
-def visible_bias(
-    engine: Engine, prompts: Prompts, queries: Tensor, places: Tensor, sees: Tensor
-) -> Tensor:
+def visible_bias(engine: Engine, prompts: Prompts, queries: Tensor, places: Tensor, sees: Tensor) -> Tensor:
     """Self-attention bias [1 or P, heads, R, C]: of distance where a row sees a column, MASKED elsewhere.
 
     `queries` int64 [1 or R] and `places` int64 [C] are positions; `sees` bool [1 or P, R, C].

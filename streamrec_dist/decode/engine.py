@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -64,19 +64,22 @@ class Prompts:
     keys: list[Tensor]  # per layer [P * heads, d_head, S]
     values: list[Tensor]  # per layer [P * heads, S, d_head]
     stack: Stack
+    heads: int
 
     def __len__(self) -> int:
         return len(self.states)
 
     def part(self, some: slice) -> Prompts:
         """Some of the prompts."""
-        heads = len(self.keys[0]) // max(len(self), 1)
-
-        def cut(tensors: list[Tensor]) -> list[Tensor]:
-            return [tensor.unflatten(0, (-1, heads))[some].flatten(0, 1) for tensor in tensors]
-
-        return Prompts(
-            self.states[some], self.mask[some], self.bias[some], cut(self.keys), cut(self.values), self.stack
+        first, last, _ = some.indices(len(self))
+        rows = slice(first * self.heads, last * self.heads)
+        return replace(
+            self,
+            states=self.states[some],
+            mask=self.mask[some],
+            bias=self.bias[some],
+            keys=[keys[rows] for keys in self.keys],
+            values=[values[rows] for values in self.values],
         )
 
 
@@ -93,6 +96,8 @@ class Engine:
         first = model.encoder.layers[0]
         assert isinstance(first, EncoderLayer)
         self.heads = first.attention.heads
+        self.inner = first.attention.out.weight.shape[1]
+        self.d_head = self.inner // self.heads
         self.d_model = model.d_model
         self.levels, self.codes = model.levels, model.codes
         self.embed = model.embed.weight.detach()
@@ -157,7 +162,7 @@ class Engine:
             x = self._add(x, self._merge(attended, length), layer.own.out)
             x = self._feed_forward(x, layer.feed)
         states = self._normed(x, torch.float32) * self.model.encoder.norm.weight.detach()
-        return states.view(prompts, length, -1), mask
+        return states.view(prompts, length, self.d_model), mask
 
     @torch.no_grad()
     def prompts(self, states: Tensor, mask: Tensor, stack: Stack = "thinking") -> Prompts:
@@ -167,7 +172,8 @@ class Engine:
         projected = states.reshape(-1, self.d_model).to(self.dtype) @ weights.keys_values
         parts = self._split(projected, count, length, 2 * len(weights.layers))
         keys = [part.transpose(1, 2).contiguous() for part in parts[0::2]]
-        return Prompts(states, mask, _padding_bias(mask).to(self.dtype), keys, parts[1::2], stack)
+        bias = _padding_bias(mask).to(self.dtype)
+        return Prompts(states, mask, bias, keys, parts[1::2], stack, self.heads)
 
     def read(self, history: Tensor, stack: Stack = "thinking") -> Prompts:
         """Encode history tokens int64 [P, S] for one of the decoders."""
@@ -188,7 +194,7 @@ class Engine:
         x = self.embed[tokens].view(-1, self.d_model)
         bias = bias.to(self.dtype).unsqueeze(1)
         for index, layer in enumerate(stack.layers):
-            qkv = (self._normed(x) @ layer.own.project).view(count * groups, rows, 3, self.heads, -1)
+            qkv = (self._normed(x) @ layer.own.project).view(count * groups, rows, 3, self.heads, self.d_head)
             q, k, v = qkv.permute(2, 0, 3, 1, 4)
             keys, values = columns.append(index, k, v)
             attended = self._attend(_flat(q), keys.transpose(1, 2), values, bias, (count, groups))
@@ -196,15 +202,16 @@ class Engine:
             x = self._cross(x, layer, prompts, index)
             x = self._feed_forward(x, layer.feed)
         columns.used += rows
-        return (self._normed(x, torch.float32) * stack.norm).view(count, groups, rows, -1)
+        return (self._normed(x, torch.float32) * stack.norm).view(count, groups, rows, self.d_model)
 
     def _cross(self, x: Tensor, layer: Layer, prompts: Prompts, index: int) -> Tensor:
         assert layer.cross is not None
         count = len(prompts)
-        q = (self._normed(x) @ layer.cross.project).view(count, len(x) // count, self.heads, -1)
+        rows = len(x) // max(count, 1)
+        q = (self._normed(x) @ layer.cross.project).view(count, rows, self.heads, self.d_head)
         keys, values = prompts.keys[index], prompts.values[index]
         attended = self._attend(_flat(q.transpose(1, 2)), keys, values, prompts.bias, (count,))
-        return self._add(x, self._merge(attended, len(x) // count), layer.cross.out)
+        return self._add(x, self._merge(attended, rows), layer.cross.out)
 
     # arithmetic
 
@@ -224,14 +231,17 @@ class Engine:
 
     def _split(self, x: Tensor, count: int, length: int, parts: int) -> list[Tensor]:
         """[count * length, parts * inner] -> `parts` tensors [count * heads, length, d_head]."""
-        split = x.view(count, length, parts, self.heads, -1).permute(2, 0, 3, 1, 4)
+        split = x.view(count, length, parts, self.heads, self.d_head).permute(2, 0, 3, 1, 4)
         return [_flat(part) for part in split]
 
     def _merge(self, x: Tensor, rows: int) -> Tensor:
         """[B * heads, rows, d_head] -> [B * rows, inner]."""
-        return x.view(-1, self.heads, rows, x.shape[-1]).transpose(1, 2).reshape(-1, self.heads * x.shape[-1])
+        apart = x.view(len(x) // self.heads, self.heads, rows, self.d_head)
+        return apart.transpose(1, 2).reshape(-1, self.inner)
 
-    def _attend(self, q: Tensor, keys: Tensor, values: Tensor, bias: Tensor, batch: tuple[int, ...]) -> Tensor:
+    def _attend(
+        self, q: Tensor, keys: Tensor, values: Tensor, bias: Tensor, batch: tuple[int, ...]
+    ) -> Tensor:
         """softmax(q keys + bias) values; q [B * heads, R, d_head], keys [.., d_head, C], values [.., C, d_head].
 
         `bias` broadcasts to [*batch, heads, R, C], where `batch` multiplies to B.
@@ -253,9 +263,8 @@ class Columns:
     """Keys and values of decoded tokens, which the rows of a batch entry share: static, appended to."""
 
     def __init__(self, engine: Engine, stack: Stack, batch: int, capacity: int):
+        shape = (2, batch, engine.heads, capacity, engine.d_head)
         layers = engine.stack(stack).layers
-        d_head = layers[0].own.out.shape[0] // engine.heads
-        shape = (2, batch, engine.heads, capacity, d_head)
         self.layers = [torch.empty(shape, dtype=engine.dtype, device=engine.device) for _ in layers]
         self.used = 0
 
@@ -292,12 +301,14 @@ class Columns:
     def _reserve(self, columns: int) -> None:
         capacity = self.layers[0].shape[3]
         if columns > capacity:
-            self.layers = [F.pad(stored, (0, 0, 0, max(columns, 2 * capacity) - capacity)) for stored in self.layers]
+            self.layers = [
+                F.pad(stored, (0, 0, 0, max(columns, 2 * capacity) - capacity)) for stored in self.layers
+            ]
 
 
 def _flat(x: Tensor) -> Tensor:
     """[P, heads, R, d_head] -> [P * heads, R, d_head], contiguous."""
-    return x.reshape(-1, *x.shape[2:])
+    return x.contiguous().flatten(0, 1)
 
 
 def _padding_bias(mask: Tensor) -> Tensor:

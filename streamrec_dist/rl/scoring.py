@@ -45,5 +45,7 @@ class Scorer:
             pairs = self.materials.rows[missing]
             history = torch.from_numpy(history_tokens(corpus, pairs)[0]).to(device)
             items = torch.from_numpy(corpus.item_tokens(targets(corpus, pairs))).to(device)[:, None]
-            self._target_logprobs[missing] = direct_log_probs(self.reference, history, items)[:, 0].cpu().numpy()
+            self._target_logprobs[missing] = (
+                direct_log_probs(self.reference, history, items)[:, 0].cpu().numpy()
+            )
         return self._target_logprobs[rows]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streamrec_dist.data.batches import history_lengths, history_tokens, length_batches, targets
+from streamrec_dist.data.batches import history_lengths, history_tokens, in_length_batches, targets
 from streamrec_dist.decode.branches import Branches
 from streamrec_dist.decode.engine import Engine, Prompts
 from streamrec_dist.decode.likelihood import direct_log_probs, item_log_probs
@@ -17,7 +17,6 @@ from streamrec_dist.decode.sampler import Thinking, sample_thoughts, think
 from streamrec_dist.materials import Materials, arithmetic
 from streamrec_dist.model.backbone import StreamRec
 from streamrec_dist.model.thinking import nearest_tokens, unit_rms
-from streamrec_dist.tokens import FIRST_CODE
 from streamrec_dist.types import Annotation
 
 #: Rows decoded together: enough to fill the matrix products, few enough to be of one length.
@@ -65,12 +64,11 @@ def annotate_rows(
     The dispreferred item of each row is drawn from the target's text neighbours by (seed, round, row).
     """
     lengths = history_lengths(materials.corpus, materials.rows[first:last])
-    batches = [first + batch for batch in length_batches(lengths, BATCH)]
     dtype = arithmetic(materials.config)
     engines = Engine(model, dtype), Engine(reference, dtype)
-    parts = [_annotate(materials, *engines, numbers, round_number) for numbers in batches]
-    place = np.argsort(np.concatenate(batches))
-    columns = {name: np.concatenate([part[name] for part in parts])[place] for name in parts[0]}
+    columns = in_length_batches(
+        lengths, BATCH, lambda numbers: _annotate(materials, *engines, first + numbers, round_number)
+    )
     return Annotation(first=first, **columns)
 
 
@@ -120,32 +118,33 @@ def measure_thinking(materials: Materials, model: StreamRec, rows: np.ndarray) -
     difference is the leak; distance [n, l + 1] of s_i to the target by step; distinct: distinct thoughts;
     target_share: share of thoughts that are codes of the target.
     """
+    engine = Engine(model, arithmetic(materials.config))
+    return in_length_batches(
+        history_lengths(materials.corpus, rows),
+        BATCH,
+        lambda numbers: _measure_thinking(materials, engine, rows[numbers]),
+    )
+
+
+def _measure_thinking(materials: Materials, engine: Engine, rows: np.ndarray) -> dict[str, np.ndarray]:
     config, corpus = materials.config, materials.corpus
-    steps, device = config.stages.sft.thoughts, model.embed.weight.device
-    engine = Engine(model, arithmetic(config))
-    columns: dict[str, list[np.ndarray]] = {}
-    batches = length_batches(history_lengths(corpus, rows), BATCH)
-    for numbers in batches:
-        part = rows[numbers]
-        history = torch.from_numpy(history_tokens(corpus, part)[0]).to(device)
-        items = torch.from_numpy(corpus.item_tokens(targets(corpus, part))).to(device)[:, None]
-        # Keyed by the row itself: however the rows are shared out, the same thoughts are drawn.
-        uniforms = rollout_uniforms(config.seed, part[:, 0] * 2**20 + part[:, 1], 1, steps)
-        states, mask = engine.encode(history)
-        prompts = engine.prompts(states, mask)
-        first = model.history_state(states, mask)
-        gold = iterative_inference(engine, prompts, first, model.item_states(items[:, 0]), steps)
-        sampled = sample_thoughts(engine, prompts, torch.from_numpy(uniforms).to(device))
-        values = {
-            "gold_nll": -item_log_probs(gold.thinking.branches, items)[:, 0],
-            "sampled_nll": -item_log_probs(sampled.branches, items)[:, 0],
-            "distance": gold.distances,
-        }
-        thoughts = gold.thinking.tokens[:, 0]
-        values["target_share"] = (thoughts.unsqueeze(-1) == items).any(-1).float().mean(-1)
-        ordered = thoughts.sort(dim=-1).values
-        values["distinct"] = 1.0 + (ordered[:, 1:] != ordered[:, :-1]).float().sum(-1)
-        for name, value in values.items():
-            columns.setdefault(name, []).append(value.float().cpu().numpy())
-    place = np.argsort(np.concatenate(batches))
-    return {name: np.concatenate(parts)[place] for name, parts in columns.items()}
+    steps, model = config.stages.sft.thoughts, engine.model
+    history = torch.from_numpy(history_tokens(corpus, rows)[0]).to(engine.device)
+    items = torch.from_numpy(corpus.item_tokens(targets(corpus, rows))).to(engine.device)[:, None]
+    # Keyed by the row itself: however the rows are shared out, the same thoughts are drawn.
+    uniforms = rollout_uniforms(config.seed, rows[:, 0] * 2**20 + rows[:, 1], 1, steps)
+    states, mask = engine.encode(history)
+    prompts = engine.prompts(states, mask)
+    first = model.history_state(states, mask)
+    gold = iterative_inference(engine, prompts, first, model.item_states(items[:, 0]), steps)
+    sampled = sample_thoughts(engine, prompts, torch.from_numpy(uniforms).to(engine.device))
+    thoughts = gold.thinking.tokens[:, 0]
+    ordered = thoughts.sort(dim=-1).values
+    values = {
+        "gold_nll": -item_log_probs(gold.thinking.branches, items)[:, 0],
+        "sampled_nll": -item_log_probs(sampled.branches, items)[:, 0],
+        "distance": gold.distances,
+        "target_share": (thoughts.unsqueeze(-1) == items).any(-1).float().mean(-1),
+        "distinct": 1.0 + (ordered[:, 1:] != ordered[:, :-1]).float().sum(-1),
+    }
+    return {name: value.float().cpu().numpy() for name, value in values.items()}

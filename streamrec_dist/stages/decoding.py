@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from streamrec_dist.config import Config
-from streamrec_dist.data.batches import history_lengths, history_tokens, length_batches, targets
+from streamrec_dist.data.batches import (
+    history_lengths,
+    history_tokens,
+    in_length_batches,
+    length_batches,
+    targets,
+)
 from streamrec_dist.decode.beam import beam_search, free_beam_search
 from streamrec_dist.decode.engine import Engine
 from streamrec_dist.decode.sampler import Thinking, think_greedily
@@ -49,26 +55,23 @@ class Recommender:
 
     def rank(self, rows: np.ndarray, beam: int, mask_history: bool) -> Ranked:
         """Rows int64 [n, 2] -> their best items (beam search after greedy thoughts, section 2.1)."""
-        batches = self._batches(rows)
-        parts = [self.rank_batch(rows[batch], beam, mask_history) for batch in batches]
-        place = np.argsort(np.concatenate(batches))
-        return Ranked(*(np.concatenate(column)[place] for column in zip(*parts, strict=True)))
+        columns = in_length_batches(
+            history_lengths(self.materials.corpus, rows),
+            self.config.stages.evaluate.batch,
+            lambda numbers: vars(self._rank(rows[numbers], beam, mask_history)),
+        )
+        return Ranked(**columns)
 
-    def rank_batch(
-        self, rows: np.ndarray, beam: int, mask_history: bool
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _rank(self, rows: np.ndarray, beam: int, mask_history: bool) -> Ranked:
         history, _ = history_tokens(self.materials.corpus, rows)
-        banned = self._histories(rows) if mask_history else None
-        return self.rank_histories(history, beam, banned)
+        return self.rank_histories(history, beam, self._histories(rows) if mask_history else None)
 
-    def rank_histories(
-        self, history: np.ndarray, beam: int, banned: Tensor | None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """History tokens int64 [n, S] -> items and scores [n, W], thoughts [n, steps]."""
+    def rank_histories(self, history: np.ndarray, beam: int, banned: Tensor | None) -> Ranked:
+        """The best items after history tokens int64 [n, S], without those in `banned` int64 [n, X]."""
         thinking = self._think(history)
         items, scores = beam_search(thinking.branches, self.catalogue, beam, banned)
-        thoughts = thinking.tokens[:, 0].cpu().numpy()
-        return items[:, 0].cpu().numpy(), scores[:, 0].cpu().numpy(), thoughts
+        columns = (items[:, 0], scores[:, 0], thinking.tokens[:, 0])
+        return Ranked(*(column.cpu().numpy() for column in columns))
 
     def target_ranks(self, rows: np.ndarray, mask_history: bool) -> np.ndarray:
         """Rank of each row's target in the beam, from 1; 0 where the beam misses it: int64 [n]."""
@@ -79,7 +82,8 @@ class Recommender:
     def invalid_beam_share(self, rows: np.ndarray) -> float:
         """Share of an unconstrained beam's sequences that name no item of the catalogue."""
         invalid = total = 0
-        for batch in self._batches(rows):
+        lengths = history_lengths(self.materials.corpus, rows)
+        for batch in length_batches(lengths, self.config.stages.evaluate.batch):
             start = self._think(history_tokens(self.materials.corpus, rows[batch])[0]).branches
             beam = self.config.stages.evaluate.beam
             tokens, _ = free_beam_search(start, self.catalogue.levels, beam)
@@ -92,11 +96,6 @@ class Recommender:
         tokens = torch.from_numpy(history).to(self.device)
         prompts = self.engine.read(tokens, "thinking" if self.steps else "direct")
         return think_greedily(self.engine, prompts, self.steps)
-
-    def _batches(self, rows: np.ndarray) -> list[np.ndarray]:
-        """Places in `rows`, decoded together where their histories are of similar length."""
-        lengths = history_lengths(self.materials.corpus, rows)
-        return length_batches(lengths, self.config.stages.evaluate.batch)
 
     def _histories(self, rows: np.ndarray) -> Tensor:
         """All earlier items of each row, not only those the model sees: int64 [n, X], padded with -1."""

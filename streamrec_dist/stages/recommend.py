@@ -51,15 +51,16 @@ def recommend(recommender: Recommender, dataset: Dataset, history: np.ndarray, k
     # The beam's last step drops what the user has; it must be wide enough to be left with k.
     beam = max(k + len(known), recommender.config.stages.evaluate.beam)
     banned = torch.from_numpy(known)[None].to(recommender.device)
-    items, scores, thoughts = recommender.rank_histories(tokens, beam, banned)
-    ranked = [(int(item), float(score)) for item, score in zip(items[0], scores[0], strict=True) if item >= 0]
+    found = recommender.rank_histories(tokens, beam, banned)
+    pairs = zip(found.items[0].tolist(), found.scores[0].tolist(), strict=True)
+    ranked = [(item, score) for item, score in pairs if item >= 0]
     return {
         "history": [_named(dataset, int(item)) for item in seen],
         "items": [
             {"rank": rank, **_named(dataset, item), "score": score}
             for rank, (item, score) in enumerate(ranked[:k], start=1)
         ],
-        "thoughts": [_explain(recommender, dataset, int(token)) for token in thoughts[0]],
+        "thoughts": [_explain(recommender, dataset, int(token)) for token in found.thoughts[0]],
     }
 
 
