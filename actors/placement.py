@@ -10,6 +10,7 @@ import torch
 
 from streamrec_dist.config import ActorConfig, Config, LearnersConfig
 from streamrec_dist.errors import ConfigError
+from streamrec_dist.hardware import keep_freed_memory
 
 Role = TypeVar("Role", ActorConfig, LearnersConfig)
 #: Parts of a resource that Ray tells apart.
@@ -107,4 +108,5 @@ def start_worker(cpus: float) -> str:
     if ray.get_gpu_ids():
         return "cuda"
     torch.set_num_threads(max(1, int(cpus)))
+    keep_freed_memory()
     return "cpu"

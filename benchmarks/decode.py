@@ -222,19 +222,16 @@ def candidates(bench: Bench) -> dict[str, Any]:
         samples = sample(engine, engine.read(history), uniforms.to(bench.device), THOUGHTS)
         states, mask = bench.model.encode(history)
         each = BaseModelOutput(last_hidden_state=states.repeat_interleave(group, 0).to(dtype))
-        each_mask = mask.repeat_interleave(group, 0)
         thoughts = samples.thinking.tokens.flatten(0, 1)
         rows = [
             torch.cat([thoughts, tokens[:, c].repeat_interleave(group, 0)], dim=-1)
             for c in range(tokens.shape[1])
         ]
 
-        def one(sequence: Tensor) -> Tensor:
-            logits = bench.t5(
-                encoder_outputs=each,
-                attention_mask=each_mask,
-                decoder_input_ids=shift_right(sequence),
-            ).logits[:, THOUGHTS:]
+        given = {"encoder_outputs": each, "attention_mask": mask.repeat_interleave(group, 0)}
+
+        def one(sequence: Tensor, given: dict[str, Any] = given) -> Tensor:
+            logits = bench.t5(decoder_input_ids=shift_right(sequence), **given).logits[:, THOUGHTS:]
             picked = sequence[:, THOUGHTS:].unsqueeze(-1)
             return logits.float().log_softmax(-1).gather(-1, picked).sum((1, 2))
 

@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from streamrec_dist.config import LearnersConfig
 from streamrec_dist.errors import EnvironmentProblem, RunError, StreamRecError, WorkerLost, summary
+from streamrec_dist.hardware import keep_freed_memory
 
 START_DEADLINE_S = 180.0
 CALL_DEADLINE_S = 900.0
@@ -31,6 +32,7 @@ class Rank:
         if self.device == "cpu":
             # As for the actors: more threads than cores make every parallel region wait.
             torch.set_num_threads(max(1, int(cpus)))
+            keep_freed_memory()
 
     def meeting_point(self) -> str:
         """Where the ranks meet: an address of this node with a free port."""
