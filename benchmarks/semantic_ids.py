@@ -84,7 +84,7 @@ def main() -> None:
 
 def table(results: list[dict[str, Any]]) -> Iterator[str]:
     """Lines of Markdown, the best of each set first; a de-duplication digit is left out of codes and perplexity."""
-    yield "| set | method | seeds | codes used | perplexity | surplus | N@10 valid (range) | R@10 valid | N@10 test |"
+    yield "| set | method | seeds | codes used | perplexity | surplus | N@10 valid (range) | R@10 valid (seeds) | N@10 test |"
     yield "|---|---|---|---|---|---|---|---|---|"
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in results:
@@ -92,6 +92,10 @@ def table(results: list[dict[str, Any]]) -> Iterator[str]:
 
     def mean(rows: list[dict[str, Any]], field: str) -> float:
         return sum(row[field] for row in rows) / len(rows)
+
+    def recall(rows: list[dict[str, Any]]) -> str:
+        known = [row for row in rows if "direct_recall@10" in row]
+        return f"{mean(known, 'direct_recall@10'):.4f} ({len(known)})" if known else ""
 
     for (name, method), rows in sorted(
         groups.items(), key=lambda group: (group[0][0], -mean(group[1], "direct_ndcg@10"))
@@ -103,7 +107,7 @@ def table(results: list[dict[str, Any]]) -> Iterator[str]:
         yield (
             f"| {name} | {method} | {len(rows)} | {used} | {perplexity:.0f} | {mean(rows, 'surplus_share'):.2%} | "
             f"{mean(rows, 'direct_ndcg@10'):.4f} ({min(valid):.4f} to {max(valid):.4f}) | "
-            f"{mean(rows, 'direct_recall@10'):.4f} | "
+            f"{recall(rows)} | "
             f"{mean(rows, 'direct_test_ndcg@10'):.4f} |"
         )
 
