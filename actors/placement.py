@@ -6,11 +6,10 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 import ray
-import torch
 
 from streamrec_dist.config import ActorConfig, Config, LearnersConfig
 from streamrec_dist.errors import ConfigError
-from streamrec_dist.hardware import keep_freed_memory
+from streamrec_dist.hardware import use_cores
 
 Role = TypeVar("Role", ActorConfig, LearnersConfig)
 #: Parts of a resource that Ray tells apart.
@@ -99,14 +98,8 @@ def _check_resource(
 
 
 def start_worker(cpus: float) -> str:
-    """Set up torch in a worker process that was given `cpus`; returns its device.
-
-    A process with a share of a core gets one thread. Roles overlap, and where threads outnumber cores every
-    parallel region waits for one that is not scheduled: two threads each on two busy cores measured ten times
-    slower than one. Parallelism comes from replicas.
-    """
+    """Set up torch in a worker process that was given `cpus`; returns its device."""
     if ray.get_gpu_ids():
         return "cuda"
-    torch.set_num_threads(max(1, int(cpus)))
-    keep_freed_memory()
+    use_cores(cpus)
     return "cpu"

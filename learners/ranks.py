@@ -10,12 +10,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-import torch
 import torch.distributed as dist
 
 from streamrec_dist.config import LearnersConfig
 from streamrec_dist.errors import EnvironmentProblem, RunError, StreamRecError, WorkerLost, summary
-from streamrec_dist.hardware import keep_freed_memory
+from streamrec_dist.hardware import use_cores
 
 START_DEADLINE_S = 180.0
 CALL_DEADLINE_S = 900.0
@@ -30,9 +29,7 @@ class Rank:
         self.rank, self.world_size, self.backend = rank, world_size, backend
         self.device = "cuda" if ray.get_gpu_ids() else "cpu"
         if self.device == "cpu":
-            # As for the actors: more threads than cores make every parallel region wait.
-            torch.set_num_threads(max(1, int(cpus)))
-            keep_freed_memory()
+            use_cores(cpus)
 
     def meeting_point(self) -> str:
         """Where the ranks meet: an address of this node with a free port."""

@@ -27,6 +27,17 @@ def resolve_precision(config: Config, gpus: bool) -> Config:
     return config.model_copy(update={"model": model})
 
 
+def use_cores(cpus: float) -> None:
+    """Set torch up in a worker process that computes on `cpus` cores.
+
+    A process with a share of a core gets one thread. Roles overlap, and where threads outnumber cores every
+    parallel region waits for one that is not scheduled: two threads each on two busy cores measured ten times
+    slower than one. Parallelism comes from replicas.
+    """
+    torch.set_num_threads(max(1, int(cpus)))
+    keep_freed_memory()
+
+
 def keep_freed_memory() -> None:
     """Let glibc keep what a tensor frees instead of giving it back to the system, for this process.
 

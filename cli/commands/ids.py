@@ -102,12 +102,12 @@ def _report_of_file(file: Path, codes_per_level: int, run: str | None) -> dict[s
     codes = given.codes
     if codes.max() >= codes_per_level:
         raise UsageError(f"{file}: has the code {codes.max()}; give --codes {codes.max() + 1} or more")
-    if run is None:
-        return id_report(codes, codes, codes_per_level) | {"resolved": True}
-    store = RunStore(pick_run(run).path)
-    codes = given.of(store.dataset().item_ids)
-    prefixes = prefix_sharing(codes, store.item_arrays("neighbours")["neighbours"])
-    return id_report(codes, codes, codes_per_level) | {"resolved": True, "prefixes": prefixes}
+    about: dict[str, Any] = {"resolved": True}
+    if run is not None:
+        store = RunStore(pick_run(run).path)
+        codes = given.of(store.dataset().item_ids)
+        about["prefixes"] = prefix_sharing(codes, store.item_arrays("neighbours")["neighbours"])
+    return id_report(codes, codes, codes_per_level) | about
 
 
 def _show(body: dict[str, Any]) -> None:

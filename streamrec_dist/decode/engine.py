@@ -58,8 +58,6 @@ class DecoderStack:
 class Prompts:
     """Encoded histories, ready for one of the decoders."""
 
-    states: Tensor  # [P, S, d]
-    mask: Tensor  # bool [P, S]
     bias: Tensor  # [P, 1, 1, S], 0 or MASKED
     keys: list[Tensor]  # per layer [P * heads, d_head, S]
     values: list[Tensor]  # per layer [P * heads, S, d_head]
@@ -67,7 +65,7 @@ class Prompts:
     heads: int
 
     def __len__(self) -> int:
-        return len(self.states)
+        return len(self.bias)
 
     def part(self, some: slice) -> Prompts:
         """Some of the prompts."""
@@ -75,8 +73,6 @@ class Prompts:
         rows = slice(first * self.heads, last * self.heads)
         return replace(
             self,
-            states=self.states[some],
-            mask=self.mask[some],
             bias=self.bias[some],
             keys=[keys[rows] for keys in self.keys],
             values=[values[rows] for values in self.values],
@@ -173,7 +169,7 @@ class Engine:
         parts = self._split(projected, count, length, 2 * len(weights.layers))
         keys = [part.transpose(1, 2).contiguous() for part in parts[0::2]]
         bias = _padding_bias(mask).to(self.dtype)
-        return Prompts(states, mask, bias, keys, parts[1::2], stack, self.heads)
+        return Prompts(bias, keys, parts[1::2], stack, self.heads)
 
     def read(self, history: Tensor, stack: Stack = "thinking") -> Prompts:
         """Encode history tokens int64 [P, S] for one of the decoders."""
@@ -254,9 +250,9 @@ class Engine:
         """States [..., d] -> logits float32 [..., levels * codes] of the code tokens."""
         return (states.to(self.dtype) @ self._table).float()
 
-    def log_probs(self, states: Tensor, temperature: float = 1.0) -> Tensor:
+    def log_probs(self, states: Tensor) -> Tensor:
         """Eq. 11: log-probabilities float32 [..., levels * codes] of the code tokens."""
-        return torch.log_softmax(self.logits(states) / temperature, dim=-1)
+        return torch.log_softmax(self.logits(states), dim=-1)
 
 
 class Columns:

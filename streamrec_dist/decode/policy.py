@@ -14,14 +14,14 @@ from streamrec_dist.model.backbone import StreamRec, token_log_probs
 from streamrec_dist.tokens import FIRST_CODE
 
 
-def restrict(log_probs: Tensor, catalogue: Catalogue, depth: int, nodes: Tensor) -> Tensor:
-    """Renormalise log-probs [..., levels * codes] over the children of trie nodes int64 [...] of `depth`."""
+def restrict(logits: Tensor, catalogue: Catalogue, depth: int, nodes: Tensor) -> Tensor:
+    """Log-probs [..., levels * codes] from logits, or log-probs: over the children of trie nodes int64 [...] of `depth`."""
     codes, _, valid = catalogue.children(depth, nodes)
     indices = codes + depth * catalogue.codes_per_level
-    allowed = torch.zeros_like(log_probs, dtype=torch.bool)
+    allowed = torch.zeros_like(logits, dtype=torch.bool)
     # Padding repeats code 0: `amax` keeps a real child's True.
     allowed = allowed.byte().scatter_reduce(-1, indices, valid.byte(), "amax").bool()
-    return torch.log_softmax(log_probs.masked_fill(~allowed, -torch.inf), dim=-1)
+    return torch.log_softmax(logits.masked_fill(~allowed, -torch.inf), dim=-1)
 
 
 def descend(catalogue: Catalogue, depth: int, nodes: Tensor, tokens: Tensor) -> Tensor:

@@ -86,7 +86,7 @@ def sample(
         depth = place - thoughts
         logits = engine.logits(branches.hidden) / temperature
         if catalogue is not None and depth >= 0:
-            logits = restrict(torch.log_softmax(logits, dim=-1), catalogue, depth, nodes)
+            logits = restrict(logits, catalogue, depth, nodes)
         choice, logprob = draw_token(logits, uniforms[:, :, place])
         tokens.append(choice + FIRST_CODE)
         logprobs.append(logprob)

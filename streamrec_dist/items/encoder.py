@@ -63,12 +63,7 @@ class Encoder(ABC):
         Raises DataError naming the first item whose embedding is not finite.
         """
         embeddings = self.encode_unchecked(texts, batch_size, on_batch)
-        broken = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
-        if len(broken):
-            raise DataError(
-                f"the embedding of {texts[int(broken[0])]!r:.80} by {self.name} is not finite (NaN or infinity; "
-                f"{len(broken)} of {len(texts)} texts); check that text and the encoder's weights"
-            )
+        check_finite(embeddings, "the embedding", lambda row: f"{texts[row]!r:.80} by {self.name}")
         return embeddings
 
     def encode_unchecked(
@@ -208,12 +203,12 @@ def load_encoder(
     return BACKENDS[backend](name, device)
 
 
-def check_finite(embeddings: np.ndarray, what: str) -> None:
-    """Raise DataError naming the first row of `embeddings` [n, dim] that holds a NaN or an infinity."""
+def check_finite(embeddings: np.ndarray, what: str, name: Callable[[int], str] = "item {}".format) -> None:
+    """Raise DataError with the `name` of the first row of `embeddings` [n, dim] that holds a NaN or an infinity."""
     bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
     if len(bad):
         raise DataError(
-            f"{what} of item {int(bad[0])} is not finite (NaN or infinity; {len(bad)} of {len(embeddings)} items); "
+            f"{what} of {name(int(bad[0]))} is not finite (NaN or infinity; {len(bad)} of {len(embeddings)} items); "
             "check that item's text and the encoder's weights"
         )
 

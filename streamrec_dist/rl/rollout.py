@@ -10,6 +10,7 @@ from streamrec_dist.decode.candidates import candidate_log_probs
 from streamrec_dist.decode.engine import Engine
 from streamrec_dist.decode.random import rollout_uniforms
 from streamrec_dist.decode.sampler import sample
+from streamrec_dist.items.catalogue import Catalogue
 from streamrec_dist.materials import Materials, arithmetic
 from streamrec_dist.model.backbone import StreamRec
 from streamrec_dist.types import PolicyVersion, RolloutBatch
@@ -42,8 +43,10 @@ def rollout(
     others = np.random.default_rng([config.seed, 1, cursor]).permutation(corpus.n_items)
     others = others[: config.stages.rl.similarity_items].astype(np.int64)
 
+    catalogue = materials.catalogue.to(engine.device) if config.stages.rl.sampling == "trie" else None
+
     def decode(numbers: np.ndarray) -> dict[str, np.ndarray]:
-        return _decode(materials, engine, rows[numbers], cursor + numbers)
+        return _decode(materials, engine, catalogue, rows[numbers], cursor + numbers)
 
     columns = in_length_batches(history_lengths(corpus, rows), PROMPTS, decode)
     return RolloutBatch(
@@ -59,16 +62,18 @@ def rollout(
 
 
 def _decode(
-    materials: Materials, engine: Engine, rows: np.ndarray, cursors: np.ndarray
+    materials: Materials, engine: Engine, catalogue: Catalogue | None, rows: np.ndarray, cursors: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """The columns of prompts `rows` int64 [n, 2] that have the numbers `cursors` int64 [n] in the run."""
+    """The columns of prompts `rows` int64 [n, 2] that have the numbers `cursors` int64 [n] in the run.
+
+    A `catalogue` constrains the items' codes to its trie.
+    """
     config, corpus, device = materials.config, materials.corpus, engine.device
     rl, thoughts = config.stages.rl, config.stages.sft.thoughts
     items = targets(corpus, rows)
     candidates = np.concatenate([items[:, None], materials.neighbours[items, : rl.negatives]], axis=1)
     uniforms = rollout_uniforms(config.seed, cursors, rl.group_size, thoughts + corpus.levels)
     prompts = engine.read(torch.from_numpy(history_tokens(corpus, rows)[0]).to(device))
-    catalogue = materials.catalogue.to(device) if rl.sampling == "trie" else None
     uniforms_t = torch.from_numpy(uniforms).to(device)
     samples = sample(engine, prompts, uniforms_t, thoughts, rl.temperature, catalogue)
     candidates_t = torch.from_numpy(corpus.item_tokens(candidates)).to(device)
