@@ -15,7 +15,7 @@ from streamrec_dist.tokens import FIRST_CODE
 
 
 def restrict(logits: Tensor, catalogue: Catalogue, depth: int, nodes: Tensor) -> Tensor:
-    """Log-probs [..., levels * codes] from logits, or log-probs: over the children of trie nodes int64 [...] of `depth`."""
+    """Log-probs [..., levels * codes], from logits or log-probs, over the children of trie `nodes` of `depth`."""
     codes, _, valid = catalogue.children(depth, nodes)
     indices = codes + depth * catalogue.codes_per_level
     allowed = torch.zeros_like(logits, dtype=torch.bool)
