@@ -27,7 +27,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from streamrec_dist.config import Config
 from streamrec_dist.config_file import parse_config
-from streamrec_dist.data.batches import Corpus, epoch_batches, history_lengths, history_tokens
+from streamrec_dist.data.batches import Corpus, epoch_order, history_lengths, history_tokens
 from streamrec_dist.data.split import training_rows
 from streamrec_dist.decode.beam import beam_search
 from streamrec_dist.decode.branches import Branches
@@ -281,7 +281,7 @@ def training(bench: Bench) -> dict[str, Any]:
     t5.eval()
 
     lengths = history_lengths(bench.corpus, bench.rows)
-    by_length = epoch_batches(lengths, rows, 0, 0)[: bench.arguments.batches]
+    by_length = list(epoch_order(lengths, rows, 0, 0))[: bench.arguments.batches]
     any_length = np.random.default_rng(0).permutation(len(bench.rows)).reshape(-1)[: rows * len(by_length)]
 
     def epoch(batches: list[np.ndarray], padded: bool) -> None:

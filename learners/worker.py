@@ -9,6 +9,7 @@ import numpy as np
 
 from learners.ranks import Rank
 from streamrec_dist.materials import Materials
+from streamrec_dist.model.kernels import compile_kernels
 from streamrec_dist.rl.ports import Weights
 from streamrec_dist.training.learner import Learner
 from streamrec_dist.types import Annotation, GroupCounts, PolicyVersion, RewardBreakdown, RolloutBatch
@@ -23,6 +24,7 @@ class LearnerWorker(Rank):
 
     def join(self, address: str) -> None:
         super().join(address)
+        compile_kernels(self.materials.config.learners.compile, self.device)
         self.learner = Learner(self.materials, self.rank, self.world_size, self.device)
 
     def begin(

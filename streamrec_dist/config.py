@@ -118,6 +118,10 @@ class LearnersConfig(Section):
     backend: Literal["auto", "gloo", "nccl"] = Field(
         "auto", description="auto: nccl where every rank has a GPU of its own, gloo elsewhere"
     )
+    compile: bool = Field(False, description="fuse what lies between matrix products (torch.compile)")
+    pass_tokens: int | None = Field(
+        None, ge=1, description="history tokens of one pass; a larger batch accumulates gradients"
+    )
 
 
 class Optimiser(Section):

@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from streamrec_dist.data.batches import Corpus, epoch_batches, history_lengths, history_tokens, targets
+from streamrec_dist.data.batches import (
+    Corpus,
+    epoch_order,
+    history_lengths,
+    history_tokens,
+    micro_batches,
+    rank_rows,
+    targets,
+)
 from streamrec_dist.data.build import validate
 from streamrec_dist.data.demo import demo_catalogue
 from streamrec_dist.data.split import split_rows, training_part, training_rows
@@ -76,11 +84,11 @@ def test_item_tokens_keep_the_levels_apart():
 
 def test_batches_of_the_ranks_make_up_the_single_rank_batches():
     lengths = np.random.default_rng(0).integers(1, 20, size=1003)
-    alone = epoch_batches(lengths, 16, seed=1, epoch=2)
-    ranks = [epoch_batches(lengths, 16, seed=1, epoch=2, rank=rank, world_size=4) for rank in range(4)]
+    alone = epoch_order(lengths, 16, seed=1, epoch=2)
+    assert np.array_equal(epoch_order(lengths, 16, seed=1, epoch=2, world_size=4), alone)
     assert len(alone) == 1003 // 16
-    for k, batch in enumerate(alone):
-        parts = [rank[k] for rank in ranks]
+    for batch in alone:
+        parts = [rank_rows(batch, rank, 4) for rank in range(4)]
         assert [len(part) for part in parts] == [4] * 4
         assert sorted(np.concatenate(parts)) == sorted(batch)
     visited = np.concatenate(alone)
@@ -89,15 +97,15 @@ def test_batches_of_the_ranks_make_up_the_single_rank_batches():
 
 def test_order_depends_on_seed_and_epoch_only():
     lengths = np.arange(200) % 9
-    first = np.concatenate(epoch_batches(lengths, 10, seed=0, epoch=0)).tolist()
-    assert np.concatenate(epoch_batches(lengths, 10, seed=0, epoch=0)).tolist() == first
-    assert np.concatenate(epoch_batches(lengths, 10, seed=0, epoch=1)).tolist() != first
-    assert np.concatenate(epoch_batches(lengths, 10, seed=1, epoch=0)).tolist() != first
+    first = np.concatenate(epoch_order(lengths, 10, seed=0, epoch=0)).tolist()
+    assert np.concatenate(epoch_order(lengths, 10, seed=0, epoch=0)).tolist() == first
+    assert np.concatenate(epoch_order(lengths, 10, seed=0, epoch=1)).tolist() != first
+    assert np.concatenate(epoch_order(lengths, 10, seed=1, epoch=0)).tolist() != first
 
 
 def test_rows_of_similar_length_share_a_batch():
     lengths = np.random.default_rng(0).integers(1, 21, size=6400)
-    batches = epoch_batches(lengths, 32, seed=0, epoch=0)
+    batches = epoch_order(lengths, 32, seed=0, epoch=0)
     padded = sum(lengths[batch].max() * len(batch) for batch in batches)
     assert padded < 1.1 * sum(lengths[batch].sum() for batch in batches)
     means = np.array([lengths[batch].mean() for batch in batches])
@@ -108,21 +116,35 @@ def test_rows_of_similar_length_share_a_batch():
 def test_the_rows_left_out_change_from_epoch_to_epoch():
     lengths = np.arange(25)
     left_out = {
-        tuple(sorted(set(range(25)) - set(np.concatenate(epoch_batches(lengths, 10, 0, epoch)).tolist())))
+        tuple(sorted(set(range(25)) - set(np.concatenate(epoch_order(lengths, 10, 0, epoch)).tolist())))
         for epoch in range(20)
     }
     assert len(left_out) > 10
 
 
 def test_a_single_partial_batch_is_kept_and_split_evenly():
-    (alone,) = epoch_batches(np.ones(7), 16, seed=0, epoch=0)
+    (alone,) = epoch_order(np.ones(7), 16, seed=0, epoch=0)
     assert sorted(alone) == list(range(7))
-    parts = [epoch_batches(np.ones(7), 16, seed=0, epoch=0, rank=rank, world_size=2) for rank in range(2)]
-    assert [[len(batch) for batch in part] for part in parts] == [[3], [3]]
+    (even,) = epoch_order(np.ones(7), 16, seed=0, epoch=0, world_size=2)
+    assert [len(rank_rows(even, rank, 2)) for rank in range(2)] == [3, 3]
 
 
 def test_impossible_batches_are_refused():
     with pytest.raises(ConfigError, match="10 rows cannot be split evenly over 4"):
-        epoch_batches(np.ones(100), 10, seed=0, epoch=0, world_size=4)
+        epoch_order(np.ones(100), 10, seed=0, epoch=0, world_size=4)
     with pytest.raises(DataError, match="too few"):
-        epoch_batches(np.ones(1), 4, seed=0, epoch=0, world_size=2)
+        epoch_order(np.ones(1), 4, seed=0, epoch=0, world_size=2)
+
+
+@pytest.mark.parametrize("budget", [1, 7, 12, 60, 1000, None])
+def test_micro_batches_hold_every_row_once_within_the_budget(budget):
+    lengths = np.random.default_rng(0).integers(1, 13, size=50)
+    parts = micro_batches(lengths, budget)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(50))
+    if budget is None:
+        assert len(parts) == 1
+        return
+    for part in parts:
+        assert len(part) == 1 or len(part) * lengths[part].max() <= budget
+    if budget == 60:
+        assert len(parts) <= 1.3 * lengths.sum() / budget + 1

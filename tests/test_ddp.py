@@ -27,13 +27,13 @@ NO_DROPOUT = ["model.dropout=0"]
 STAGES = ["pretrain", "sft", "rl"]
 
 
-def materials():
-    return tiny_materials(parse_config(TINY, "tiny", NO_DROPOUT))
+def materials(*overrides: str):
+    return tiny_materials(parse_config(TINY, "tiny", [*NO_DROPOUT, *overrides]))
 
 
-def train(stage: str, rank: int, world_size: int) -> dict[str, np.ndarray]:
+def train(stage: str, rank: int, world_size: int, *overrides: str) -> dict[str, np.ndarray]:
     torch.set_num_threads(1)
-    things = materials()
+    things = materials(*overrides)
     learner = Learner(things, rank, world_size)
     learner.begin(stage, 10, weights=initial_weights(things))
     if stage == "pretrain":
@@ -70,20 +70,22 @@ def train_tokenizer() -> dict[str, np.ndarray]:
     return {name: value.numpy() for name, value in model.state_dict().items()} | losses
 
 
-def one_rank(rank: int, port: int, stage: str, results) -> None:
+def one_rank(rank: int, port: int, stage: str, overrides: tuple[str, ...], results) -> None:
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    results.put((rank, train_tokenizer() if stage == "tokenize" else train(stage, rank, 2)))
+    results.put((rank, train_tokenizer() if stage == "tokenize" else train(stage, rank, 2, *overrides)))
     dist.barrier()
     dist.destroy_process_group()
 
 
-def on_two_ranks(stage: str) -> dict[int, dict[str, np.ndarray]]:
+def on_two_ranks(stage: str, *overrides: str) -> dict[int, dict[str, np.ndarray]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     context = multiprocessing.get_context("spawn")
     results = context.SimpleQueue()
-    ranks = [context.Process(target=one_rank, args=(rank, port, stage, results)) for rank in range(2)]
+    ranks = [
+        context.Process(target=one_rank, args=(rank, port, stage, overrides, results)) for rank in range(2)
+    ]
     for process in ranks:
         process.start()
     found = dict(results.get() for _ in ranks)
@@ -101,9 +103,11 @@ def test_two_ranks_train_the_tokenizer_that_one_would():
     assert alone["recon"][-1] < alone["recon"][0]
 
 
+# Without and with gradients accumulated over parts of some rows each.
+@pytest.mark.parametrize("overrides", [(), ("learners.pass_tokens=60",)], ids=["whole", "parts"])
 @pytest.mark.parametrize("stage", STAGES)
-def test_two_ranks_equal_one(stage):
-    found = on_two_ranks(stage)
+def test_two_ranks_equal_one(stage, overrides):
+    found = on_two_ranks(stage, *overrides)
     alone = train(stage, 0, 1)
     moved = 0.0
     start = initial_weights(materials())

@@ -106,16 +106,13 @@ def in_length_batches(
     return {name: np.concatenate([part[name] for part in parts])[place] for name in parts[0]}
 
 
-def epoch_batches(
-    lengths: np.ndarray, batch: int, seed: int, epoch: int, rank: int = 0, world_size: int = 1
-) -> list[np.ndarray]:
-    """The batches of an epoch for one rank: arrays of row numbers, int64 [batch / world_size] each.
+def epoch_order(lengths: np.ndarray, batch: int, seed: int, epoch: int, world_size: int = 1) -> np.ndarray:
+    """The batches of an epoch: row numbers int64 [batches, batch], of which rank r takes `[:, r::world_size]`.
 
     The order is a function of (seed, epoch) alone. Rows of similar length share a batch (sorted inside
-    windows of 32 batches, then the batches are shuffled). Batch k of all ranks together is batch k of one
-    rank alone. Rows that fill no whole batch sit this epoch out, unless there is no whole batch: then one
-    smaller batch is made of as many rows as divide evenly. Raises ConfigError where `batch` does not divide
-    by `world_size`, DataError where there are fewer rows than ranks.
+    windows of 32 batches, then the batches are shuffled). Rows that fill no whole batch sit this epoch out, unless
+    there is no whole batch: then one smaller batch is made of as many rows as divide evenly. Raises ConfigError where
+    `batch` does not divide by `world_size`, DataError where there are fewer rows than ranks.
     """
     if batch < 1 or batch % world_size:
         raise ConfigError(f"a batch of {batch} rows cannot be split evenly over {world_size} learner ranks")
@@ -126,6 +123,29 @@ def epoch_batches(
     order = rng.permutation(len(lengths))[: len(lengths) // batch * batch]
     windows = [order[start : start + WINDOW * batch] for start in range(0, len(order), WINDOW * batch)]
     by_length = np.concatenate([window[np.argsort(lengths[window], kind="stable")] for window in windows])
-    batches = by_length.reshape(-1, batch)[rng.permutation(len(by_length) // batch)]
-    # Strides, not blocks: each rank gets the same mix of lengths and so the same amount of work.
-    return list(batches[:, rank::world_size])
+    return by_length.reshape(-1, batch)[rng.permutation(len(by_length) // batch)]
+
+
+def rank_rows(batch: np.ndarray, rank: int, world_size: int) -> np.ndarray:
+    """A rank's rows of a batch int64 [n].
+
+    Strides, not blocks: each rank gets the same mix of lengths and so the same amount of work.
+    """
+    return batch[rank::world_size]
+
+
+def micro_batches(lengths: np.ndarray, budget: int | None) -> list[np.ndarray]:
+    """Places int64 in `lengths` (tokens of each row), in parts of at most `budget` tokens with their padding.
+
+    Rows of similar length share a part; one row alone may exceed the budget. Without one there is one part.
+    """
+    if budget is None or len(lengths) * lengths.max() <= budget:
+        return [np.arange(len(lengths))]
+    order = np.argsort(-lengths, kind="stable")
+    parts, start = [], 0
+    while start < len(order):
+        # The first row is the longest of its part.
+        end = start + max(1, budget // max(int(lengths[order[start]]), 1))
+        parts.append(order[start:end])
+        start = end
+    return parts

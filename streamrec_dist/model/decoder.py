@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from streamrec_dist.config import ModelConfig
+from streamrec_dist.model import functions as attention
+from streamrec_dist.model.functions import compute_dtype
 from streamrec_dist.model.layers import (
     MASKED,
     CrossAttention,
@@ -19,9 +21,11 @@ from streamrec_dist.model.layers import (
     RelativeBias,
     RMSNorm,
     SelfAttention,
+    add_linear,
     attend,
     dropout,
     merge_heads,
+    normed_linear,
     split_heads,
 )
 
@@ -35,7 +39,7 @@ class Memory:
     states: Tensor
     mask: Tensor  # bool [P, S]
     bias: Tensor  # [P, 1, 1, S]
-    cross: list[KeysValues]  # per layer, [P, heads, S, d_head]
+    cross: list[Tensor]  # per layer, [P, S, 2 * inner]
 
     @property
     def prompts(self) -> int:
@@ -71,21 +75,27 @@ class DecoderLayer(nn.Module):
         self.feed_forward = FeedForward(config.d_model, config.d_ff, config.dropout)
 
     def forward(
-        self, x: Tensor, bias: Tensor, past: KeysValues | None, cross: KeysValues, cross_bias: Tensor
+        self, x: Tensor, bias: Tensor, past: KeysValues | None, keys_values: Tensor, padding: Tensor
     ) -> tuple[Tensor, KeysValues]:
-        """x [P, R, T, d]; `bias` broadcasts to [P * R, heads, T, past + T]; returns x and the grown cache."""
-        prompts, group, length, width = x.shape
-        q, k, v = self.attention.project(self.attention_norm(x).view(prompts * group, length, width))
+        """x [P, R, T, d] -> the same, and the grown cache.
+
+        `bias` broadcasts to [P * R, heads, T, past + T]; `keys_values` [P, S, 2 * inner] are of the encoder's
+        states, and `padding` [P, 1, 1, S] is their bias.
+        """
+        prompts, group, length, _ = x.shape
+        rate = self.rate if self.training else 0.0
+        qkv, x = normed_linear(x, self.attention_norm, self.attention.qkv)
+        parts = qkv.view(prompts * group, length, -1).chunk(3, dim=-1)
+        q, k, v = (split_heads(part, self.attention.heads) for part in parts)
         if past is not None:
             k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
-        attended = self.attention.out(merge_heads(attend(q, k, v, bias))).view_as(x)
-        x = x + dropout(attended, self.rate, self.training)
+        x = add_linear(x, merge_heads(attend(q, k, v, bias)), self.attention.out, rate)
 
-        queries = self.cross.q(self.cross_norm(x).view(prompts, group * length, width))
-        looked_up = attend(split_heads(queries, self.cross.heads), *cross, cross_bias)
-        x = x + dropout(self.cross.out(merge_heads(looked_up)).view_as(x), self.rate, self.training)
-        x = x + dropout(self.feed_forward(self.feed_forward_norm(x)), self.rate, self.training)
-        return x, (k, v)
+        queries, x = normed_linear(x, self.cross_norm, self.cross.q)
+        queries = queries.view(prompts, group * length, -1)
+        looked_up = attention.CrossAttention.apply(queries, keys_values, padding, self.cross.heads)
+        x = add_linear(x, looked_up, self.cross.out, rate)
+        return self.feed_forward(x, self.feed_forward_norm), (k, v)
 
 
 class Decoder(nn.Module):
@@ -100,10 +110,10 @@ class Decoder(nn.Module):
 
     def memory(self, states: Tensor, mask: Tensor, bias: Tensor) -> Memory:
         """Encoder states [P, S, d] -> the keys and values of this stack's layers, computed once."""
-        return Memory(states, mask, bias, [cross.keys_values(states) for cross in self._cross()])
-
-    def _cross(self) -> list[CrossAttention]:
-        return [layer.cross for layer in self.layers if isinstance(layer, DecoderLayer)]
+        # Cast once for all layers.
+        given = states.to(compute_dtype(states.device))
+        layers = [layer for layer in self.layers if isinstance(layer, DecoderLayer)]
+        return Memory(states, mask, bias, [layer.cross.kv(given) for layer in layers])
 
     def forward(
         self, embedded: Tensor, memory: Memory, cache: DecoderCache | None = None, bias: Tensor | None = None

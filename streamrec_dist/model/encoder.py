@@ -6,15 +6,16 @@ import torch
 from torch import Tensor, nn
 
 from streamrec_dist.config import ModelConfig
+from streamrec_dist.model import functions as attention
 from streamrec_dist.model.layers import (
     MASKED,
     FeedForward,
     RelativeBias,
     RMSNorm,
     SelfAttention,
-    attend,
+    add_linear,
     dropout,
-    merge_heads,
+    normed_linear,
 )
 
 
@@ -29,11 +30,12 @@ class EncoderLayer(nn.Module):
         self.feed_forward_norm = RMSNorm(config.d_model)
         self.feed_forward = FeedForward(config.d_model, config.d_ff, config.dropout)
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        q, k, v = self.attention.project(self.attention_norm(x))
-        attended = self.attention.out(merge_heads(attend(q, k, v, bias)))
-        x = x + dropout(attended, self.rate, self.training)
-        return x + dropout(self.feed_forward(self.feed_forward_norm(x)), self.rate, self.training)
+    def forward(self, x: Tensor, relative: Tensor, padding: Tensor) -> Tensor:
+        """x [P, S, d], biases [1, heads, S, S] and [P, 1, 1, S]."""
+        qkv, x = normed_linear(x, self.attention_norm, self.attention.qkv)
+        attended = attention.SelfAttention.apply(qkv, relative, padding, self.attention.heads)
+        x = add_linear(x, attended, self.attention.out, self.rate if self.training else 0.0)
+        return self.feed_forward(x, self.feed_forward_norm)
 
 
 class Encoder(nn.Module):
@@ -49,10 +51,10 @@ class Encoder(nn.Module):
     def forward(self, embedded: Tensor, mask: Tensor) -> Tensor:
         """Embedded tokens [P, S, d] and their mask bool [P, S] -> states [P, S, d]."""
         positions = torch.arange(embedded.shape[1], device=embedded.device)
-        bias = self.bias(positions, positions) + memory_bias(mask)
+        relative, padding = self.bias(positions, positions), memory_bias(mask)
         x = dropout(embedded, self.rate, self.training)
         for layer in self.layers:
-            x = layer(x, bias)
+            x = layer(x, relative, padding)
         return dropout(self.norm(x), self.rate, self.training)
 
 

@@ -8,9 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from streamrec_dist.model.functions import AddLinear, Dropout, NormedLinear, ReluDropout, compute_dtype
+from streamrec_dist.model.kernels import EPS
+
 NUM_BUCKETS = 32
 MAX_DISTANCE = 128
-EPS = 1e-6
 #: Added to attention scores of masked keys. Finite, so that a fully masked row gives a mean, not NaN.
 MASKED = -1e9
 
@@ -27,19 +29,8 @@ class RMSNorm(nn.Module):
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
-    """Dropout; on the CPU the mask is drawn a byte an element, so `p` is rounded to 1/256.
-
-    torch draws one random word an element on one thread, which on a small model costs as much as
-    the matrix products; eight elements a word is 4 to 8 times cheaper.
-    """
-    if not training or p == 0:
-        return x
-    if x.device.type != "cpu":
-        return F.dropout(x, p, True)
-    threshold = min(max(round(p * 256), 1), 255)
-    words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
-    keep = words.view(torch.uint8)[: x.numel()].view(x.shape) >= threshold
-    return x * keep * (256 / (256 - threshold))
+    """Dropout; `p` is rounded to 1/256 (kernels.py)."""
+    return Dropout.apply(x, p) if training and p else x
 
 
 def relative_buckets(queries: Tensor, keys: Tensor, bidirectional: bool) -> Tensor:
@@ -93,6 +84,16 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
+def normed_linear(x: Tensor, norm: RMSNorm, linear: nn.Linear) -> tuple[Tensor, Tensor]:
+    """linear(norm(x)), and x for the residual."""
+    return NormedLinear.apply(x, norm.weight, linear.weight, compute_dtype(x.device))
+
+
+def add_linear(x: Tensor, y: Tensor, linear: nn.Linear, rate: float) -> Tensor:
+    """x + dropout(linear(y))."""
+    return AddLinear.apply(x, y, linear.weight, rate)
+
+
 class SelfAttention(nn.Module):
     """Self-attention with one fused projection for queries, keys and values."""
 
@@ -106,11 +107,6 @@ class SelfAttention(nn.Module):
             self.qkv.weight[:inner].normal_(std=(d_model * d_head) ** -0.5)
             self.qkv.weight[inner:].normal_(std=d_model**-0.5)
             self.out.weight.normal_(std=inner**-0.5)
-
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """[B, L, d] -> queries, keys, values, each [B, heads, L, d_head]."""
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
-        return split_heads(q, self.heads), split_heads(k, self.heads), split_heads(v, self.heads)
 
 
 class CrossAttention(nn.Module):
@@ -128,14 +124,9 @@ class CrossAttention(nn.Module):
             self.kv.weight.normal_(std=d_model**-0.5)
             self.out.weight.normal_(std=inner**-0.5)
 
-    def keys_values(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Encoder states [P, S, d] -> keys and values, each [P, heads, S, d_head]."""
-        k, v = self.kv(states).chunk(2, dim=-1)
-        return split_heads(k, self.heads), split_heads(v, self.heads)
-
 
 class FeedForward(nn.Module):
-    """Linear, ReLU, linear."""
+    """Linear, ReLU, linear, behind a norm and a residual."""
 
     def __init__(self, d_model: int, d_ff: int, rate: float):
         super().__init__()
@@ -146,5 +137,8 @@ class FeedForward(nn.Module):
             self.wi.weight.normal_(std=d_model**-0.5)
             self.wo.weight.normal_(std=d_ff**-0.5)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.wo(dropout(F.relu(self.wi(x)), self.rate, self.training))
+    def forward(self, x: Tensor, norm: RMSNorm) -> Tensor:
+        """x + dropout(wo(dropout(relu(wi(norm(x)))))), of x [..., d]."""
+        up, x = normed_linear(x, norm, self.wi)
+        rate = self.rate if self.training else 0.0
+        return add_linear(x, ReluDropout.apply(up, rate), self.wo, rate)

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from streamrec_dist.config import PretrainConfig, RlConfig, SftConfig
-from streamrec_dist.data.batches import epoch_batches, history_lengths, history_tokens
+from streamrec_dist.data.batches import (
+    epoch_order,
+    history_lengths,
+    history_tokens,
+    micro_batches,
+    rank_rows,
+)
 from streamrec_dist.errors import RunError
 from streamrec_dist.materials import Materials, autocast
 from streamrec_dist.model.weights import export_weights, flatten, import_weights
 from streamrec_dist.rl.advantage import group_advantages
+from streamrec_dist.training.loader import prefetched, to_device
 from streamrec_dist.training.optimiser import Optimiser, learning_rate
-from streamrec_dist.training.pretrain_loss import PretrainLoss, pretrain_batch
+from streamrec_dist.training.pretrain_loss import PretrainBatch, PretrainLoss, pretrain_batch
 from streamrec_dist.training.rl_loss import RlBatch, RlLoss, rollout_log_probs
-from streamrec_dist.training.sft_loss import SftLoss, all_item_tokens, sft_batch
+from streamrec_dist.training.sft_loss import SftBatch, SftLoss, all_item_tokens, sft_batch
 from streamrec_dist.types import Annotation, GroupCounts, PolicyVersion, RewardBreakdown, RolloutBatch
 
 #: Parameters that a stage leaves alone, by prefix.
@@ -70,7 +79,7 @@ class Learner:
         self.optimiser = Optimiser(trained, config.weight_decay, config.clip_norm)
         if checkpoint is not None:
             self.optimiser.restore(checkpoint)
-        self._epoch_order: tuple[int, list[np.ndarray]] = (-1, [])
+        self._epoch_order: tuple[int, np.ndarray] = (-1, np.empty((0, 0), dtype=np.int64))
         self._annotation: Annotation | None = None
 
     @property
@@ -106,32 +115,49 @@ class Learner:
 
     def train_rows(self, epoch: int, first: int, last: int) -> list[dict[str, float]]:
         """Optimizer steps on batches `first`..`last` of an epoch; returns the metrics of each step."""
-        steps = []
-        for chosen in self._batches(epoch)[first:last]:
-            started = time.perf_counter()
-            batch = self._row_batch(chosen)
-            metrics = self._optimise(lambda batch=batch: self.loss(batch))
-            seconds = time.perf_counter() - started
-            rows = len(chosen) * self.world_size
-            steps.append(metrics | {"seconds": seconds, "rows_per_s": rows / seconds})
-        return steps
+        started = time.perf_counter()
+        batches = self._batches(epoch)[first:last]
+        steps = [
+            self._optimise([partial(self.loss, part) for part in parts])
+            for parts in prefetched(self._row_parts, batches)
+        ]
+        metrics = [self._read(step) for step in steps]
+        seconds = (time.perf_counter() - started) / max(len(steps), 1)
+        timing = [{"seconds": seconds, "rows_per_s": len(batch) / seconds} for batch in batches]
+        return [read | timed for read, timed in zip(metrics, timing, strict=True)]
 
-    def _batches(self, epoch: int) -> list[np.ndarray]:
+    def _batches(self, epoch: int) -> np.ndarray:
         if self._epoch_order[0] != epoch:
             lengths = history_lengths(self.materials.corpus, self.materials.rows)
             config = self._stage_config
             assert not isinstance(config, RlConfig)
             seed = self.materials.config.seed
-            order = epoch_batches(lengths, config.batch, seed, epoch, self.rank, self.world_size)
+            order = epoch_order(lengths, config.batch, seed, epoch, self.world_size)
             self._epoch_order = (epoch, order)
         return self._epoch_order[1]
 
-    def _row_batch(self, chosen: np.ndarray):
+    def _row_parts(self, batch: np.ndarray) -> list[PretrainBatch] | list[SftBatch]:
+        """What this rank passes over, one after the other, in an optimizer step on the rows `batch` of all ranks."""
+        mine = rank_rows(batch, self.rank, self.world_size)
+        lengths = history_lengths(self.materials.corpus, self.materials.rows[mine])
+        chosen = [mine[part] for part in self._micro_batches(lengths)]
         if self.stage == "pretrain":
-            return pretrain_batch(self.materials, self.materials.rows[chosen], self.device)
+            rows = self.materials.rows
+            return [
+                pretrain_batch(self.materials, rows[part], self.device, len(part) / len(mine))
+                for part in chosen
+            ]
         if self._annotation is None:
             raise RunError("stage sft trains on annotations, and none were given")
-        return sft_batch(self.materials, self._annotation, chosen, self.device)
+        return [
+            sft_batch(self.materials, self._annotation, part, self.device, mine, batch) for part in chosen
+        ]
+
+    def _micro_batches(self, lengths: np.ndarray) -> list[np.ndarray]:
+        """Places of rows whose histories have `lengths` items."""
+        return micro_batches(
+            lengths * self.materials.corpus.levels, self.materials.config.learners.pass_tokens
+        )
 
     # stage 3
 
@@ -144,11 +170,13 @@ class Learner:
         in all; the first `counts.own` of them count.
         """
         started = time.perf_counter()
-        batch = self._group_batch(shards, counts, version)
-        metrics = self._optimise(lambda: self.loss(batch, counts.total, self.world_size))
-        return metrics | {"seconds": time.perf_counter() - started}
+        batches = self._group_batches(shards, counts, version)
+        step = self._optimise([partial(self.loss, batch, counts.total, self.world_size) for batch in batches])
+        return self._read(step) | {"seconds": time.perf_counter() - started}
 
-    def _group_batch(self, shards: Sequence[Shard], counts: GroupCounts, version: PolicyVersion) -> RlBatch:
+    def _group_batches(
+        self, shards: Sequence[Shard], counts: GroupCounts, version: PolicyVersion
+    ) -> list[RlBatch]:
         config = self.materials.config.stages.rl
         rows = np.concatenate([batch.rows[groups] for batch, _, groups in shards])
         tokens = np.concatenate([batch.tokens[groups] for batch, _, groups in shards]).astype(np.int64)
@@ -161,46 +189,79 @@ class Learner:
         )
         filled = np.arange(counts.padded) % len(rows)
         weight = (np.arange(counts.padded) < counts.own).astype(np.float32)
-        history, _ = history_tokens(self.materials.corpus, self.materials.rows[rows[filled]])
-        on_device = [
-            torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
-            for array in (
-                history,
-                tokens[filled],
-                behaviour[filled],
-                advantages[filled],
-                weight,
-                fresh[filled],
+        fresh = fresh[filled] * weight
+        columns = tokens, behaviour, advantages
+        chosen = self.materials.rows[rows[filled]]
+        parts = self._micro_batches(history_lengths(self.materials.corpus, chosen))
+        return [
+            self._group_batch(
+                chosen[part],
+                [column[filled[part]] for column in columns],
+                weight[part],
+                fresh[part],
+                fresh.sum(),
             )
+            for part in parts
         ]
-        history_t, tokens_t, behaviour_t, advantages_t, weight_t, fresh_t = on_device
-        assert self.reference is not None and isinstance(config, RlConfig)
+
+    def _group_batch(
+        self,
+        rows: np.ndarray,
+        columns: Sequence[np.ndarray],
+        weight: np.ndarray,
+        fresh: np.ndarray,
+        all_fresh: float,
+    ) -> RlBatch:
+        history, _ = history_tokens(self.materials.corpus, rows)
+        arrays = (history, *columns, weight, fresh / max(all_fresh, 1))
+        history_t, tokens, behaviour, advantages, weight_t, fresh_t = to_device(self.device, *arrays)
+        config = self.materials.config.stages.rl
+        assert self.reference is not None
         catalogue = self.materials.catalogue.to(self.device) if config.sampling == "trie" else None
         with torch.no_grad(), autocast(self.materials.config, self.device):
-            reference = rollout_log_probs(self.reference, history_t, tokens_t, config, catalogue)
-        return RlBatch(history_t, tokens_t, behaviour_t, reference, advantages_t, weight_t, fresh_t)
+            reference = rollout_log_probs(self.reference, history_t, tokens, config, catalogue)
+        return RlBatch(
+            history_t, tokens, behaviour, reference, advantages, weight_t, fresh_t, has_fresh=all_fresh > 0
+        )
 
     # shared
 
-    def _optimise(self, compute_loss) -> dict[str, float]:
+    def _optimise(self, parts: Sequence[Callable[[], tuple[Tensor, dict[str, Tensor]]]]) -> dict[str, Tensor]:
+        """One optimizer step on the sum of the parts' losses; the metrics, and the loss, are left on the device."""
         # Dropout is a function of (seed, stage, step, rank): a resumed run draws what this one would have.
         stage_number = list(FROZEN).index(self.stage)
         key = np.random.SeedSequence([self.materials.config.seed, stage_number, self.step, self.rank])
         torch.manual_seed(int(key.generate_state(1)[0]))
-        with autocast(self.materials.config, self.device):
-            loss, metrics = compute_loss()
-        loss.backward()
+        values: dict[str, Tensor] = {}
+        for number, compute_loss in enumerate(parts):
+            with self._synchronised(number == len(parts) - 1):
+                with autocast(self.materials.config, self.device):
+                    loss, metrics = compute_loss()
+                loss.backward()
+            for name, value in (metrics | {"loss": loss}).items():
+                values[name] = values.get(name, 0.0) + value.detach()
         config = self._stage_config
         rate = learning_rate(config.lr, config.warmup, self.step, self.total_steps)
-        norm = self.optimiser.step(rate)
+        values["grad_norm"] = self.optimiser.step(rate)
+        values["lr"] = torch.tensor(rate)
         self.step += 1
-        values = {name: float(value.detach()) for name, value in metrics.items()}
-        if not np.isfinite(norm):
+        return values
+
+    def _synchronised(self, now: bool) -> AbstractContextManager[None]:
+        """Ranks average their gradients in the backward pass of the last part only."""
+        if now or not isinstance(self.loss, DistributedDataParallel):
+            return nullcontext()
+        return self.loss.no_sync()
+
+    def _read(self, step: dict[str, Tensor]) -> dict[str, float]:
+        """The metrics of a step, waited for. Raises RunError where its gradient was not finite."""
+        values = {name: float(value) for name, value in step.items()}
+        if not np.isfinite(values["grad_norm"]):
             raise RunError(
-                f"the gradient of stage {self.stage} is not finite at step {self.step}; try a smaller "
+                f"the gradient of stage {self.stage} is not finite by step {self.step}; try a smaller "
                 f"stages.{self.stage}.lr, or model.precision: fp32"
             )
-        return values | {"loss": float(loss.detach()), "grad_norm": norm, "lr": rate}
+        return values
 
     def weights(self) -> dict[str, np.ndarray]:
         """All weights by name."""

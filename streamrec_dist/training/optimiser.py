@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from streamrec_dist.errors import DataError
 
@@ -38,14 +38,14 @@ class Optimiser:
             fused=True,
         )
 
-    def step(self, rate: float) -> float:
-        """Clip the gradients and step at this learning rate; returns the gradient norm before clipping."""
+    def step(self, rate: float) -> Tensor:
+        """Clip the gradients and step at this learning rate; returns the gradient norm before clipping, []."""
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.clip_norm)
         for group in self.adamw.param_groups:
             group["lr"] = rate
         self.adamw.step()
         self.adamw.zero_grad(set_to_none=True)
-        return float(norm)
+        return norm
 
     def export(self) -> dict[str, np.ndarray]:
         """Moments by parameter name, `exp_avg.NAME` and `exp_avg_sq.NAME`, and `step.NAME`."""

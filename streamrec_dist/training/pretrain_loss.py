@@ -11,30 +11,36 @@ from torch import Tensor, nn
 from streamrec_dist.data.batches import history_tokens, targets
 from streamrec_dist.materials import Materials
 from streamrec_dist.model.backbone import StreamRec, shift_right, token_log_probs
+from streamrec_dist.training.loader import to_device
 
 
 @dataclass(frozen=True)
 class PretrainBatch:
     """Training rows as tokens."""
 
+    share: float  # of these rows among a rank's of the optimizer step
     history: Tensor  # int64 [B, S]
     target: Tensor  # int64 [B, m]
     retrieved: Tensor  # int64 [B, q], the text neighbours' tokens, nearest last
 
 
-def pretrain_batch(materials: Materials, rows: np.ndarray, device: torch.device) -> PretrainBatch:
+def pretrain_batch(
+    materials: Materials, rows: np.ndarray, device: torch.device, share: float = 1.0
+) -> PretrainBatch:
     """Rows int64 [B, 2] -> a batch. Y of eq. 9 is `retrieved` followed by `target`."""
     corpus = materials.corpus
     history, _ = history_tokens(corpus, rows)
     items = targets(corpus, rows)
     nearest = materials.neighbours[items, : materials.config.stages.pretrain.retrieved]
     retrieved = corpus.item_tokens(nearest[:, ::-1]).reshape(len(rows), -1)
-    tensors = (torch.from_numpy(array) for array in (history, corpus.item_tokens(items), retrieved))
-    return PretrainBatch(*(tensor.to(device, non_blocking=True) for tensor in tensors))
+    return PretrainBatch(share, *to_device(device, history, corpus.item_tokens(items), retrieved))
 
 
 class PretrainLoss(nn.Module):
-    """Mean negative log-likelihood a token of both decoders, added (eq. 10; the mean is over tokens too)."""
+    """Mean negative log-likelihood a token of both decoders, added (eq. 10; the mean is over tokens too).
+
+    Loss and metrics are the batch's share of those of the optimizer step: what is accumulated adds up.
+    """
 
     def __init__(self, model: StreamRec, temperature: float):
         super().__init__()
@@ -44,8 +50,8 @@ class PretrainLoss(nn.Module):
     def forward(self, batch: PretrainBatch) -> tuple[Tensor, dict[str, Tensor]]:
         states, mask = self.model.encode(batch.history)
         long = torch.cat([batch.retrieved, batch.target], dim=-1)
-        thinking = self._nll(states, mask, long, "thinking")
-        direct = self._nll(states, mask, batch.target, "direct")
+        thinking = self._nll(states, mask, long, "thinking") * batch.share
+        direct = self._nll(states, mask, batch.target, "direct") * batch.share
         return thinking + direct, {"thinking": thinking, "direct": direct}
 
     def _nll(self, states: Tensor, mask: Tensor, labels: Tensor, stack) -> Tensor:

@@ -23,7 +23,8 @@ class RlBatch:
     reference: Tensor  # float32 [P, G, l + m], log-probs of the frozen SFT checkpoint
     advantages: Tensor  # float32 [P, G]
     weight: Tensor  # float32 [P]
-    same_version: Tensor  # bool [P], sampled by the version being trained
+    fresh: Tensor  # float32 [P], the mean over the step's groups sampled by the version being trained, as weights
+    has_fresh: bool  # whether the step has any
 
 
 class RlLoss(nn.Module):
@@ -47,16 +48,15 @@ class RlLoss(nn.Module):
         loss = (each * batch.weight).sum() * ranks / global_groups
         # Scaled so that the plain mean over the ranks is the mean over all groups.
         weight = (batch.weight * ranks / global_groups)[:, None, None]
-        gap = (logprobs - batch.behaviour).detach().abs()
-        fresh = batch.same_version & (batch.weight > 0)
         metrics = {
             "kl": (divergence.mean(dim=(1, 2)) * weight[:, 0, 0]).sum(),
             "ratio": (ratio.mean(dim=(1, 2)) * weight[:, 0, 0]).sum(),
             "clip_share": (clips.mean(dim=(1, 2)) * weight[:, 0, 0]).sum(),
             "entropy": (-(logprobs.mean(dim=(1, 2))) * weight[:, 0, 0]).sum(),
         }
-        if fresh.any():
-            metrics["policy_gap"] = gap[fresh].mean()
+        if batch.has_fresh:
+            gap = (logprobs - batch.behaviour).detach().abs().mean(dim=(1, 2))
+            metrics["policy_gap"] = (gap * batch.fresh).sum()
         return loss, metrics
 
 

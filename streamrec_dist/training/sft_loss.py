@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -16,15 +15,33 @@ from streamrec_dist.materials import Materials
 from streamrec_dist.model.backbone import StreamRec, token_log_probs
 from streamrec_dist.model.thinking import unit_rms
 from streamrec_dist.tokens import BOS, FIRST_CODE
+from streamrec_dist.training.loader import to_device
 from streamrec_dist.types import Annotation
 
 COMMITMENT = 0.25  # beta of eq. 6 and 15
 
 
 @dataclass(frozen=True)
+class Shares:
+    """What part of a rank's optimizer step a batch is, by what each loss is a mean over."""
+
+    rows: float = 1.0
+    learnt: float = 1.0  # tokens that are learnt
+    annotated: float = 1.0  # rows with annotated thoughts
+
+    @classmethod
+    def of(cls, part: np.ndarray, whole: np.ndarray, steps: int, levels: int) -> Shares:
+        """Of the rows `own` bool [b] among `own` bool [B], which have `steps` thoughts and `levels` codes."""
+        annotated, among = (~part).sum(), (~whole).sum()
+        learnt = (annotated * steps + len(part) * levels) / (among * steps + len(whole) * levels)
+        return cls(len(part) / len(whole), float(learnt), float(annotated / max(among, 1)))
+
+
+@dataclass(frozen=True)
 class SftBatch:
     """Annotated training rows as tokens."""
 
+    shares: Shares
     history: Tensor  # int64 [B, S]
     thoughts: Tensor  # int64 [B, l]
     own: Tensor  # bool [B]  the model's own thoughts: given, not learnt
@@ -33,15 +50,28 @@ class SftBatch:
     negative: Tensor  # int64 [B, m]  dispreferred item
     reference_target: Tensor  # float32 [B]  log pi_ref(target | history)
     reference_negative: Tensor  # float32 [B]
+    all_items: Tensor  # int64 [N]  targets of the optimizer step on all ranks, the negatives of eq. 14
 
 
 def sft_batch(
-    materials: Materials, annotation: Annotation, chosen: np.ndarray, device: torch.device
+    materials: Materials,
+    annotation: Annotation,
+    chosen: np.ndarray,
+    device: torch.device,
+    rank: np.ndarray | None = None,
+    step: np.ndarray | None = None,
 ) -> SftBatch:
-    """Training rows `chosen` int64 [B], with the annotation of all training rows -> a batch."""
+    """Training rows `chosen` int64 [B], with the annotation of all training rows -> a batch.
+
+    They are a part of the rows `rank` int64 of this rank, which are a part of those of the `step` on all ranks; where
+    left out, they are all.
+    """
     corpus = materials.corpus
     rows = materials.rows[chosen]
     items = targets(corpus, rows)
+    rank = chosen if rank is None else rank
+    own = annotation.own
+    shares = Shares.of(own[chosen], own[rank], annotation.thoughts.shape[1], corpus.levels)
     arrays = (
         history_tokens(corpus, rows)[0],
         annotation.thoughts[chosen].astype(np.int64),
@@ -51,12 +81,16 @@ def sft_batch(
         corpus.item_tokens(annotation.negatives[chosen]),
         annotation.reference_target[chosen],
         annotation.reference_negative[chosen],
+        targets(corpus, materials.rows[rank if step is None else step]),
     )
-    return SftBatch(*(torch.from_numpy(array).to(device, non_blocking=True) for array in arrays))
+    return SftBatch(shares, *to_device(device, *arrays))
 
 
 class SftLoss(nn.Module):
-    """L = L_SFT + lambda L_DPO + mu L_Quant + delta L_State (eq. 19)."""
+    """L = L_SFT + lambda L_DPO + mu L_Quant + delta L_State (eq. 19).
+
+    Loss and metrics are the batch's share of those of the optimizer step: what is accumulated adds up.
+    """
 
     def __init__(self, model: StreamRec, config: SftConfig, corpus_codes: Tensor):
         """`corpus_codes` int64 [n_items, m]: the tokens of all items, from which targets are represented."""
@@ -98,18 +132,20 @@ class SftLoss(nn.Module):
         )
         thought_states = F.embedding(batch.thoughts, model.embed.weight)
         quantisation = quantisation_loss(residuals, thought_states, batch.own)
-        all_targets = gather_rows(batch.target_item)
         with torch.no_grad():
-            all_states = model.item_states(self.item_tokens[all_targets])
+            all_states = model.item_states(self.item_tokens[batch.all_items])
         state = state_loss(
             thinking_states[:, 1:],
             target_state,
             batch.target_item,
             all_states,
-            all_targets,
+            batch.all_items,
             config.state_temperature,
             config.state_similarity == "cosine",
         )
+        shares = batch.shares
+        nll, dpo = nll * shares.learnt, dpo * shares.rows
+        quantisation, state = quantisation * shares.annotated, state * shares.rows
         loss = nll + config.dpo * dpo + config.quantisation * quantisation + config.state * state
         return loss, {"nll": nll, "dpo": dpo, "quantisation": quantisation, "state": state}
 
@@ -174,17 +210,6 @@ def state_loss(
     steps = states.shape[1]
     weights = 2.0 * torch.arange(1, steps + 1, device=states.device) / (steps * (steps + 1))
     return (each.mean(dim=0) * weights).sum()
-
-
-def gather_rows(values: Tensor) -> Tensor:
-    """The values int64 [B] of all learner ranks [ranks * B]; just these without a process group."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return values
-    # gloo gathers on the CPU only, also where ranks share a GPU.
-    there = values if dist.get_backend() == "nccl" else values.cpu()
-    gathered = torch.empty(dist.get_world_size() * len(there), dtype=there.dtype, device=there.device)
-    dist.all_gather_into_tensor(gathered, there)
-    return gathered.to(values.device)
 
 
 def all_item_tokens(materials: Materials) -> Tensor:
