@@ -11,7 +11,7 @@ import torch
 from streamrec_dist.config_file import parse_config
 from streamrec_dist.decode.beam import beam_search
 from streamrec_dist.decode.branches import Branches
-from streamrec_dist.decode.candidates import candidate_log_probs
+from streamrec_dist.decode.candidates import candidate_log_probs, prefix_trees
 from streamrec_dist.decode.engine import Engine
 from streamrec_dist.decode.likelihood import direct_log_probs
 from streamrec_dist.decode.random import rollout_uniforms
@@ -117,7 +117,11 @@ def test_no_prompts_give_nothing(model):
     items, _ = beam_search(Branches.start(engine, prompts, 0), catalogue, 5)
     assert items.shape == (0, 1, 2)
     candidates = torch.zeros((0, 4, LEVELS), dtype=torch.long)
-    assert candidate_log_probs(samples.thinking.branches, candidates).shape == (0, 3, 4)
+    assert candidate_log_probs(samples.thinking.branches, candidates, prefix_trees(candidates)).shape == (
+        0,
+        3,
+        4,
+    )
     assert direct_log_probs(engine, histories(), candidates).shape == (0, 4)
 
 
