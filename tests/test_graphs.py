@@ -48,7 +48,7 @@ class OneDevice(TorchDispatchMode):
 
 
 class FakeGraphed(Graphed):
-    """Runs its function once for each shape of its arguments, as a capture does, on fake tensors."""
+    """Runs its function as a capture does: on the shapes of its arguments, which have no values."""
 
     def __init__(self, function: Callable, mode: FakeTensorMode):
         super().__init__(function, META)
