@@ -11,9 +11,10 @@ from actors.model_slot import ModelSlot, frozen
 from actors.placement import start_worker
 from actors.pool import Pool
 from streamrec_dist.config import ActorConfig
-from streamrec_dist.materials import Materials
+from streamrec_dist.decode.engine import Engine
+from streamrec_dist.materials import Materials, arithmetic
 from streamrec_dist.rl.ports import Published, Task, Weights
-from streamrec_dist.stages.annotate import annotate_rows
+from streamrec_dist.stages.annotate import Annotator
 from streamrec_dist.types import Annotation, PolicyVersion
 
 
@@ -22,17 +23,16 @@ class AnnotateActor:
 
     def __init__(self, materials: Materials, reference: Weights, cpus: float):
         device = start_worker(cpus)
-        self.materials = materials
         self.slot = ModelSlot(materials, device)
-        self.reference = frozen(materials, reference, device)
+        direct = Engine(frozen(materials, reference, device), arithmetic(materials.config))
+        self.annotator = Annotator(materials, self.slot.engine, direct)
 
     @ray.method(num_returns=2)
     def annotate(
         self, first: int, last: int, round_number: int, version: PolicyVersion, vector: np.ndarray
     ) -> tuple[int, Annotation]:
-        model = self.slot.adopt(version, vector)
-        annotation = annotate_rows(self.materials, model, self.reference, first, last, round_number)
-        return last - first, annotation
+        self.slot.adopt(version, vector)
+        return last - first, self.annotator.annotate(first, last, round_number)
 
 
 class AnnotatePool:

@@ -12,7 +12,7 @@ from actors.pool import Pool
 from streamrec_dist.config import ActorConfig
 from streamrec_dist.materials import Materials
 from streamrec_dist.rl.ports import Published, Task
-from streamrec_dist.stages.annotate import measure_thinking
+from streamrec_dist.stages.annotate import ThinkingMeter
 from streamrec_dist.stages.decoding import Recommender
 from streamrec_dist.types import PolicyVersion
 
@@ -24,9 +24,11 @@ class EvaluateActor:
         self.materials = materials
         self.device = start_worker(cpus)
         self.slot = ModelSlot(materials, self.device)
+        self.meter = ThinkingMeter(materials, self.slot.engine)
 
     def _recommender(self, name: str, version: PolicyVersion, vector: np.ndarray) -> Recommender:
-        return Recommender(self.materials, self.slot.adopt(version, vector), name, self.device)
+        self.slot.adopt(version, vector)
+        return Recommender(self.materials, self.slot.model, name, self.device, self.slot.engine)
 
     def ranks(
         self, model: str, rows: np.ndarray, mask_history: bool, version: PolicyVersion, vector: np.ndarray
@@ -39,7 +41,8 @@ class EvaluateActor:
         return self._recommender(model, version, vector).invalid_beam_share(rows)
 
     def thinking(self, rows: np.ndarray, version: PolicyVersion, vector: np.ndarray) -> dict[str, np.ndarray]:
-        return measure_thinking(self.materials, self.slot.adopt(version, vector), rows)
+        self.slot.adopt(version, vector)
+        return self.meter.measure(rows)
 
 
 class EvaluatePool:

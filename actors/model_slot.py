@@ -1,10 +1,11 @@
-"""A model in a worker, and the version of the weights it holds."""
+"""A model and its engine in a worker, and the version of the weights it holds."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from streamrec_dist.materials import Materials
+from streamrec_dist.decode.engine import Engine
+from streamrec_dist.materials import Materials, arithmetic
 from streamrec_dist.model.backbone import StreamRec
 from streamrec_dist.model.weights import import_weights, load_vector
 from streamrec_dist.rl.ports import Weights
@@ -12,17 +13,21 @@ from streamrec_dist.types import PolicyVersion
 
 
 class ModelSlot:
-    """Adopts published weights between calls: only when the version asked for is not the one it has."""
+    """Adopts published weights between calls: only when the version asked for is not the one it has.
+
+    Model and engine stay for as long as the worker lives; a new version is written into their memory.
+    """
 
     def __init__(self, materials: Materials, device: str):
         self.model: StreamRec = materials.new_model().to(device).eval()
+        self.engine = Engine(self.model, arithmetic(materials.config))
         self.version: PolicyVersion | None = None
 
-    def adopt(self, version: PolicyVersion, vector: np.ndarray) -> StreamRec:
+    def adopt(self, version: PolicyVersion, vector: np.ndarray) -> None:
         if version != self.version:
             load_vector(self.model, vector)
+            self.engine.refresh()
             self.version = version
-        return self.model
 
 
 def frozen(materials: Materials, weights: Weights, device: str) -> StreamRec:

@@ -14,7 +14,7 @@ from actors.pool import Pool
 from streamrec_dist.config import ActorConfig
 from streamrec_dist.materials import Materials
 from streamrec_dist.rl.ports import Published, Task
-from streamrec_dist.rl.rollout import rollout
+from streamrec_dist.rl.rollout import Sampler
 from streamrec_dist.types import PolicyVersion, RolloutBatch
 
 
@@ -22,16 +22,16 @@ class RolloutActor:
     """Stateless but for the weights of one version."""
 
     def __init__(self, materials: Materials, cpus: float):
-        self.materials = materials
         self.slot = ModelSlot(materials, start_worker(cpus))
+        self.sampler = Sampler(materials, self.slot.engine)
 
     @ray.method(num_returns=2)
     def rollout(
         self, cursor: int, count: int, version: PolicyVersion, vector: np.ndarray
     ) -> tuple[dict[str, Any], RolloutBatch]:
         started = time.perf_counter()
-        model = self.slot.adopt(version, vector)
-        batch = rollout(self.materials, model, version, cursor, count)
+        self.slot.adopt(version, vector)
+        batch = self.sampler.rollout(version, cursor, count)
         seconds = time.perf_counter() - started
         return {"version": version, "tokens": batch.tokens.size, "seconds": seconds}, batch
 

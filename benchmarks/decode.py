@@ -16,6 +16,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,9 @@ from streamrec_dist.data.batches import Corpus, epoch_order, history_lengths, hi
 from streamrec_dist.data.split import training_rows
 from streamrec_dist.decode.beam import beam_search
 from streamrec_dist.decode.branches import Branches
-from streamrec_dist.decode.candidates import candidate_log_probs
+from streamrec_dist.decode.candidates import PrefixTree, candidate_log_probs, prefix_trees
 from streamrec_dist.decode.engine import Engine
+from streamrec_dist.decode.graphs import Graphed
 from streamrec_dist.decode.random import rollout_uniforms
 from streamrec_dist.decode.sampler import sample
 from streamrec_dist.hardware import keep_freed_memory
@@ -114,10 +116,13 @@ def rollouts(bench: Bench) -> dict[str, Any]:
     """G samples of thoughts and an item for each of the prompts, encoder included."""
     prompts, group, length = bench.arguments.prompts, bench.arguments.samples, THOUGHTS + LEVELS
     history, _ = bench.full_histories(prompts)
-    uniforms = torch.from_numpy(rollout_uniforms(1, np.arange(prompts), group, length)).to(bench.device)
+    uniforms = rollout_uniforms(1, np.arange(prompts), group, length)
     found: dict[str, Any] = {}
     flop = rollout_flop(bench.config, prompts, group)
+    given = history.cpu().numpy()
     for name, dtype in DTYPES.items():
+        engine = Engine(bench.model, dtype)
+        graphed = Graphed(partial(_sampled, engine), bench.device)
 
         def theirs() -> object:
             return bench.t5.generate(
@@ -129,11 +134,11 @@ def rollouts(bench: Bench) -> dict[str, Any]:
                 max_new_tokens=length,
             )
 
-        def ours(dtype: torch.dtype = dtype) -> None:
-            engine = Engine(bench.model, dtype)
+        def ours(engine: Engine = engine, graphed: Graphed = graphed) -> None:
+            engine.refresh()  # as for every version of the policy
             for some in range(0, prompts, bench.arguments.chunk):
                 part = slice(some, some + bench.arguments.chunk)
-                sample(engine, engine.read(history[part]), uniforms[part], THOUGHTS)
+                graphed(given[part], uniforms[part])
 
         setting = bench.best_setting(dtype, theirs)
         their_s, our_s = bench.times(theirs, ours)
@@ -150,6 +155,10 @@ def rollouts(bench: Bench) -> dict[str, Any]:
             "ratio_of_products_alone": their_s / (flop / rate),
         }
     return found
+
+
+def _sampled(engine: Engine, history: Tensor, uniforms: Tensor) -> dict[str, Tensor]:
+    return {"tokens": sample(engine, engine.read(history), uniforms, THOUGHTS).tokens}
 
 
 def rollout_flop(config: Config, prompts: int, group: int) -> float:
@@ -228,6 +237,10 @@ def candidates(bench: Bench) -> dict[str, Any]:
             for c in range(tokens.shape[1])
         ]
 
+        def trees(tokens: Tensor = tokens) -> list[PrefixTree]:
+            built = prefix_trees(tokens.cpu())
+            return [PrefixTree(*(field.to(bench.device) for field in tree)) for tree in built]
+
         given = {"encoder_outputs": each, "attention_mask": mask.repeat_interleave(group, 0)}
 
         def one(sequence: Tensor, given: dict[str, Any] = given) -> Tensor:
@@ -238,7 +251,7 @@ def candidates(bench: Bench) -> dict[str, Any]:
         setting = bench.best_setting(dtype, lambda: one(rows[0]))  # noqa: B023
         their_s, our_s = bench.times(
             lambda: [one(row) for row in rows],  # noqa: B023
-            lambda: candidate_log_probs(samples.thinking.branches, tokens),  # noqa: B023
+            lambda: candidate_log_probs(samples.thinking.branches, tokens, trees()),  # noqa: B023
             repeats=2,
         )
         found[name] = {

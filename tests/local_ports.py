@@ -16,16 +16,17 @@ from streamrec_dist.data.batches import Corpus
 from streamrec_dist.data.build import validate
 from streamrec_dist.data.demo import demo_catalogue
 from streamrec_dist.data.split import training_rows
+from streamrec_dist.decode.engine import Engine
 from streamrec_dist.events import Event
-from streamrec_dist.materials import Materials
+from streamrec_dist.materials import Materials, arithmetic
 from streamrec_dist.model.weights import import_weights, load_vector
 from streamrec_dist.rl.advantage import has_signal
 from streamrec_dist.rl.ports import Published, Task
 from streamrec_dist.rl.rewards import reward_report
-from streamrec_dist.rl.rollout import rollout
+from streamrec_dist.rl.rollout import Sampler
 from streamrec_dist.rl.scoring import Scorer
 from streamrec_dist.rundir import Checkpoint, StageResult
-from streamrec_dist.stages.annotate import annotate_rows, measure_thinking
+from streamrec_dist.stages.annotate import Annotator, ThinkingMeter
 from streamrec_dist.stages.context import Context
 from streamrec_dist.stages.decoding import Recommender
 from streamrec_dist.training.learner import Learner
@@ -129,27 +130,31 @@ class LocalWorkers:
     def __init__(self, materials: Materials, replicas: int = 2):
         self.materials, self.replicas = materials, replicas
         self.model = materials.new_model().eval()
+        self.engine = Engine(self.model, arithmetic(materials.config))
         self.reference = materials.new_model().eval()
 
     def adopt(self, weights: Published):
         load_vector(self.model, weights.vector)
-        return self.model
+        self.engine.refresh()
 
 
 class LocalAnnotators(LocalWorkers):
     def submit(self, first, last, round_number, weights) -> Task:
-        return lazy(
-            lambda: (
-                last - first,
-                annotate_rows(self.materials, self.adopt(weights), self.reference, first, last, round_number),
+        def work():
+            self.adopt(weights)
+            reference = Engine(self.reference, arithmetic(self.materials.config))
+            return last - first, Annotator(self.materials, self.engine, reference).annotate(
+                first, last, round_number
             )
-        )
+
+        return lazy(work)
 
 
 class LocalRollouts(LocalWorkers):
     def submit(self, cursor, count, weights) -> Task:
         def work():
-            batch = rollout(self.materials, self.adopt(weights), weights.version, cursor, count)
+            self.adopt(weights)
+            batch = Sampler(self.materials, self.engine).rollout(weights.version, cursor, count)
             return {"version": weights.version, "tokens": batch.tokens.size, "seconds": 0.0}, batch
 
         return lazy(work)
@@ -172,16 +177,22 @@ class LocalRewards(LocalWorkers):
 
 
 class LocalEvaluators(LocalWorkers):
+    def recommender(self, model, weights) -> Recommender:
+        self.adopt(weights)
+        return Recommender(self.materials, self.model, model, engine=self.engine)
+
     def ranks(self, model, rows, mask_history, weights) -> Task:
-        recommend = lambda: Recommender(self.materials, self.adopt(weights), model)  # noqa: E731
-        return lazy(lambda: (recommend().target_ranks(rows, mask_history), None))
+        return lazy(lambda: (self.recommender(model, weights).target_ranks(rows, mask_history), None))
 
     def invalid_share(self, model, rows, weights) -> Task:
-        recommend = lambda: Recommender(self.materials, self.adopt(weights), model)  # noqa: E731
-        return lazy(lambda: (recommend().invalid_beam_share(rows), None))
+        return lazy(lambda: (self.recommender(model, weights).invalid_beam_share(rows), None))
 
     def thinking(self, rows, weights) -> Task:
-        return lazy(lambda: (measure_thinking(self.materials, self.adopt(weights), rows), None))
+        def work():
+            self.adopt(weights)
+            return ThinkingMeter(self.materials, self.engine).measure(rows), None
+
+        return lazy(work)
 
 
 @dataclass

@@ -11,13 +11,14 @@ import torch
 import torch.distributed as dist
 
 from streamrec_dist.config_file import parse_config
+from streamrec_dist.decode.engine import Engine
 from streamrec_dist.items.rqvae import train_rqvae
 from streamrec_dist.items.tokenizer import TokenizerOptions
 from streamrec_dist.model.weights import export_weights
 from streamrec_dist.rl.rewards import reward_report
-from streamrec_dist.rl.rollout import rollout
+from streamrec_dist.rl.rollout import Sampler
 from streamrec_dist.rl.scoring import Scorer
-from streamrec_dist.stages.annotate import annotate_rows
+from streamrec_dist.stages.annotate import Annotator
 from streamrec_dist.training.learner import Learner
 from streamrec_dist.types import GroupCounts, PolicyVersion
 from tests.local_ports import TINY, tiny_materials
@@ -40,11 +41,12 @@ def train(stage: str, rank: int, world_size: int, *overrides: str) -> dict[str, 
         metrics = learner.train_rows(0, 0, 3)[-1]
     elif stage == "sft":
         model = things.new_model().eval()
-        learner.annotate([annotate_rows(things, model, model, 0, len(things.rows), 0)])
+        engine = Engine(model)
+        learner.annotate([Annotator(things, engine, engine).annotate(0, len(things.rows), 0)])
         metrics = learner.train_rows(0, 0, 3)[-1]
     else:
         model = things.new_model().eval()
-        batch = rollout(things, model, PolicyVersion(0), 0, 16)
+        batch = Sampler(things, Engine(model)).rollout(PolicyVersion(0), 0, 16)
         rewards = Scorer(things, model).score(batch)
         assert reward_report(rewards, things.config.stages.rl)["spread/total"] > 0
         groups = np.arange(5)[rank::world_size]  # an odd number: one rank fills up with weight zero

@@ -11,7 +11,7 @@ import torch
 from streamrec_dist.config_file import parse_config
 from streamrec_dist.decode.beam import beam_search, free_beam_search
 from streamrec_dist.decode.branches import Branches
-from streamrec_dist.decode.candidates import candidate_log_probs, prefix_tree
+from streamrec_dist.decode.candidates import candidate_log_probs, prefix_tree, prefix_trees
 from streamrec_dist.decode.engine import Engine
 from streamrec_dist.decode.policy import sequence_log_probs
 from streamrec_dist.decode.random import rollout_uniforms
@@ -240,7 +240,7 @@ def test_candidate_scores_equal_separate_passes(model, engine, memory, catalogue
     generator = np.random.default_rng(1)
     chosen = torch.from_numpy(np.stack([generator.permutation(60)[:17] for _ in range(4)]))
     candidates = item_tokens(catalogue)[chosen]
-    scores = candidate_log_probs(samples.thinking.branches, candidates, chunk)
+    scores = candidate_log_probs(samples.thinking.branches, candidates, prefix_trees(candidates, chunk))
     assert scores.shape == (4, 3, 17)
     for prompt in range(4):
         for rollout in range(3):

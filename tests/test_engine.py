@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ import torch
 from streamrec_dist.config_file import parse_config
 from streamrec_dist.decode.beam import beam_search
 from streamrec_dist.decode.branches import Branches
-from streamrec_dist.decode.candidates import candidate_log_probs
+from streamrec_dist.decode.candidates import candidate_log_probs, prefix_trees
 from streamrec_dist.decode.engine import Engine
 from streamrec_dist.decode.likelihood import direct_log_probs
 from streamrec_dist.decode.random import rollout_uniforms
@@ -115,7 +117,11 @@ def test_no_prompts_give_nothing(model):
     items, _ = beam_search(Branches.start(engine, prompts, 0), catalogue, 5)
     assert items.shape == (0, 1, 2)
     candidates = torch.zeros((0, 4, LEVELS), dtype=torch.long)
-    assert candidate_log_probs(samples.thinking.branches, candidates).shape == (0, 3, 4)
+    assert candidate_log_probs(samples.thinking.branches, candidates, prefix_trees(candidates)).shape == (
+        0,
+        3,
+        4,
+    )
     assert direct_log_probs(engine, histories(), candidates).shape == (0, 4)
 
 
@@ -128,3 +134,41 @@ def test_a_catalogue_smaller_than_the_beam_gives_all_it_has(model, beam):
     assert items.shape == scores.shape == (2, 1, min(beam, 3))
     assert all(len(set(row)) == len(row) for row in items[:, 0].tolist())
     assert (scores.diff(dim=-1) <= 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_refreshed_engine_is_a_fresh_one_in_the_same_memory(model, dtype):
+    model = copy.deepcopy(model)
+    engine, history = Engine(model, dtype), histories(3, 8)
+    items = torch.full((2, 1, LEVELS), FIRST_CODE)
+    sample(engine, engine.read(history), uniforms(2), 2)
+    direct_log_probs(engine, history, items)  # the second decoder is laid out as well
+    memory = [tensor.data_ptr() for tensor in laid_out(engine)]
+    with torch.no_grad():
+        for value in model.parameters():
+            value.add_(0.1 * torch.randn_like(value))
+    engine.refresh()
+    fresh = Engine(model, dtype)
+    again = sample(engine, engine.read(history), uniforms(2), 2)
+    expected = sample(fresh, fresh.read(history), uniforms(2), 2)
+    assert torch.equal(again.tokens, expected.tokens)
+    assert torch.equal(again.logprobs, expected.logprobs)
+    assert torch.equal(again.pooled, expected.pooled)
+    assert torch.equal(direct_log_probs(engine, history, items), direct_log_probs(fresh, history, items))
+    assert memory == [tensor.data_ptr() for tensor in laid_out(engine)]
+
+
+def laid_out(engine: Engine) -> list[torch.Tensor]:
+    """Every tensor that decoding reads its weights from."""
+    found, rest = [], [vars(engine)[name] for name in ("embed", "_table", "_encoder", "_stacks")]
+    while rest:
+        value = rest.pop()
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif value is not None:
+            rest += (
+                value
+                if isinstance(value, list)
+                else (value if isinstance(value, dict) else vars(value)).values()
+            )
+    return found

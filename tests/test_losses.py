@@ -16,7 +16,7 @@ from streamrec_dist.decode.likelihood import direct_log_probs, item_log_probs
 from streamrec_dist.model.backbone import shift_right
 from streamrec_dist.model.thinking import ThinkingHeads, nearest_tokens, unit_rms
 from streamrec_dist.rl.objective import clipped_surrogate, k3_divergence
-from streamrec_dist.stages.annotate import annotate_rows, iterative_inference, measure_thinking
+from streamrec_dist.stages.annotate import Annotator, ThinkingMeter, iterative_inference
 from streamrec_dist.tokens import BOS, FIRST_CODE
 from streamrec_dist.training.optimiser import learning_rate
 from streamrec_dist.training.pretrain_loss import PretrainLoss, pretrain_batch
@@ -170,7 +170,7 @@ def test_sft_loss_equals_its_parts(ste):
     materials = tiny_materials(config)
     model = materials.new_model().eval()
     chosen = np.arange(12)
-    annotation = annotate_rows(materials, model, model, 0, len(materials.rows), 0)
+    annotation = annotate(materials, model, 0, len(materials.rows), 0)
     batch = sft_batch(materials, annotation, chosen, torch.device("cpu"))
     loss_module = SftLoss(model, config.stages.sft, all_item_tokens(materials))
     loss, parts = loss_module(batch)
@@ -198,14 +198,20 @@ def test_sft_loss_equals_its_parts(ste):
     assert model.heads.state_mlp.wo.weight.grad.abs().sum() > 0
 
 
+def annotate(materials, model, first, last, round_number):
+    """The model is its own reference."""
+    engine = Engine(model)
+    return Annotator(materials, engine, engine).annotate(first, last, round_number)
+
+
 def test_annotation_is_keyed_by_row_and_not_by_batch(materials):
     model = materials.new_model().eval()
-    whole = annotate_rows(materials, model, model, 0, 40, 1)
-    part = annotate_rows(materials, model, model, 20, 40, 1)
+    whole = annotate(materials, model, 0, 40, 1)
+    part = annotate(materials, model, 20, 40, 1)
     assert np.array_equal(whole.thoughts[20:], part.thoughts)
     assert np.array_equal(whole.negatives[20:], part.negatives)
     np.testing.assert_allclose(whole.reference_target[20:], part.reference_target, atol=1e-4)
-    other = annotate_rows(materials, model, model, 0, 40, 2)
+    other = annotate(materials, model, 0, 40, 2)
     assert not np.array_equal(whole.negatives, other.negatives)
     items = targets(materials.corpus, materials.rows[:40])
     assert all(whole.negatives[i] in materials.neighbours[items[i]] for i in range(40))
@@ -215,9 +221,9 @@ def test_own_thoughts_are_mixed_in_by_share():
     config = parse_config(TINY, "tiny", ["stages.sft.own_thoughts=0.5"])
     materials = tiny_materials(config)
     model = materials.new_model().eval()
-    mixed = annotate_rows(materials, model, model, 0, 400, 0)
+    mixed = annotate(materials, model, 0, 400, 0)
     assert 0.35 < mixed.own.mean() < 0.65
-    plain = annotate_rows(tiny_materials(), model, model, 0, 400, 0)
+    plain = annotate(tiny_materials(), model, 0, 400, 0)
     assert np.array_equal(mixed.thoughts[~mixed.own], plain.thoughts[~mixed.own])
     assert not np.array_equal(mixed.thoughts[mixed.own], plain.thoughts[mixed.own])
 
@@ -225,7 +231,7 @@ def test_own_thoughts_are_mixed_in_by_share():
 def test_measured_thinking_agrees_with_plain_likelihoods(materials):
     model = materials.new_model().eval()
     rows = materials.rows[:7]
-    columns = measure_thinking(materials, model, rows)
+    columns = ThinkingMeter(materials, Engine(model)).measure(rows)
     batch = pretrain_batch(materials, rows, torch.device("cpu"))
     with torch.no_grad():
         states, mask = model.encode(batch.history)

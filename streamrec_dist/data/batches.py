@@ -94,14 +94,19 @@ def length_batches(lengths: np.ndarray, batch: int) -> list[np.ndarray]:
 
 
 def in_length_batches(
-    lengths: np.ndarray, batch: int, work: Callable[[np.ndarray], Mapping[str, np.ndarray]]
+    lengths: np.ndarray,
+    batch: int,
+    work: Callable[[np.ndarray], Mapping[str, np.ndarray]],
+    wait: Callable[[], None] = lambda: None,
 ) -> dict[str, np.ndarray]:
     """`work` on the rows of `lengths` int64 [n], up to `batch` of similar length at a time; columns [n, ...].
 
     It is given row numbers int64 and returns columns with an entry a row; they come back in the order of the rows.
+    Columns that are still being computed are read after `wait`.
     """
     batches = length_batches(lengths, batch)
     parts = [work(numbers) for numbers in batches]
+    wait()
     place = np.argsort(np.concatenate(batches))
     return {name: np.concatenate([part[name] for part in parts])[place] for name in parts[0]}
 

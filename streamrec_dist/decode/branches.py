@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from streamrec_dist.decode.engine import Columns, Engine, Prompts
+from streamrec_dist.decode.columns import Columns
+from streamrec_dist.decode.engine import Engine, Prompts
 from streamrec_dist.model.layers import MASKED, relative_buckets
 from streamrec_dist.tokens import BOS
 
@@ -34,7 +35,7 @@ class Branches:
     def start(cls, engine: Engine, prompts: Prompts, capacity: int) -> Branches:
         """One row a prompt that has read the start token; room for `capacity` columns more."""
         device = engine.device
-        columns = Columns(engine, prompts.stack, len(prompts), 1 + capacity)
+        columns = engine.columns(prompts.stack, len(prompts), 1 + capacity)
         empty = cls(
             engine,
             prompts,

@@ -7,7 +7,8 @@ the thoughts and its ancestors.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +17,11 @@ from torch import Tensor
 from streamrec_dist.decode.branches import Branches, visible_bias
 from streamrec_dist.tokens import FIRST_CODE
 
+#: Prompts that share a tree and are decoded at a time, which bounds the memory of the logits.
+CHUNK = 8
 
-@dataclass(frozen=True)
-class PrefixTree:
+
+class PrefixTree(NamedTuple):
     """Distinct prefixes of length 1..m-1 of each prompt's candidates; N nodes, padded."""
 
     tokens: Tensor  # int64 [P, N]      last token of the prefix
@@ -26,12 +29,34 @@ class PrefixTree:
     sees: Tensor  # bool [P, N, N]    itself and its ancestors
     node: Tensor  # int64 [P, C, m-1] node of each candidate's prefix of each length
 
+    def padded(self, multiple: int) -> PrefixTree:
+        """With nodes that no candidate has, up to a multiple of `multiple`."""
+        more = -self.tokens.shape[1] % multiple
+        return PrefixTree(
+            F.pad(self.tokens, (0, more), value=FIRST_CODE),
+            F.pad(self.depth, (0, more), value=1),
+            F.pad(self.sees, (0, more, 0, more)),
+            self.node,
+        )
+
+    def chunks(self, size: int) -> list[PrefixTree]:
+        """The trees of `size` prompts at a time."""
+        split = (part.split(size) for part in (self.tokens, self.sees, self.node))
+        return [PrefixTree(tokens, self.depth, sees, node) for tokens, sees, node in zip(*split, strict=True)]
+
+
+def prefix_trees(candidates: Tensor, chunk: int = CHUNK) -> list[PrefixTree]:
+    """Candidates int64 [P, C, m] on the host -> the trees of `chunk` prompts at a time."""
+    return [prefix_tree(some) for some in candidates.split(chunk)] if len(candidates) else []
+
 
 def prefix_tree(candidates: Tensor) -> PrefixTree:
-    """Candidates int64 [P, C, m] of code tokens -> their tree."""
+    """Candidates int64 [P, C, m] of code tokens -> their tree.
+
+    On the host: how many nodes there are depends on the candidates' values, for which a device would be waited for.
+    """
     prompts, count, levels = candidates.shape
-    device = candidates.device
-    group = torch.zeros((prompts, count), dtype=torch.long, device=device)
+    group = torch.zeros((prompts, count), dtype=torch.long)
     tokens, depths, nodes = [], [], []
     start = 0
     for depth in range(levels - 1):
@@ -42,14 +67,14 @@ def prefix_tree(candidates: Tensor) -> PrefixTree:
         rank[:, 1:] = (ordered[:, 1:] != ordered[:, :-1]).cumsum(dim=-1)
         group = torch.empty_like(rank).scatter_(-1, order, rank)
         width = int(rank.max()) + 1
-        last = torch.full((prompts, width), FIRST_CODE, device=device)
+        last = torch.full((prompts, width), FIRST_CODE)
         tokens.append(last.scatter_(-1, group, candidates[..., depth]))
-        depths.append(torch.full((width,), depth + 1, device=device))
+        depths.append(torch.full((width,), depth + 1))
         nodes.append(group + start)
         start += width
     node = torch.stack(nodes, dim=-1) if nodes else candidates[..., :0]
-    sees = torch.eye(start, dtype=torch.bool, device=device).repeat(prompts, 1, 1)
-    prompt = torch.arange(prompts, device=device).unsqueeze(-1)
+    sees = torch.eye(start, dtype=torch.bool).repeat(prompts, 1, 1)
+    prompt = torch.arange(prompts).unsqueeze(-1)
     for depth in range(levels - 1):
         for ancestor in range(depth):
             sees[prompt, node[..., depth], node[..., ancestor]] = True
@@ -59,27 +84,27 @@ def prefix_tree(candidates: Tensor) -> PrefixTree:
 
 
 @torch.no_grad()
-def candidate_log_probs(thoughts: Branches, candidates: Tensor, chunk: int = 8) -> Tensor:
+def candidate_log_probs(thoughts: Branches, candidates: Tensor, trees: Sequence[PrefixTree]) -> Tensor:
     """log P(candidate | history, thoughts), float32 [P, G, C], after each of the G rows of `thoughts`.
 
-    candidates int64 [P, C, m] of code tokens. `chunk` prompts are decoded at a time, which bounds the memory of
-    the logits.
+    candidates int64 [P, C, m] of code tokens; `trees` are theirs, in order, each of some of the prompts.
     """
     first = thoughts.engine.log_probs(thoughts.hidden)
     index = candidates - FIRST_CODE
     total = first.gather(-1, index[:, None, :, 0].expand(-1, thoughts.rows, -1))
     if candidates.shape[-1] > 1:
-        for start in range(0, len(candidates), chunk):
-            some = slice(start, start + chunk)
-            total[some] += _score(thoughts, some, candidates[some])
+        start = 0
+        for tree in trees:
+            some = slice(start, start + len(tree.tokens))
+            total[some] += _score(thoughts, some, candidates[some], tree)
+            start = some.stop
     return total
 
 
-def _score(thoughts: Branches, some: slice, candidates: Tensor) -> Tensor:
+def _score(thoughts: Branches, some: slice, candidates: Tensor, tree: PrefixTree) -> Tensor:
     """log P of all codes but the first [P, G, C], for the prompts `some`."""
     engine, group = thoughts.engine, thoughts.rows
     count, width, _ = candidates.shape
-    tree = prefix_tree(candidates)
     logits = engine.logits(_tree_states(thoughts, some, tree))
     # A node's normaliser is shared by all its children, so it is taken once and not per candidate.
     normaliser = logits.logsumexp(dim=-1)

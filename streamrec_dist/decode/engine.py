@@ -1,4 +1,4 @@
-"""The engine: a model's weights laid out for decoding, its encoder, and one step of its decoders.
+"""The engine: a model's encoder and one step of its decoders, on weights laid out for decoding.
 
 Three things make it faster than calling the modules: matrices are cast once, not at every token, and take the
 norms' weights in; whatever the rows of one prompt share is stored and computed once (encoder keys and values, the
@@ -8,50 +8,17 @@ cache is ever repeated, reordered or grown.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from streamrec_dist.decode.columns import Columns
+from streamrec_dist.decode.layout import DecoderStack, FeedForward, Layer, Layout
 from streamrec_dist.model.backbone import Stack, StreamRec
-from streamrec_dist.model.decoder import DecoderLayer
 from streamrec_dist.model.encoder import EncoderLayer
-from streamrec_dist.model.layers import EPS, MASKED, CrossAttention, SelfAttention, relative_buckets
+from streamrec_dist.model.layers import EPS, MASKED, relative_buckets
 from streamrec_dist.tokens import PAD
-
-
-@dataclass(frozen=True)
-class Attention:
-    """Matrices [in, out] of self-attention, or of cross-attention's queries and output."""
-
-    project: Tensor  # [d, 3 * inner], or [d, inner]
-    out: Tensor  # [inner, d]
-
-
-@dataclass(frozen=True)
-class FeedForward:
-    up: Tensor  # [d, d_ff]
-    down: Tensor  # [d_ff, d]
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One layer; `cross` and its keys and values [d, 2 * inner] only in decoders."""
-
-    own: Attention
-    cross: Attention | None
-    feed: FeedForward
-
-
-@dataclass(frozen=True)
-class DecoderStack:
-    layers: list[Layer]
-    keys_values: Tensor  # [d, layers * 2 * inner], of all layers' cross-attention
-    norm: Tensor  # [d]
-    bias: Tensor  # [buckets, heads]
 
 
 @dataclass(frozen=True)
@@ -80,10 +47,10 @@ class Prompts:
 
 
 class Engine:
-    """What decodes: made from a model for one version of its weights.
+    """What decodes: made from a model once, and refreshed whenever the model has got other weights.
 
     Matrix products and attention are of `dtype`, float32 or bfloat16; the residual stream, norms and probabilities
-    are float32 in either, as under autocast.
+    are float32 in either, as under autocast. Nothing here waits for the device: shapes follow from shapes.
     """
 
     def __init__(self, model: StreamRec, dtype: torch.dtype = torch.float32):
@@ -98,46 +65,26 @@ class Engine:
         self.levels, self.codes = model.levels, model.codes
         self.embed = model.embed.weight.detach()
         self.device = self.embed.device
-        with torch.no_grad():
-            self._table = self._matrix(model.code_table * model.d_model**-0.5)
-            self._encoder = [self._layer(layer) for layer in model.encoder.layers]
+        self._layout = Layout(dtype)
+        self._table = self._layout.matrix(model.code_table, model.d_model**-0.5)
+        self._encoder = self._layout.encoder(model.encoder)
         self._stacks: dict[Stack, DecoderStack] = {}
 
-    # weights
-
-    def _matrix(self, weight: Tensor, norm: Tensor | None = None) -> Tensor:
-        """A Linear's weight [out, in], the preceding norm's weight multiplied in, as a matrix [in, out]."""
-        scaled = weight if norm is None else weight * norm
-        return scaled.detach().to(self.dtype).t()
-
-    def _layer(self, layer: torch.nn.Module) -> Layer:
-        assert isinstance(layer, EncoderLayer | DecoderLayer)
-        own = self._attention(layer.attention.qkv.weight, layer.attention, layer.attention_norm.weight)
-        cross = None
-        if isinstance(layer, DecoderLayer):
-            cross = self._attention(layer.cross.q.weight, layer.cross, layer.cross_norm.weight)
-        feed = FeedForward(
-            self._matrix(layer.feed_forward.wi.weight, layer.feed_forward_norm.weight),
-            self._matrix(layer.feed_forward.wo.weight),
-        )
-        return Layer(own, cross, feed)
-
-    def _attention(self, project: Tensor, module: SelfAttention | CrossAttention, norm: Tensor) -> Attention:
-        return Attention(self._matrix(project, norm), self._matrix(module.out.weight))
+    def refresh(self) -> None:
+        """Take the weights that have been written into the model's parameters since; all memory stays in place."""
+        self._layout.refresh()
 
     def stack(self, name: Stack) -> DecoderStack:
         """A decoder's weights, laid out on first use."""
         if name not in self._stacks:
-            module = self.model.stack(name)
-            layers: Iterable[DecoderLayer] = module.layers  # type: ignore[assignment]
-            with torch.no_grad():
-                self._stacks[name] = DecoderStack(
-                    [self._layer(layer) for layer in layers],
-                    self._matrix(torch.cat([layer.cross.kv.weight for layer in layers])),
-                    module.norm.weight.detach(),
-                    module.bias.weight.detach(),
-                )
+            self._stacks[name] = self._layout.decoder(self.model.stack(name))
         return self._stacks[name]
+
+    def columns(self, stack: Stack, batch: int, capacity: int) -> Columns:
+        """Empty columns for `batch` entries, with room for `capacity` tokens each."""
+        shape = (2, batch, self.heads, capacity, self.d_head)
+        layers = self.stack(stack).layers
+        return Columns([torch.empty(shape, dtype=self.dtype, device=self.device) for _ in layers])
 
     # encoder
 
@@ -149,15 +96,15 @@ class Engine:
         x = self.embed[history].view(-1, self.d_model)
         places = torch.arange(length, device=self.device)
         buckets = relative_buckets(places, places, bidirectional=True)
-        relative = self.model.encoder.bias.weight.detach()[buckets].permute(2, 0, 1)[None]
+        relative = self._encoder.bias[buckets].permute(2, 0, 1)[None]
         bias = (relative + _padding_bias(mask)).to(self.dtype)
-        for layer in self._encoder:
+        for layer in self._encoder.layers:
             qkv = self._normed(x) @ layer.own.project
             q, k, v = self._split(qkv, prompts, length, 3)
             attended = self._attend(q, k.transpose(1, 2), v, bias, (prompts,))
             x = self._add(x, self._merge(attended, length), layer.own.out)
             x = self._feed_forward(x, layer.feed)
-        states = self._normed(x, torch.float32) * self.model.encoder.norm.weight.detach()
+        states = self._normed(x, torch.float32) * self._encoder.norm
         return states.view(prompts, length, self.d_model), mask
 
     @torch.no_grad()
@@ -253,53 +200,6 @@ class Engine:
     def log_probs(self, states: Tensor) -> Tensor:
         """Eq. 11: log-probabilities float32 [..., levels * codes] of the code tokens."""
         return torch.log_softmax(self.logits(states), dim=-1)
-
-
-class Columns:
-    """Keys and values of decoded tokens, which the rows of a batch entry share: static, appended to."""
-
-    def __init__(self, engine: Engine, stack: Stack, batch: int, capacity: int):
-        shape = (2, batch, engine.heads, capacity, engine.d_head)
-        layers = engine.stack(stack).layers
-        self.layers = [torch.empty(shape, dtype=engine.dtype, device=engine.device) for _ in layers]
-        self.used = 0
-
-    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Add keys and values [B, heads, R, d_head]; all so far, each [B * heads, used + R, d_head]."""
-        end = self.used + k.shape[2]
-        self._reserve(end)
-        stored = self.layers[layer]
-        stored[0, :, :, self.used : end] = k
-        stored[1, :, :, self.used : end] = v
-        keys, values = stored.flatten(1, 2)[:, :, :end]
-        return keys, values
-
-    def apart(self, some: slice, sees: Tensor, length: int, room: int) -> Columns:
-        """Columns of each row of the batch entries `some` alone, with `room` for more.
-
-        `sees` bool [1 or B, R, C]: the `length` columns that each row sees. The copy has (entries * R) entries.
-        """
-        own = copy.copy(self)
-        # The seen ones first, in their order: their number is known, so nothing waits for a device.
-        index = (~sees).byte().argsort(dim=-1, stable=True)[..., :length]
-        index = index.expand(self.layers[0].shape[1], -1, -1)[some]
-        entry = torch.arange(len(index), device=index.device)[:, None, None]
-        own.layers = []
-        for stored in self.layers:
-            chosen = stored[:, some].permute(1, 3, 0, 2, 4)[entry, index].flatten(0, 1)
-            shape = (2, len(chosen), stored.shape[2], length + room, stored.shape[4])
-            copied = torch.empty(shape, dtype=stored.dtype, device=stored.device)
-            copied[:, :, :, :length] = chosen.permute(2, 0, 3, 1, 4)
-            own.layers.append(copied)
-        own.used = length
-        return own
-
-    def _reserve(self, columns: int) -> None:
-        capacity = self.layers[0].shape[3]
-        if columns > capacity:
-            self.layers = [
-                F.pad(stored, (0, 0, 0, max(columns, 2 * capacity) - capacity)) for stored in self.layers
-            ]
 
 
 def _flat(x: Tensor) -> Tensor:

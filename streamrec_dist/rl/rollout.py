@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from streamrec_dist.data.batches import history_lengths, history_tokens, in_length_batches, targets
-from streamrec_dist.decode.candidates import candidate_log_probs
+from streamrec_dist.data.batches import targets
+from streamrec_dist.decode.batched import BatchedDecode
+from streamrec_dist.decode.candidates import CHUNK, PrefixTree, candidate_log_probs, prefix_tree, prefix_trees
 from streamrec_dist.decode.engine import Engine
+from streamrec_dist.decode.graphs import to_device, to_host
 from streamrec_dist.decode.random import rollout_uniforms
 from streamrec_dist.decode.sampler import sample
-from streamrec_dist.items.catalogue import Catalogue
-from streamrec_dist.materials import Materials, arithmetic
-from streamrec_dist.model.backbone import StreamRec
+from streamrec_dist.materials import Materials
 from streamrec_dist.types import PolicyVersion, RolloutBatch
 
 #: Prompts decoded together: enough to fill the matrix products, few enough to be of one length.
 PROMPTS = 64
+#: Where shapes are static, a tree of candidates has a multiple of so many nodes.
+NODES = 32
 
 
 def prompt_rows(rows: int, seed: int, cursor: int, count: int) -> np.ndarray:
@@ -29,64 +32,70 @@ def prompt_rows(rows: int, seed: int, cursor: int, count: int) -> np.ndarray:
     return chosen
 
 
-def rollout(
-    materials: Materials, model: StreamRec, version: PolicyVersion, cursor: int, count: int
-) -> RolloutBatch:
-    """G rollouts of each of the prompts `cursor`..`cursor + count`, with all columns that need the policy.
+class Sampler:
+    """Samples groups with the weights that its engine has; kept as long as the engine, and its graphs with it."""
 
-    The samples are a function of (seed, cursor, version's weights), whoever draws them.
-    """
-    config, corpus = materials.config, materials.corpus
-    engine = Engine(model, arithmetic(config))
-    chosen = prompt_rows(len(materials.rows), config.seed, cursor, count)
-    rows = materials.rows[chosen]
-    others = np.random.default_rng([config.seed, 1, cursor]).permutation(corpus.n_items)
-    others = others[: config.stages.rl.similarity_items].astype(np.int64)
+    def __init__(self, materials: Materials, engine: Engine):
+        self.materials, self.engine = materials, engine
+        trie = materials.config.stages.rl.sampling == "trie"
+        self.catalogue = materials.catalogue.to(engine.device) if trie else None
+        self.decode = BatchedDecode(materials.corpus, engine.device, PROMPTS, self._decode)
 
-    catalogue = materials.catalogue.to(engine.device) if config.stages.rl.sampling == "trie" else None
+    def rollout(self, version: PolicyVersion, cursor: int, count: int) -> RolloutBatch:
+        """G rollouts of each of the prompts `cursor`..`cursor + count`, with all columns that need the policy.
 
-    def decode(numbers: np.ndarray) -> dict[str, np.ndarray]:
-        return _decode(materials, engine, catalogue, rows[numbers], cursor + numbers)
+        The samples are a function of (seed, cursor, version's weights), whoever draws them.
+        """
+        config, corpus = self.materials.config, self.materials.corpus
+        chosen = prompt_rows(len(self.materials.rows), config.seed, cursor, count)
+        rows = self.materials.rows[chosen]
+        others = np.random.default_rng([config.seed, 1, cursor]).permutation(corpus.n_items)
+        others = others[: config.stages.rl.similarity_items].astype(np.int64)
+        other_states = self._item_states(others)  # complete when the columns are
+        columns = self.decode(rows, lambda numbers: self._arguments(rows[numbers], cursor + numbers))
+        return RolloutBatch(
+            rows=chosen,
+            other_items=others,
+            other_states=other_states,
+            version=version,
+            seed=config.seed,
+            cursor=cursor,
+            **columns,
+        )
 
-    columns = in_length_batches(history_lengths(corpus, rows), PROMPTS, decode)
-    return RolloutBatch(
-        rows=chosen,
-        target_states=_item_states(materials, engine, targets(corpus, rows)),
-        other_items=others,
-        other_states=_item_states(materials, engine, others),
-        version=version,
-        seed=config.seed,
-        cursor=cursor,
-        **columns,
-    )
+    def _arguments(self, rows: np.ndarray, cursors: np.ndarray) -> list[np.ndarray]:
+        """Uniforms and candidates of prompts `rows` int64 [n, 2], numbers `cursors` int64 [n], and their trees."""
+        config, corpus = self.materials.config, self.materials.corpus
+        rl, length = config.stages.rl, config.stages.sft.thoughts + corpus.levels
+        items = targets(corpus, rows)
+        candidates = np.concatenate(
+            [items[:, None], self.materials.neighbours[items, : rl.negatives]], axis=1
+        )
+        tokens = torch.from_numpy(corpus.item_tokens(candidates))
+        # Where shapes are static, one tree for all, of one of few sizes.
+        trees = [prefix_tree(tokens).padded(NODES)] if self.decode.static else prefix_trees(tokens)
+        uniforms = rollout_uniforms(config.seed, cursors, rl.group_size, length)
+        return [uniforms, tokens.numpy(), *(field.numpy() for tree in trees for field in tree)]
 
+    def _decode(
+        self, history: Tensor, uniforms: Tensor, candidates: Tensor, *fields: Tensor
+    ) -> dict[str, Tensor]:
+        """The columns of some prompts, on the device; `fields` are those of the candidates' trees."""
+        config, engine = self.materials.config, self.engine
+        rl, thoughts = config.stages.rl, config.stages.sft.thoughts
+        samples = sample(engine, engine.read(history), uniforms, thoughts, rl.temperature, self.catalogue)
+        width = len(PrefixTree._fields)
+        trees = [PrefixTree(*fields[start : start + width]) for start in range(0, len(fields), width)]
+        chunks = [chunk for tree in trees for chunk in tree.chunks(CHUNK)]
+        return {
+            "tokens": samples.tokens.int(),
+            "logprobs": samples.logprobs,
+            "pooled": samples.pooled,
+            "candidate_logprobs": candidate_log_probs(samples.thinking.branches, candidates, chunks),
+            "target_states": engine.model.item_states(candidates[:, 0]).float(),
+        }
 
-def _decode(
-    materials: Materials, engine: Engine, catalogue: Catalogue | None, rows: np.ndarray, cursors: np.ndarray
-) -> dict[str, np.ndarray]:
-    """The columns of prompts `rows` int64 [n, 2] that have the numbers `cursors` int64 [n] in the run.
-
-    A `catalogue` constrains the items' codes to its trie.
-    """
-    config, corpus, device = materials.config, materials.corpus, engine.device
-    rl, thoughts = config.stages.rl, config.stages.sft.thoughts
-    items = targets(corpus, rows)
-    candidates = np.concatenate([items[:, None], materials.neighbours[items, : rl.negatives]], axis=1)
-    uniforms = rollout_uniforms(config.seed, cursors, rl.group_size, thoughts + corpus.levels)
-    prompts = engine.read(torch.from_numpy(history_tokens(corpus, rows)[0]).to(device))
-    uniforms_t = torch.from_numpy(uniforms).to(device)
-    samples = sample(engine, prompts, uniforms_t, thoughts, rl.temperature, catalogue)
-    candidates_t = torch.from_numpy(corpus.item_tokens(candidates)).to(device)
-    scored = candidate_log_probs(samples.thinking.branches, candidates_t)
-    return {
-        "tokens": samples.tokens.cpu().numpy().astype(np.int32),
-        "logprobs": samples.logprobs.cpu().numpy(),
-        "pooled": samples.pooled.cpu().numpy(),
-        "candidate_logprobs": scored.cpu().numpy(),
-    }
-
-
-@torch.no_grad()
-def _item_states(materials: Materials, engine: Engine, items: np.ndarray) -> np.ndarray:
-    tokens = torch.from_numpy(materials.corpus.item_tokens(items)).to(engine.device)
-    return engine.model.item_states(tokens).float().cpu().numpy()
+    @torch.no_grad()
+    def _item_states(self, items: np.ndarray) -> np.ndarray:
+        tokens = to_device(self.materials.corpus.item_tokens(items), self.engine.device)
+        return to_host(self.engine.model.item_states(tokens).float())

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streamrec_dist.data.batches import history_lengths, history_tokens, in_length_batches, targets
+from streamrec_dist.data.batches import targets
+from streamrec_dist.decode.batched import BatchedDecode
 from streamrec_dist.decode.branches import Branches
 from streamrec_dist.decode.engine import Engine, Prompts
 from streamrec_dist.decode.likelihood import direct_log_probs, item_log_probs
 from streamrec_dist.decode.random import rollout_uniforms
 from streamrec_dist.decode.sampler import Thinking, sample_thoughts, think
-from streamrec_dist.materials import Materials, arithmetic
-from streamrec_dist.model.backbone import StreamRec
+from streamrec_dist.materials import Materials
 from streamrec_dist.model.thinking import nearest_tokens, unit_rms
 from streamrec_dist.types import Annotation
 
@@ -55,96 +55,91 @@ def iterative_inference(
     return Inference(thinking, gaps.pow(2).mean(dim=-1).sqrt())
 
 
-@torch.no_grad()
-def annotate_rows(
-    materials: Materials, model: StreamRec, reference: StreamRec, first: int, last: int, round_number: int
-) -> Annotation:
-    """Annotate training rows first..last with the current model; `reference` is pi_ref, frozen after stage 1.
+class Annotator:
+    """Annotates training rows with the weights that `engine` has; `reference` is pi_ref, frozen after stage 1."""
 
-    The dispreferred item of each row is drawn from the target's text neighbours by (seed, round, row).
-    """
-    lengths = history_lengths(materials.corpus, materials.rows[first:last])
-    dtype = arithmetic(materials.config)
-    engines = Engine(model, dtype), Engine(reference, dtype)
-    columns = in_length_batches(
-        lengths, BATCH, lambda numbers: _annotate(materials, *engines, first + numbers, round_number)
-    )
-    return Annotation(first=first, **columns)
+    def __init__(self, materials: Materials, engine: Engine, reference: Engine):
+        self.materials, self.engine, self.reference = materials, engine, reference
+        self.decode = BatchedDecode(materials.corpus, engine.device, BATCH, self._decode)
 
+    def annotate(self, first: int, last: int, round_number: int) -> Annotation:
+        """The training rows first..last, with the current weights.
 
-def _annotate(
-    materials: Materials, engine: Engine, reference: Engine, numbers: np.ndarray, round_number: int
-) -> dict[str, np.ndarray]:
-    """The columns of an Annotation for training rows `numbers` int64 [n], which are decoded together."""
-    config = materials.config
-    corpus, steps = materials.corpus, config.stages.sft.thoughts
-    device = engine.device
-    rows = materials.rows[numbers]
-    items = targets(corpus, rows)
-    draws = rollout_uniforms(config.seed + round_number * 7919, numbers, 1, steps + 2)[:, 0]
-    neighbours = materials.neighbours[items]
-    negatives = neighbours[np.arange(len(rows)), (draws[:, 0] * neighbours.shape[1]).astype(int)].astype(
-        np.int64
-    )
-    own = draws[:, 1] < config.stages.sft.own_thoughts
+        The dispreferred item of each row is drawn from the target's text neighbours by (seed, round, row).
+        """
+        corpus, stage = self.materials.corpus, self.materials.config.stages.sft
+        rows = self.materials.rows[first:last]
+        seed = self.materials.config.seed + round_number * 7919
+        draws = rollout_uniforms(seed, np.arange(first, last), 1, stage.thoughts + 2)[:, 0]
+        items = targets(corpus, rows)
+        neighbours = self.materials.neighbours[items]
+        nearby = (draws[:, 0] * neighbours.shape[1]).astype(int)
+        negatives = neighbours[np.arange(len(rows)), nearby].astype(np.int64)
+        own = draws[:, 1] < stage.own_thoughts
+        pairs = np.stack([items, negatives], axis=1)
 
-    history = torch.from_numpy(history_tokens(corpus, rows)[0]).to(device)
-    target_tokens = torch.from_numpy(corpus.item_tokens(items)).to(device)
-    pair = torch.stack([target_tokens, torch.from_numpy(corpus.item_tokens(negatives)).to(device)], dim=1)
-    states, mask = engine.encode(history)
-    prompts = engine.prompts(states, mask)
-    first = engine.model.history_state(states, mask)
-    target = engine.model.item_states(target_tokens)
-    thoughts = iterative_inference(engine, prompts, first, target, steps).thinking.tokens[:, 0]
-    if own.any():
-        uniforms = torch.from_numpy(draws[:, None, 2:]).to(device)
-        sampled = sample_thoughts(engine, prompts, uniforms).tokens[:, 0]
-        thoughts = torch.where(torch.from_numpy(own).to(device)[:, None], sampled, thoughts)
-    log_probs = direct_log_probs(reference, history, pair).cpu().numpy()
-    return {
-        "thoughts": thoughts.cpu().numpy().astype(np.int32),
-        "own": own,
-        "negatives": negatives,
-        "reference_target": log_probs[:, 0],
-        "reference_negative": log_probs[:, 1],
-    }
+        def arguments(numbers: np.ndarray) -> list[np.ndarray]:
+            return [corpus.item_tokens(pairs[numbers]), draws[numbers, None, 2:], own[numbers]]
+
+        return Annotation(first=first, own=own, negatives=negatives, **self.decode(rows, arguments))
+
+    def _decode(self, history: Tensor, pairs: Tensor, uniforms: Tensor, own: Tensor) -> dict[str, Tensor]:
+        """Thoughts and pi_ref's log-probs of the target and the dispreferred item, whose tokens are `pairs`.
+
+        pairs int64 [P, 2, m]; uniforms [P, 1, l] draw the thoughts of the rows `own` bool [P].
+        """
+        engine, stage = self.engine, self.materials.config.stages.sft
+        states, mask = engine.encode(history)
+        prompts = engine.prompts(states, mask)
+        first = engine.model.history_state(states, mask)
+        target = engine.model.item_states(pairs[:, 0])
+        thoughts = iterative_inference(engine, prompts, first, target, stage.thoughts).thinking.tokens[:, 0]
+        if stage.own_thoughts > 0:
+            sampled = sample_thoughts(engine, prompts, uniforms).tokens[:, 0]
+            thoughts = torch.where(own[:, None], sampled, thoughts)
+        log_probs = direct_log_probs(self.reference, history, pairs)
+        return {
+            "thoughts": thoughts.int(),
+            "reference_target": log_probs[:, 0],
+            "reference_negative": log_probs[:, 1],
+        }
 
 
-@torch.no_grad()
-def measure_thinking(materials: Materials, model: StreamRec, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """How the model thinks on rows int64 [n, 2], a value a row (means are taken by the caller):
+class ThinkingMeter:
+    """How the model whose weights an engine has thinks on given rows."""
 
-    gold_nll, sampled_nll: the target's negative log-likelihood after annotated and after sampled thoughts, whose
-    difference is the leak; distance [n, l + 1] of s_i to the target by step; distinct: distinct thoughts;
-    target_share: share of thoughts that are codes of the target.
-    """
-    engine = Engine(model, arithmetic(materials.config))
-    return in_length_batches(
-        history_lengths(materials.corpus, rows),
-        BATCH,
-        lambda numbers: _measure_thinking(materials, engine, rows[numbers]),
-    )
+    def __init__(self, materials: Materials, engine: Engine):
+        self.materials, self.engine = materials, engine
+        self.decode = BatchedDecode(materials.corpus, engine.device, BATCH, self._decode)
 
+    def measure(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """On rows int64 [n, 2], a value a row (means are taken by the caller):
 
-def _measure_thinking(materials: Materials, engine: Engine, rows: np.ndarray) -> dict[str, np.ndarray]:
-    config, corpus = materials.config, materials.corpus
-    steps, model = config.stages.sft.thoughts, engine.model
-    history = torch.from_numpy(history_tokens(corpus, rows)[0]).to(engine.device)
-    items = torch.from_numpy(corpus.item_tokens(targets(corpus, rows))).to(engine.device)[:, None]
-    # Keyed by the row itself: however the rows are shared out, the same thoughts are drawn.
-    uniforms = rollout_uniforms(config.seed, rows[:, 0] * 2**20 + rows[:, 1], 1, steps)
-    states, mask = engine.encode(history)
-    prompts = engine.prompts(states, mask)
-    first = model.history_state(states, mask)
-    gold = iterative_inference(engine, prompts, first, model.item_states(items[:, 0]), steps)
-    sampled = sample_thoughts(engine, prompts, torch.from_numpy(uniforms).to(engine.device))
-    thoughts = gold.thinking.tokens[:, 0]
-    ordered = thoughts.sort(dim=-1).values
-    values = {
-        "gold_nll": -item_log_probs(gold.thinking.branches, items)[:, 0],
-        "sampled_nll": -item_log_probs(sampled.branches, items)[:, 0],
-        "distance": gold.distances,
-        "target_share": (thoughts.unsqueeze(-1) == items).any(-1).float().mean(-1),
-        "distinct": 1.0 + (ordered[:, 1:] != ordered[:, :-1]).float().sum(-1),
-    }
-    return {name: value.float().cpu().numpy() for name, value in values.items()}
+        gold_nll, sampled_nll: the target's negative log-likelihood after annotated and after sampled thoughts, whose
+        difference is the leak; distance [n, l + 1] of s_i to the target by step; distinct: distinct thoughts;
+        target_share: share of thoughts that are codes of the target.
+        """
+        corpus, config = self.materials.corpus, self.materials.config
+        tokens = corpus.item_tokens(targets(corpus, rows))[:, None]
+        # Keyed by the row itself: however the rows are shared out, the same thoughts are drawn.
+        keys = rows[:, 0] * 2**20 + rows[:, 1]
+        uniforms = rollout_uniforms(config.seed, keys, 1, config.stages.sft.thoughts)
+        return self.decode(rows, lambda numbers: [tokens[numbers], uniforms[numbers]])
+
+    def _decode(self, history: Tensor, items: Tensor, uniforms: Tensor) -> dict[str, Tensor]:
+        """The values of rows with target tokens `items` int64 [P, 1, m]; uniforms [P, 1, l] draw the thoughts."""
+        engine, model = self.engine, self.engine.model
+        states, mask = engine.encode(history)
+        prompts = engine.prompts(states, mask)
+        first = model.history_state(states, mask)
+        gold = iterative_inference(engine, prompts, first, model.item_states(items[:, 0]), uniforms.shape[-1])
+        sampled = sample_thoughts(engine, prompts, uniforms)
+        thoughts = gold.thinking.tokens[:, 0]
+        ordered = thoughts.sort(dim=-1).values
+        return {
+            "gold_nll": -item_log_probs(gold.thinking.branches, items)[:, 0],
+            "sampled_nll": -item_log_probs(sampled.branches, items)[:, 0],
+            "distance": gold.distances,
+            "target_share": (thoughts.unsqueeze(-1) == items).any(-1).float().mean(-1),
+            "distinct": 1.0 + (ordered[:, 1:] != ordered[:, :-1]).float().sum(-1),
+        }

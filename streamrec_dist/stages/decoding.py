@@ -44,11 +44,18 @@ class Ranked:
 class Recommender:
     """Ranks the whole catalogue for rows (user, position), with one stage's model."""
 
-    def __init__(self, materials: Materials, model: StreamRec, name: str, device: str = "cpu"):
+    def __init__(
+        self,
+        materials: Materials,
+        model: StreamRec,
+        name: str,
+        device: str = "cpu",
+        engine: Engine | None = None,
+    ):
         self.materials = materials
         self.config = materials.config
         self.model = model.to(device).eval()
-        self.engine = Engine(self.model, arithmetic(self.config))
+        self.engine = engine or Engine(self.model, arithmetic(self.config))
         self.device = torch.device(device)
         self.steps = thinking_steps(name, self.config)
         self.catalogue = materials.catalogue.to(device)
