@@ -26,10 +26,7 @@ def restrict(logits: Tensor, catalogue: Catalogue, depth: int, nodes: Tensor) ->
 
 def descend(catalogue: Catalogue, depth: int, nodes: Tensor, tokens: Tensor) -> Tensor:
     """The child int64 [...] that `tokens` [...] lead to from `nodes` of `depth`; each must be a child."""
-    codes, children, valid = catalogue.children(depth, nodes)
-    code = tokens - FIRST_CODE - depth * catalogue.codes_per_level
-    place = ((codes == code.unsqueeze(-1)) & valid).byte().argmax(dim=-1, keepdim=True)
-    return children.gather(-1, place).squeeze(-1)
+    return catalogue.child(depth, nodes, tokens - FIRST_CODE - depth * catalogue.codes_per_level)
 
 
 def sequence_log_probs(
