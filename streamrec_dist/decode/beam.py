@@ -15,11 +15,32 @@ from streamrec_dist.tokens import FIRST_CODE
 
 @dataclass(frozen=True)
 class Growth:
-    """Every way to go on from W beams of each of R rows: one code further down the trie."""
+    """Every way to go on from W beams of each of R rows: one code further down the trie.
 
+    Only scores are held for all of them; what they lead to is looked up for those that are kept.
+    """
+
+    catalogue: Catalogue
+    depth: int
+    first: Tensor  # int64 [P, R, W]  the first child of each beam's node
     scores: Tensor  # float32 [P, R, W, C], -inf where there is no child
-    tokens: Tensor  # int64 [P, R, W, C]
-    nodes: Tensor  # int64 [P, R, W, C]
+
+    def items(self) -> Tensor:
+        """The items int64 [P, R, W, C] of children that are leaves; some item where there is no child."""
+        slots = torch.arange(self.scores.shape[-1], device=self.scores.device)
+        leaves = (self.first.unsqueeze(-1) + slots).clamp_max(self.catalogue.n_items - 1)
+        return self.catalogue.leaf_items(leaves)
+
+    def take(self, places: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Parents, child nodes and tokens, int64 [P, R, K], of the ways on with `scores` [P, R, K].
+
+        `places` int64 [P, R, K] count a row's W * C ways on; one of score -inf leads to node 0.
+        """
+        parents = places // self.scores.shape[-1]
+        nodes = self.first.gather(-1, parents) + places % self.scores.shape[-1]
+        nodes = nodes.masked_fill(scores == -torch.inf, 0)
+        codes = self.catalogue.child_code[self.depth][nodes].long()
+        return parents, nodes, codes + self.depth * self.catalogue.codes_per_level + FIRST_CODE
 
 
 def grow(branches: Branches, catalogue: Catalogue, depth: int, nodes: Tensor, scores: Tensor) -> Growth:
@@ -28,22 +49,22 @@ def grow(branches: Branches, catalogue: Catalogue, depth: int, nodes: Tensor, sc
     `scores` float32 [P, R, W] are the log-probs so far. Probabilities are over all code tokens; the trie only
     decides which may follow.
     """
-    codes, children, valid = catalogue.children(depth, nodes)
-    indices = codes + depth * catalogue.codes_per_level
+    codes, first, valid = catalogue.child_codes(depth, nodes)
     # A node's normaliser is taken once; its children's logits are gathered.
     logits = branches.engine.logits(branches.hidden).unflatten(1, nodes.shape[1:])
-    step = logits.gather(-1, indices) - logits.logsumexp(dim=-1, keepdim=True)
-    grown = (scores.unsqueeze(-1) + step).masked_fill(~valid, -torch.inf)
-    return Growth(grown, indices + FIRST_CODE, children)
+    normaliser = logits.logsumexp(dim=-1, keepdim=True)
+    level = logits.narrow(-1, depth * catalogue.codes_per_level, catalogue.codes_per_level)
+    grown = (scores.unsqueeze(-1) + (level.gather(-1, codes) - normaliser)).masked_fill_(~valid, -torch.inf)
+    return Growth(catalogue, depth, first, grown)
 
 
-def without(growth: Growth, catalogue: Catalogue, banned: Tensor | None) -> Tensor:
+def without(growth: Growth, banned: Tensor | None) -> Tensor:
     """The scores of a growth into leaves, -inf for the items `banned` int64 [P, X] (-1 = none)."""
     if banned is None:
         return growth.scores
     # Looked up in a sorted list: comparing all pairs takes X times the memory of the beam.
     ordered = F.pad(banned, (0, 1), value=-1).sort(dim=-1).values
-    items = catalogue.leaf_items(growth.nodes).flatten(1)
+    items = growth.items().flatten(1)
     places = torch.searchsorted(ordered, items).clamp_max(ordered.shape[-1] - 1)
     known = (ordered.gather(-1, places) == items).view_as(growth.scores)
     return growth.scores.masked_fill(known, -torch.inf)
@@ -66,13 +87,12 @@ def beam_search(
     for depth in range(catalogue.levels):
         width = nodes.shape[-1]
         growth = grow(branches, catalogue, depth, nodes, scores)
-        grown = growth.scores if depth < last else without(growth, catalogue, banned)
+        grown = growth.scores if depth < last else without(growth, banned)
         kept = min(beam, width * grown.shape[-1])
         scores, places = grown.flatten(2).topk(kept, dim=-1)
-        nodes = growth.nodes.flatten(2).gather(2, places)
+        parents, nodes, tokens = growth.take(places, scores)
         if depth < last:
-            parents = places // grown.shape[-1] + torch.arange(rows, device=device)[:, None] * width
-            tokens = growth.tokens.flatten(2).gather(2, places)
+            parents = parents + torch.arange(rows, device=device)[:, None] * width
             branches = branches.pick(parents.flatten(1)).advance(tokens.flatten(1))
     items = catalogue.leaf_items(nodes).masked_fill(scores == -torch.inf, -1)
     return items[..., : catalogue.n_items], scores[..., : catalogue.n_items]

@@ -29,18 +29,15 @@ def joint_beam_search(
     for depth in range(catalogue.levels - 1):
         growth = grow(branches, catalogue, depth, nodes[:, None], scores[:, None])
         scores, places = _kept(growth, nodes, beam, catalogue.nodes(depth + 1))
-        tokens = growth.tokens.flatten(1).gather(1, places)
-        parents = places // growth.scores.shape[-1]
-        nodes = growth.nodes.flatten(1).gather(1, places)
+        parents, nodes, tokens = (part[:, 0] for part in growth.take(places[:, None], scores[:, None]))
         thoughts = _rows(thoughts, parents)
         branches = branches.pick(parents).advance(tokens)
     growth = grow(branches, catalogue, catalogue.levels - 1, nodes[:, None], scores[:, None])
-    ended = without(growth, catalogue, banned)[:, 0]
     # Beams at one node have the same children in the same order: side by side, their scores add up.
     nodes, order = nodes.sort(dim=-1, stable=True)
-    ended, children, thoughts = _rows(ended, order), _rows(growth.nodes[:, 0], order), _rows(thoughts, order)
+    ended, thoughts = _rows(without(growth, banned)[:, 0], order), _rows(thoughts, order)
     summed = sum_runs(nodes, ended, longest=nodes.shape[1])
-    ends = catalogue.leaf_items(children).flatten(1)
+    ends = _rows(growth.items()[:, 0], order).flatten(1)
     items, best = best_items(ends, summed.flatten(1), min(beam, catalogue.n_items))
     first = ended.flatten(1).masked_fill(ends != items[:, :1], -torch.inf).argmax(dim=-1, keepdim=True)
     return items, best, _rows(thoughts, first // ended.shape[-1])[:, 0]

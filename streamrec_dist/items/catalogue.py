@@ -98,11 +98,20 @@ class Catalogue:
         `nodes` int64 [...] of depth `depth` (0..m-1). Children come in ascending code order; where the mask is
         False the entry is padding (code 0, node 0).
         """
+        codes, first, valid = self.child_codes(depth, nodes)
+        slots = torch.arange(self.max_children[depth], device=self.device)
+        return codes * valid, (first.unsqueeze(-1) + slots) * valid, valid
+
+    def child_codes(self, depth: int, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same with less memory: codes, the first child node int64 [...] and a mask.
+
+        The other children follow the first. Where the mask is False the code is that of some other node.
+        """
         first, end = self._range(depth, nodes)
         slots = torch.arange(self.max_children[depth], device=self.device)
         valid = slots < (end - first).unsqueeze(-1)
-        child_nodes = (first.unsqueeze(-1) + slots) * valid
-        return self.child_code[depth][child_nodes].long() * valid, child_nodes, valid
+        places = (first.unsqueeze(-1) + slots).clamp_max_(self.nodes(depth + 1) - 1)
+        return self.child_code[depth][places].long(), first, valid
 
     def child(self, depth: int, nodes: Tensor, codes: Tensor) -> Tensor:
         """The child int64 [...] that `codes` int64 [...] lead to from `nodes` int64 [...] of one depth.
