@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from streamrec_dist.config_file import parse_config
 from streamrec_dist.decode.branches import Branches
@@ -261,6 +262,36 @@ def test_one_favourite_does_not_crowd_other_items_out(engine, history):
         Branches.start(engine, engine.read(history), 0), Catalogue(np.array(codes), CODES), STEPS, 8
     )
     assert all(len(set(row)) == 8 and -1 not in row for row in items.tolist())
+
+
+class NothingReadBack(TorchDispatchMode):
+    """Refuses what makes a host wait for its device, and so cannot be part of a CUDA graph."""
+
+    REFUSED = (
+        torch.ops.aten._local_scalar_dense,
+        torch.ops.aten.nonzero,
+        torch.ops.aten.masked_select,
+        torch.ops.aten._unique2,
+        torch.ops.aten.repeat_interleave.Tensor,
+    )
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func not in self.REFUSED and func.overloadpacket not in self.REFUSED, func
+        if func.overloadpacket in (torch.ops.aten.index, torch.ops.aten.index_put_):
+            assert all(index is None or index.dtype == torch.int64 for index in args[1]), "a mask as an index"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_nothing_is_read_off_the_device(engine, history, catalogue, name):
+    plan, banned = PLANS[name], torch.tensor([[0, 3, -1]]).expand(PROMPTS, -1)
+    draws = uniforms(*range(PROMPTS)) if plan.sampled else None
+    usual = find(engine, history, catalogue, 6, plan, draws, banned)
+    with NothingReadBack():
+        found = find(engine, history, catalogue, 6, plan, draws, banned)
+        with pytest.raises(AssertionError):
+            (found.scores > 0).nonzero()
+    assert torch.equal(found.items, usual.items)
 
 
 def test_runs_are_summed_as_a_loop_does():

@@ -12,7 +12,7 @@ from streamrec_dist.data.batches import history_lengths, history_tokens, in_leng
 from streamrec_dist.decode.branches import Branches
 from streamrec_dist.decode.engine import Engine, Prompts
 from streamrec_dist.decode.likelihood import direct_log_probs, item_log_probs
-from streamrec_dist.decode.random import rollout_uniforms, row_keys
+from streamrec_dist.decode.random import rollout_uniforms
 from streamrec_dist.decode.sampler import Thinking, sample_thoughts, think
 from streamrec_dist.materials import Materials, arithmetic
 from streamrec_dist.model.backbone import StreamRec
@@ -131,7 +131,8 @@ def _measure_thinking(materials: Materials, engine: Engine, rows: np.ndarray) ->
     steps, model = config.stages.sft.thoughts, engine.model
     history = torch.from_numpy(history_tokens(corpus, rows)[0]).to(engine.device)
     items = torch.from_numpy(corpus.item_tokens(targets(corpus, rows))).to(engine.device)[:, None]
-    uniforms = rollout_uniforms(config.seed, row_keys(rows), 1, steps)
+    # Keyed by the row itself: however the rows are shared out, the same thoughts are drawn.
+    uniforms = rollout_uniforms(config.seed, rows[:, 0] * 2**20 + rows[:, 1], 1, steps)
     states, mask = engine.encode(history)
     prompts = engine.prompts(states, mask)
     first = model.history_state(states, mask)
