@@ -16,6 +16,7 @@ from actors.placement import check_fits as check_fits
 from actors.placement import cluster_gpus, stage_config
 from actors.pool import RayRuntime, wait_started
 from cli.controller import Controller
+from cli.decoding import DecodingOptions, decoding, suffix
 from streamrec_dist.config import Config
 from streamrec_dist.data.split import rows_of_some, split_rows
 from streamrec_dist.errors import DataError, EnvironmentProblem, RunError, UsageError
@@ -112,13 +113,15 @@ def evaluate_run(
     users: int | None,
     use_cluster: bool,
     on_progress: Callable[[int, int], None],
+    options: DecodingOptions,
 ) -> dict[str, Any]:
     """Metrics of one stage's model, or of a baseline, with the counting baseline under the same masking.
 
-    `users` evaluates a fixed random choice of them; `on_progress(done, all)` counts users.
+    `users` evaluates a fixed random choice of them; `on_progress(done, all)` counts users. What is decoded in
+    another way than the run's configuration says is kept beside the run's own result, under a name that says how.
     """
-    store = RunStore(run.path)
-    dataset, config = store.dataset(), run.config()
+    config, store = options.config(run, stage), RunStore(run.path)
+    dataset, decoded = store.dataset(), decoding(stage, config)
     rows = split_rows(dataset, split)
     if len(rows) == 0:
         raise DataError(f"no user has a {split} target under the split {dataset.recipe['split']}")
@@ -138,6 +141,7 @@ def evaluate_run(
         "stage": stage,
         "split": split,
         "masked": mask_history,
+        "decoding": decoded,
         "users": len(np.unique(rows[:, 0])),
         "targets": len(rows),
         **metrics_with_intervals(ranks),
@@ -146,19 +150,25 @@ def evaluate_run(
         "synthetic": dataset.synthetic,
         "counting": counting_metrics,
     }
-    run.write_result(f"{stage}-{split}{'-masked' if mask_history else ''}", result)
+    other = suffix(decoded) if decoded != decoding(stage, run.config()) else ""
+    run.write_result(f"{stage}-{split}{'-masked' if mask_history else ''}{other}", result)
     return result
 
 
 def recommend(
-    run: RunDir, user: str | None, history: list[str] | None, k: int, stage: str | None
+    run: RunDir,
+    user: str | None,
+    history: list[str] | None,
+    k: int,
+    stage: str | None,
+    options: DecodingOptions,
 ) -> dict[str, Any]:
     """The best k items for a user of the data set or for a given history, in this process."""
     stage = stage or run.last_model()
-    store = RunStore(run.path)
+    config, store = options.config(run, stage), RunStore(run.path)
     dataset = store.dataset()
     items = user_history(dataset, user) if user is not None else given_history(dataset, history or [])
-    materials = store.materials(run.config())
+    materials = store.materials(config)
     found = rank_items(_recommender(materials, store, stage), dataset, items, k)
     return {"run": run.name, "stage": stage, "user": user, "synthetic": dataset.synthetic, **found}
 

@@ -219,7 +219,11 @@ class EvaluateConfig(Section):
     """Decoding for evaluation and recommendation."""
 
     beam: int = Field(20, ge=1)
-    batch: int = Field(64, ge=1, description="users decoded together")
+    batch: int = Field(64, ge=1, description="users decoded together; each sample counts as one")
+    thoughts: Literal["greedy", "sampled", "beam"] = Field(
+        "greedy", description="likeliest; drawn, their items merged; or one beam over thoughts and item"
+    )
+    samples: int = Field(8, ge=1, le=1000, description="sequences of thoughts that are drawn for a user, n")
 
 
 class StagesConfig(Section):

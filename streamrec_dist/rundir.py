@@ -16,6 +16,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,8 +103,9 @@ class RunDir:
             raise UsageError(f"no run {path.name} in {path.parent}; {known}")
         return RunDir(path)
 
-    def config(self) -> Config:
-        return load_config(self.path / "config.yaml")
+    def config(self, overrides: Sequence[str] = ()) -> Config:
+        """The run's configuration, with `key.sub=value` on top of it. Raises ConfigError."""
+        return load_config(self.path / "config.yaml", overrides)
 
     def check_same_config(self, config: Config) -> None:
         """Raise UsageError naming the keys in which this run was started differently."""

@@ -99,6 +99,22 @@ def test_evaluation_without_a_cluster_gives_the_same_numbers(trained: RunDir, tm
     assert last_json(here) == on_cluster
 
 
+def test_one_evaluation_is_decoded_in_another_way_and_says_so(trained: RunDir) -> None:
+    root = trained.path.parents[1]
+    usual = last_json(run_cli("evaluate", "whole", "--json", cwd=root))
+    assert usual["decoding"] == {"thoughts": "greedy", "steps": 2, "samples": None, "beam": 5}
+    recorded = (trained.path / "results" / "rl-valid.json").read_text(encoding="utf-8")
+    options = ("--thoughts", "sampled", "--samples", "3", "--beam", "7")
+    shown = run_cli("evaluate", "whole", *options, cwd=root)
+    assert shown.returncode == 0, shown.stderr
+    assert "3 sampled thoughts, beam 7" in " ".join(shown.stdout.split())
+    other = json.loads(
+        (trained.path / "results" / "rl-valid-sampled3-beam7.json").read_text(encoding="utf-8")
+    )
+    assert other["decoding"] == {"thoughts": "sampled", "steps": 2, "samples": 3, "beam": 7}
+    assert (trained.path / "results" / "rl-valid.json").read_text(encoding="utf-8") == recorded
+
+
 def test_the_table_shows_the_counting_baseline_under_the_same_masking(trained: RunDir) -> None:
     root = trained.path.parents[1]
     shown = run_cli("evaluate", "--mask-history", cwd=root)
@@ -118,6 +134,8 @@ def test_recommendations_are_items_of_the_catalogue(trained: RunDir) -> None:
     assert all(entry["item"].startswith("i") and "number" in entry["title"] for entry in body["items"])
     assert [entry["item"] for entry in body["history"]][:2] == ["i21", "i23"]
     assert len(body["thoughts"]) == 2 and "level" in body["thoughts"][0]["token"]
+    joint = last_json(run_cli("recommend", "whole", "--user", "u3", "--thoughts", "beam", "--json", cwd=root))
+    assert joint["decoding"]["thoughts"] == "beam" and len({row["item"] for row in joint["items"]}) == 10
     shown = run_cli("recommend", "--history", "i1,i2", cwd=root)
     assert shown.returncode == 0 and "recommended by rl" in shown.stdout, shown.stderr
 

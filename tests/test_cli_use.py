@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from cli.decoding import DecodingOptions, decoding, suffix
 from cli.demo import reward_course
 from cli.follow import last_words
 from cli.output import clean, comparison, four, measured, show, span
 from cli.record import ClusterRecord, read_record, root_of, write_private
 from streamrec_dist.config import Config
-from streamrec_dist.errors import EnvironmentProblem, RunError
+from streamrec_dist.errors import EnvironmentProblem, RunError, UsageError
 from streamrec_dist.events import Event, EventLog
 from streamrec_dist.rundir import RunDir, StageResult
 from tests.conftest import last_json, run_cli
@@ -60,6 +61,9 @@ def test_without_a_cluster_the_line_to_type_is_given(command: str, folder: Path)
         ("evaluate", "no runs in"),
         ("evaluate --split train", "train"),
         ("evaluate --stage tokenize", "tokenize"),
+        ("evaluate --thoughts deep", "'greedy', 'sampled', 'beam'"),
+        ("evaluate --samples 0", "--samples"),
+        ("recommend --user 1 --beam 0", "--beam"),
         ("recommend", "one of --user U and --history"),
         ("recommend --user 1 --history 1,2", "one of --user U and --history"),
         ("recommend --history ,", "--history is empty"),
@@ -209,6 +213,42 @@ def test_a_run_with_nothing_to_evaluate_says_how_to_go_on(folder: Path) -> None:
     run.finish_stage(StageResult("tokenize", 1.0, 1))
     refused = run_cli("evaluate", cwd=folder)
     assert refused.returncode == 2 and "--resume --run demo" in refused.stderr
+
+
+def test_how_one_evaluation_is_decoded(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "runs", "demo", Config())
+    as_configured = DecodingOptions().config(run, "rl")
+    assert as_configured == run.config() and suffix(decoding("rl", as_configured)) == "-greedy-beam20"
+    config = DecodingOptions("sampled", 16, 50).config(run, "rl")
+    assert decoding("rl", config) == {"thoughts": "sampled", "steps": 4, "samples": 16, "beam": 50}
+    assert suffix(decoding("rl", config)) == "-sampled16-beam50"
+    assert suffix(decoding("direct", DecodingOptions(beam=50).config(run, "direct"))) == "-beam50"
+    assert decoding("counting", config) is None and suffix(None) == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "stage", "said"),
+    [
+        (
+            DecodingOptions(thoughts="sampled"),
+            "direct",
+            "--thoughts: the model of stage direct decodes items",
+        ),
+        (DecodingOptions(thoughts="beam"), "pretrain", "decodes retrieved items, always greedily"),
+        (DecodingOptions(samples=4), "rl", "--samples 4 needs --thoughts sampled; now they are greedy"),
+        (DecodingOptions("beam", samples=4), "sft", "now they are beam"),
+        (DecodingOptions(beam=50), "counting", "--beam: counting is a baseline"),
+        (DecodingOptions(beam=0), "rl", "stages.evaluate.beam"),
+        (DecodingOptions(thoughts="beams"), "rl", "did you mean beam?"),
+    ],
+)
+def test_options_that_a_stage_has_no_use_for_are_refused(
+    options: DecodingOptions, stage: str, said: str, tmp_path: Path
+) -> None:
+    run = RunDir.create(tmp_path / "runs", "demo", Config())
+    with pytest.raises(UsageError) as refused:
+        options.config(run, stage)
+    assert said in str(refused.value)
 
 
 def test_a_run_that_nobody_works_on_is_called_dead(folder: Path) -> None:

@@ -103,6 +103,64 @@ def test_one_level():
     assert catalogue.children(0, torch.tensor(0))[0].tolist() == [1, 4]
 
 
+def test_a_child_is_found_by_its_code_or_not_at_all():
+    ids = random_ids()
+    catalogue = Catalogue(ids, CODES)
+    where = {tuple(row): item for item, row in enumerate(ids.tolist())}
+    nodes, found = torch.tensor([0, -1]), {(): 0}
+    for depth in range(LEVELS):
+        deeper = {}
+        for prefix, node in found.items():
+            codes = torch.arange(-1, CODES + 1)
+            children = catalogue.child(depth, torch.tensor(node).expand(len(codes)), codes)
+            expected = {row[: depth + 1] for row in where if row[:depth] == prefix}
+            hits = {(*prefix, int(code)): int(child) for code, child in zip(codes, children, strict=True)}
+            assert {longer for longer, child in hits.items() if child >= 0} == expected
+            deeper |= {longer: child for longer, child in hits.items() if child >= 0}
+        assert sorted(deeper.values()) == list(range(catalogue.nodes(depth + 1)))
+        assert catalogue.child(depth, nodes[1:], torch.zeros(1)).tolist() == [-1]
+        found = deeper
+    assert {row: int(catalogue.leaf_items(torch.tensor(node))) for row, node in found.items()} == where
+
+
+@pytest.mark.parametrize("codes_per_level", [64, 40_000])
+def test_a_large_trie_equals_the_distinct_prefixes(codes_per_level):
+    items, levels = 100_000, 3
+    rng = np.random.default_rng(0)
+    keys = rng.permutation(np.unique(rng.integers(0, codes_per_level**levels, 150_000)))[:items]
+    ids = np.stack([keys // codes_per_level**level % codes_per_level for level in (2, 1, 0)], axis=1)
+    catalogue = Catalogue(ids.astype(np.int32), codes_per_level)
+    parents = np.zeros(1, dtype=np.int64)
+    for depth in range(levels):
+        prefixes = np.unique(keys // codes_per_level ** (levels - 1 - depth))
+        assert catalogue.nodes(depth + 1) == len(prefixes)
+        assert np.array_equal(catalogue.child_code[depth], prefixes % codes_per_level)
+        starts = np.searchsorted(prefixes // codes_per_level, parents)
+        assert np.array_equal(catalogue.children_start[depth], [*starts, len(prefixes)])
+        assert catalogue.max_children[depth] == np.diff([*starts, len(prefixes)]).max()
+        parents = prefixes
+    assert np.array_equal(keys[catalogue.leaf_item], np.sort(keys))
+    assert torch.equal(catalogue.codes, torch.from_numpy(ids))
+    assert torch.equal(catalogue.item_of(torch.from_numpy(ids)), torch.arange(items))
+    others = rng.integers(0, codes_per_level, (1000, levels))
+    other_keys = (others[:, 0] * codes_per_level + others[:, 1]) * codes_per_level + others[:, 2]
+    known = np.isin(other_keys, keys)
+    assert np.array_equal(catalogue.item_of(torch.from_numpy(others)) >= 0, known)
+
+
+def test_tables_are_as_narrow_as_their_values():
+    catalogue = Catalogue(random_ids(), CODES)
+    tables = [catalogue.leaf_item, *catalogue.child_code, *catalogue.children_start]
+    assert {table.dtype for table in tables} == {torch.int16}
+    wide = Catalogue(np.arange(40_000)[:, None], 40_000)
+    assert {wide.leaf_item.dtype, wide.child_code[0].dtype, wide.children_start[0].dtype} == {torch.int32}
+
+
+def test_a_catalogue_that_is_there_already_is_not_copied():
+    catalogue = Catalogue(random_ids(), CODES)
+    assert catalogue.to("cpu") is catalogue
+
+
 def test_a_moved_copy_answers_alike_and_leaves_the_original():
     catalogue = Catalogue(random_ids(), CODES)
     moved = catalogue.to("meta")

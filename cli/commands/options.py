@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -11,6 +12,34 @@ JsonOption = Annotated[
 ]
 RunArgument = Annotated[
     str | None, typer.Argument(metavar="[RUN]", show_default=False, help="A run; default: the newest.")
+]
+
+
+class Thoughts(StrEnum):
+    """How the thoughts before an item are found."""
+
+    greedy = "greedy"
+    sampled = "sampled"
+    beam = "beam"
+
+
+ThoughtsOption = Annotated[
+    Thoughts | None,
+    typer.Option(
+        show_default=False,
+        help="How thoughts are found: the likeliest; --samples of them, their items merged; or one beam over "
+        "thoughts and item. Default: the run's stages.evaluate.thoughts.",
+    ),
+]
+SamplesOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1, max=1000, show_default=False, help="Thoughts that --thoughts sampled draws for a user."
+    ),
+]
+BeamOption = Annotated[
+    int | None,
+    typer.Option(min=1, show_default=False, help="Sequences kept in beam search; default: the run's."),
 ]
 
 

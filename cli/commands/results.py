@@ -8,7 +8,15 @@ from typing import Annotated, Any
 import typer
 
 from cli import cluster
-from cli.commands.options import JsonOption, RunArgument, examples
+from cli.commands.options import (
+    BeamOption,
+    JsonOption,
+    RunArgument,
+    SamplesOption,
+    Thoughts,
+    ThoughtsOption,
+    examples,
+)
 from cli.output import comparison, emit_json, note, show, table
 from cli.workspace import living_cluster, pick_run
 from streamrec_dist.errors import UsageError
@@ -55,6 +63,9 @@ def evaluate(
         int | None,
         typer.Option(min=1, show_default=False, help="Evaluate this many users only; default: all."),
     ] = None,
+    thoughts: ThoughtsOption = None,
+    samples: SamplesOption = None,
+    beam: BeamOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Rank the whole catalogue for each user and compare with the counting baseline."""
@@ -67,9 +78,13 @@ def evaluate(
     else:
         note(f"evaluating {name} of run {directory.name} in this process (no cluster is up) ...")
 
+    from cli.decoding import DecodingOptions
     from cli.launch import evaluate_run
 
-    result = evaluate_run(directory, name, split.value, mask_history, users, record is not None, _Progress())
+    options = DecodingOptions(_value(thoughts), samples, beam)
+    result = evaluate_run(
+        directory, name, split.value, mask_history, users, record is not None, _Progress(), options
+    )
     cluster.disconnect()
     if as_json:
         emit_json(result)
@@ -88,7 +103,12 @@ def recommend(
     stage: Annotated[
         Model | None, typer.Option(show_default=False, help="Whose model; default: the last finished stage.")
     ] = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Show the thought tokens too.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show the thoughts that lead to the first item too.")
+    ] = False,
+    thoughts: ThoughtsOption = None,
+    samples: SamplesOption = None,
+    beam: BeamOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Recommend items to a user of the data set, or to anyone with a given history."""
@@ -99,9 +119,11 @@ def recommend(
         raise UsageError("--history is empty; give item ids, such as --history item12,item7")
     directory = pick_run(run)
 
+    from cli.decoding import DecodingOptions
     from cli.launch import recommend as recommend_items
 
-    result = recommend_items(directory, user, items, k, stage.value if stage else None)
+    options = DecodingOptions(_value(thoughts), samples, beam)
+    result = recommend_items(directory, user, items, k, stage.value if stage else None, options)
     if not explain:
         result = {key: value for key, value in result.items() if key != "thoughts"}
     if as_json:
@@ -116,14 +138,19 @@ def add_to(app: typer.Typer) -> None:
             "streamrec-dist evaluate",
             "streamrec-dist evaluate demo --stage direct --split test --mask-history",
             "streamrec-dist evaluate demo --split test --json",
+            "streamrec-dist evaluate demo --thoughts sampled --samples 16 --beam 50",
         )
     )(evaluate)
     app.command(
         epilog=examples(
             "streamrec-dist recommend --user user12 --explain",
-            'streamrec-dist recommend demo --history "item12,item7" -k 5',
+            'streamrec-dist recommend demo --history "item12,item7" -k 5 --thoughts beam',
         )
     )(recommend)
+
+
+def _value(choice: Thoughts | None) -> str | None:
+    return choice.value if choice else None
 
 
 class _Progress:
@@ -142,10 +169,22 @@ class _Progress:
 def _title(result: dict[str, Any]) -> str:
     kind = " - SYNTHETIC demo data" if result.get("synthetic") else ""
     masked = "masked" if result["masked"] else "allowed"
+    decoded = f"{_decoded(result['decoding'])}, " if result["decoding"] else ""
     return (
         f"run {result['run']}, {result['split']} split, {result['users']} users, history {masked}, "
-        f"95 % intervals{kind}"
+        f"{decoded}95 % intervals{kind}"
     )
+
+
+def _decoded(decoding: dict[str, Any]) -> str:
+    """Such as `greedy thoughts, beam 20`."""
+    beam = f"beam {decoding['beam']}"
+    return {
+        "none": beam,
+        "greedy": f"greedy thoughts, {beam}",
+        "sampled": f"{decoding['samples']} sampled thoughts, {beam}",
+        "beam": f"{beam} over thoughts and item",
+    }[decoding["thoughts"]]
 
 
 def _show_recommendation(result: dict[str, Any]) -> None:
@@ -155,4 +194,5 @@ def _show_recommendation(result: dict[str, Any]) -> None:
     for number, thought in enumerate(result.get("thoughts", ()), start=1):
         note(f"thought {number}: {thought['token']}, near {'; '.join(thought['nearest'])}")
     items = [(row["rank"], row["item"], row["title"], f"{row['score']:.3f}") for row in result["items"]]
-    show(table(f"recommended by {result['stage']}{kind}", ["", "item", "title", "score"], items, left=3))
+    title = f"recommended by {result['stage']}, {_decoded(result['decoding'])}{kind}"
+    show(table(title, ["", "item", "title", "score"], items, left=3))

@@ -7,6 +7,7 @@ children of its prefix in the catalogue's trie.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from streamrec_dist.items.catalogue import Catalogue
@@ -16,20 +17,20 @@ from streamrec_dist.tokens import FIRST_CODE
 
 def restrict(logits: Tensor, catalogue: Catalogue, depth: int, nodes: Tensor) -> Tensor:
     """Log-probs [..., levels * codes], from logits or log-probs, over the children of trie `nodes` of `depth`."""
-    codes, _, valid = catalogue.children(depth, nodes)
-    indices = codes + depth * catalogue.codes_per_level
-    allowed = torch.zeros_like(logits, dtype=torch.bool)
-    # Padding repeats code 0: `amax` keeps a real child's True.
-    allowed = allowed.byte().scatter_reduce(-1, indices, valid.byte(), "amax").bool()
-    return torch.log_softmax(logits.masked_fill(~allowed, -torch.inf), dim=-1)
+    codes, _, valid = catalogue.child_codes(depth, nodes)
+    before = depth * catalogue.codes_per_level
+    level = logits.narrow(-1, before, catalogue.codes_per_level)
+    allowed = torch.zeros_like(level, dtype=torch.uint8)
+    # Padding may repeat a child's code: `amax` keeps the child's 1.
+    allowed = allowed.scatter_reduce(-1, codes, valid.byte(), "amax").bool()
+    inside = torch.log_softmax(level.masked_fill(~allowed, -torch.inf), dim=-1)
+    after = logits.shape[-1] - before - catalogue.codes_per_level
+    return F.pad(inside, (before, after), value=-torch.inf)
 
 
 def descend(catalogue: Catalogue, depth: int, nodes: Tensor, tokens: Tensor) -> Tensor:
     """The child int64 [...] that `tokens` [...] lead to from `nodes` of `depth`; each must be a child."""
-    codes, children, valid = catalogue.children(depth, nodes)
-    code = tokens - FIRST_CODE - depth * catalogue.codes_per_level
-    place = ((codes == code.unsqueeze(-1)) & valid).byte().argmax(dim=-1, keepdim=True)
-    return children.gather(-1, place).squeeze(-1)
+    return catalogue.child(depth, nodes, tokens - FIRST_CODE - depth * catalogue.codes_per_level)
 
 
 def sequence_log_probs(

@@ -14,6 +14,11 @@ def _mix(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
+def row_keys(rows: np.ndarray) -> np.ndarray:
+    """A key int64 [n] for each of rows int64 [n, 2] (user, position): however rows are shared out, the same draws."""
+    return rows[:, 0] * 2**20 + rows[:, 1]
+
+
 def rollout_uniforms(seed: int, cursors: np.ndarray, group: int, length: int) -> np.ndarray:
     """Uniform numbers in [0, 1), float32 [prompts, group, length], keyed by (seed, cursor, sample, place).
 

@@ -13,71 +13,83 @@ from streamrec_dist.tokens import FIRST_CODE
 
 
 class Catalogue:
-    """Item <-> semantic id, and the trie over all ids, as flat tensors.
+    """Item <-> semantic id, as the trie over all ids in flat sorted tensors.
 
     Nodes of depth d (0 = root, m = items) are numbered in lexicographic order of their codes, so the children
-    of a node are consecutive:
+    of a node are consecutive, and those of node i end where those of node i + 1 begin:
 
-        children_start[d], children_count[d]   int64 [nodes of depth d], for d in 0..m-1
-        child_code[d]                          int64 [nodes of depth d + 1], the code on the edge into each
-        leaf_item                              int64 [n_items], the item of each node of depth m
-        max_children[d]                        the largest children_count of depth d
-        codes                                  int64 [n_items, m], the semantic id of each item
+        children_start[d]   [nodes of depth d, + 1], for d in 0..m-1
+        child_code[d]       [nodes of depth d + 1], the code on the edge into each
+        leaf_item           [n_items], the item of each node of depth m
+        max_children[d]     the most children that a node of depth d has
+
+    The tables are int16, int32 or int64, the narrowest that holds their values; what is looked up in them comes
+    back as int64, the type of indices.
 
     Raises DataError naming the items when `codes` is empty, repeats an id, or leaves 0..codes_per_level-1.
     """
 
     def __init__(self, codes: np.ndarray | Tensor, codes_per_level: int) -> None:
-        array = np.array(codes, dtype=np.int64)
+        array = np.asarray(codes)
         _check_shape_and_range(array, codes_per_level)
         self.n_items, self.levels = array.shape
         self.codes_per_level = codes_per_level
-        # `item_of` packs an id into one int64 key.
+        # Ids are sorted as int64 keys.
         if codes_per_level**self.levels > 2**63 - 1:
             raise DataError(
                 f"{self.levels} levels of {codes_per_level} codes give more ids than fit in 64 bits; "
                 "use fewer items.levels or fewer items.codes"
             )
-        keys = _pack(torch.from_numpy(array), codes_per_level)
-        sorted_keys, order = torch.sort(keys)
-        _check_unique(sorted_keys, order, array)
-        self.codes = torch.from_numpy(array)
-        self.leaf_item = order
-        self._sorted_keys = sorted_keys
-        self._build_levels(array[order.numpy()])
+        # torch sorts them faster than numpy.
+        keys, order = (found.numpy() for found in torch.from_numpy(_pack(array, codes_per_level)).sort())
+        _check_unique(keys, order, array)
+        self.leaf_item = torch.from_numpy(order.astype(_narrowest(self.n_items)))
+        del order
+        self._build_levels(keys)
 
-    def _build_levels(self, rows: np.ndarray) -> None:
-        """Fill the trie from ids in lexicographic order, int64 [n_items, m]."""
+    def _build_levels(self, keys: np.ndarray) -> None:
+        """Fill the trie from the leaves up; `keys` int64 [n_items] are the packed ids, ascending."""
         self.children_start: list[Tensor] = []
-        self.children_count: list[Tensor] = []
         self.child_code: list[Tensor] = []
         self.max_children: list[int] = []
-        opens_node = np.zeros(len(rows), dtype=bool)
-        opens_node[0] = True
-        parent_of_row = np.zeros(len(rows), dtype=np.int64)
-        for depth in range(self.levels):
-            column = rows[:, depth]
-            opens_node[1:] |= column[1:] != column[:-1]
-            first_rows = np.flatnonzero(opens_node)
-            count = np.bincount(parent_of_row[first_rows])
-            self.children_count.append(torch.from_numpy(count))
-            self.children_start.append(torch.from_numpy(np.cumsum(count) - count))
-            self.child_code.append(torch.from_numpy(column[first_rows]))
-            self.max_children.append(int(count.max()))
-            parent_of_row = np.cumsum(opens_node) - 1
+        code_type, index_type = _narrowest(self.codes_per_level), _narrowest(self.n_items + 1)
+        for _ in range(self.levels):
+            parents, codes = np.divmod(keys, self.codes_per_level)
+            first = np.flatnonzero(np.concatenate([[True], parents[1:] != parents[:-1]]))
+            start = np.append(first, len(keys))
+            self.child_code.insert(0, torch.from_numpy(codes.astype(code_type)))
+            self.children_start.insert(0, torch.from_numpy(start.astype(index_type)))
+            self.max_children.insert(0, int(np.diff(start).max()))
+            keys = parents[first]
 
     @property
     def device(self) -> torch.device:
         """Where the tensors are."""
         return self.leaf_item.device
 
+    @property
+    def codes(self) -> Tensor:
+        """The semantic id of each item, int64 [n_items, m], read off the trie."""
+        node = torch.arange(self.n_items, device=self.device)
+        codes = torch.empty((self.n_items, self.levels), dtype=torch.long, device=self.device)
+        for depth in reversed(range(self.levels)):
+            codes[self.leaf_item.long(), depth] = self.child_code[depth][node].long()
+            start = self.children_start[depth]
+            node = torch.searchsorted(start, node.to(start.dtype), right=True) - 1
+        return codes
+
+    def nodes(self, depth: int) -> int:
+        """How many nodes there are of a depth 0..m."""
+        return len(self.child_code[depth - 1]) if depth else 1
+
     def to(self, device: str | torch.device) -> Catalogue:
-        """A copy whose tensors are on `device`."""
+        """One whose tensors are on `device`: itself where they are there already."""
+        if torch.device(device) == self.device:
+            return self
         moved = copy.copy(self)
-        for name in ("codes", "leaf_item", "_sorted_keys"):
-            setattr(moved, name, getattr(self, name).to(device))
-        for name in ("children_start", "children_count", "child_code"):
-            setattr(moved, name, [tensor.to(device) for tensor in getattr(self, name)])
+        moved.leaf_item = self.leaf_item.to(device)
+        moved.children_start = [tensor.to(device) for tensor in self.children_start]
+        moved.child_code = [tensor.to(device) for tensor in self.child_code]
         return moved
 
     def children(self, depth: int, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -86,22 +98,45 @@ class Catalogue:
         `nodes` int64 [...] of depth `depth` (0..m-1). Children come in ascending code order; where the mask is
         False the entry is padding (code 0, node 0).
         """
+        codes, first, valid = self.child_codes(depth, nodes)
         slots = torch.arange(self.max_children[depth], device=self.device)
-        valid = slots < self.children_count[depth][nodes].unsqueeze(-1)
-        child_nodes = (self.children_start[depth][nodes].unsqueeze(-1) + slots) * valid
-        return self.child_code[depth][child_nodes] * valid, child_nodes, valid
+        return codes * valid, (first.unsqueeze(-1) + slots) * valid, valid
+
+    def child_codes(self, depth: int, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same with less memory: codes, the first child node int64 [...] and a mask.
+
+        The other children follow the first. Where the mask is False the code is that of some other node.
+        """
+        first, end = self._range(depth, nodes)
+        slots = torch.arange(self.max_children[depth], device=self.device)
+        valid = slots < (end - first).unsqueeze(-1)
+        places = (first.unsqueeze(-1) + slots).clamp_max_(self.nodes(depth + 1) - 1)
+        return self.child_code[depth][places].long(), first, valid
+
+    def child(self, depth: int, nodes: Tensor, codes: Tensor) -> Tensor:
+        """The child int64 [...] that `codes` int64 [...] lead to from `nodes` int64 [...] of one depth.
+
+        -1 where there is none, and from a node -1. Found by bisection, so that no list of children is made.
+        """
+        low, end = self._range(depth, nodes.clamp_min(0))
+        table, high, last = self.child_code[depth], end, self.nodes(depth + 1) - 1
+        for _ in range(self.max_children[depth].bit_length()):
+            middle = (low + high) // 2
+            before = (table[middle.clamp_max(last)] < codes) & (middle < high)
+            low, high = torch.where(before, middle + 1, low), torch.where(before, high, middle)
+        found = (table[low.clamp_max(last)] == codes) & (low < end) & (nodes >= 0)
+        return torch.where(found, low, -1)
 
     def leaf_items(self, nodes: Tensor) -> Tensor:
         """Item ids int64 [...] of nodes of depth m."""
-        return self.leaf_item[nodes]
+        return self.leaf_item[nodes].long()
 
     def item_of(self, codes: Tensor) -> Tensor:
         """Item ids int64 [...] of semantic ids [..., m]; -1 where the id is of no item."""
-        in_range = ((codes >= 0) & (codes < self.codes_per_level)).all(-1)
-        keys = _pack(codes.long().clamp(0, self.codes_per_level - 1), self.codes_per_level)
-        places = torch.searchsorted(self._sorted_keys, keys).clamp_max(self.n_items - 1)
-        found = in_range & (self._sorted_keys[places] == keys)
-        return torch.where(found, self.leaf_item[places], -1)
+        node = torch.zeros(codes.shape[:-1], dtype=torch.long, device=codes.device)
+        for depth in range(self.levels):
+            node = self.child(depth, node, codes[..., depth])
+        return torch.where(node >= 0, self.leaf_items(node), -1)
 
     def item_of_tokens(self, tokens: Tensor) -> Tensor:
         """Item ids int64 [...] of code tokens [..., m]; -1 where they are not a valid item.
@@ -112,14 +147,24 @@ class Catalogue:
         levels = torch.arange(self.levels, device=tokens.device)
         return self.item_of(tokens - FIRST_CODE - levels * self.codes_per_level)
 
+    def _range(self, depth: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """The first child of each node and the one behind its last, int64 [...]."""
+        start = self.children_start[depth]
+        return start[nodes].long(), start[nodes + 1].long()
 
-def _pack(codes: Tensor, codes_per_level: int) -> Tensor:
-    """One int64 key [...] per id [..., m]; keys sort as the ids do."""
-    key = codes[..., 0]
-    for level in range(1, codes.shape[-1]):
-        key = key * codes_per_level + codes[..., level]
-    # searchsorted wants its own contiguous memory, and m = 1 would otherwise return a view.
-    return key.contiguous()
+
+def _narrowest(count: int) -> type[np.signedinteger]:
+    """The narrowest type of the tables that holds 0..count - 1."""
+    return next(kind for kind in (np.int16, np.int32, np.int64) if count - 1 <= np.iinfo(kind).max)
+
+
+def _pack(codes: np.ndarray, codes_per_level: int) -> np.ndarray:
+    """One key int64 [n] per id [n, m]; keys sort as the ids do."""
+    keys = codes[:, 0].astype(np.int64)
+    for level in range(1, codes.shape[1]):
+        keys *= codes_per_level
+        keys += codes[:, level].astype(np.int64)
+    return keys
 
 
 def _check_shape_and_range(codes: np.ndarray, codes_per_level: int) -> None:
@@ -127,8 +172,8 @@ def _check_shape_and_range(codes: np.ndarray, codes_per_level: int) -> None:
         raise DataError(f"semantic ids must be a table [items, levels], got shape {list(codes.shape)}")
     if len(codes) == 0:
         raise DataError("the catalogue is empty: it needs at least one item")
-    outside = np.flatnonzero(((codes < 0) | (codes >= codes_per_level)).any(axis=1))
-    if len(outside):
+    if codes.min() < 0 or codes.max() >= codes_per_level:
+        outside = np.flatnonzero(((codes < 0) | (codes >= codes_per_level)).any(axis=1))
         item = int(outside[0])
         raise DataError(
             f"item {item} has semantic id {codes[item].tolist()} with a code outside 0..{codes_per_level - 1} "
@@ -136,8 +181,8 @@ def _check_shape_and_range(codes: np.ndarray, codes_per_level: int) -> None:
         )
 
 
-def _check_unique(sorted_keys: Tensor, order: Tensor, codes: np.ndarray) -> None:
-    repeats = (sorted_keys[1:] == sorted_keys[:-1]).nonzero().flatten()
+def _check_unique(sorted_keys: np.ndarray, order: np.ndarray, codes: np.ndarray) -> None:
+    repeats = np.flatnonzero(sorted_keys[1:] == sorted_keys[:-1])
     if len(repeats):
         first, second = sorted(order[repeats[0] : repeats[0] + 2].tolist())
         raise DataError(

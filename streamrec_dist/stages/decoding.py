@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,20 +17,33 @@ from streamrec_dist.data.batches import (
     length_batches,
     targets,
 )
-from streamrec_dist.decode.beam import beam_search, free_beam_search
-from streamrec_dist.decode.engine import Engine
-from streamrec_dist.decode.sampler import Thinking, think_greedily
+from streamrec_dist.decode.beam import free_beam_search
+from streamrec_dist.decode.engine import Engine, Prompts
+from streamrec_dist.decode.random import rollout_uniforms, row_keys
+from streamrec_dist.decode.sampler import think_greedily
+from streamrec_dist.decode.search import Plan, search
 from streamrec_dist.materials import Materials, arithmetic
-from streamrec_dist.model.backbone import StreamRec
+from streamrec_dist.model.backbone import Stack, StreamRec
 
 
-def thinking_steps(model: str, config: Config) -> int:
-    """Tokens decoded greedily before the item: the retrieved items' after stage 1, thoughts later, 0 directly."""
+def plan_of(model: str, config: Config) -> Plan:
+    """What is decoded before the item: nothing directly, retrieved items greedily after stage 1, thoughts later."""
     if model == "direct":
-        return 0
+        return Plan()
     if model == "pretrain":
-        return config.stages.pretrain.retrieved * config.items.levels
-    return config.stages.sft.thoughts
+        return Plan("greedy", config.stages.pretrain.retrieved * config.items.levels)
+    evaluate = config.stages.evaluate
+    return Plan(evaluate.thoughts, config.stages.sft.thoughts, evaluate.samples)
+
+
+def decoding_of(plan: Plan, beam: int) -> dict[str, Any]:
+    """How a result was decoded, to be recorded with it."""
+    return {
+        "thoughts": plan.thoughts if plan.steps else "none",
+        "steps": plan.steps,
+        "samples": plan.rows if plan.sampled else None,
+        "beam": beam,
+    }
 
 
 @dataclass(frozen=True)
@@ -38,7 +52,7 @@ class Ranked:
 
     items: np.ndarray  # int64 [n, W], -1 where the beam ran out
     scores: np.ndarray  # float32 [n, W], log-probabilities
-    thoughts: np.ndarray  # int64 [n, steps] tokens decoded before the item
+    thoughts: np.ndarray  # int64 [n, steps] tokens decoded before the first item
 
 
 class Recommender:
@@ -57,28 +71,38 @@ class Recommender:
         self.model = model.to(device).eval()
         self.engine = engine or Engine(self.model, arithmetic(self.config))
         self.device = torch.device(device)
-        self.steps = thinking_steps(name, self.config)
+        self.plan = plan_of(name, self.config)
+        self.stack: Stack = "direct" if name == "direct" else "thinking"
         self.catalogue = materials.catalogue.to(device)
 
     def rank(self, rows: np.ndarray, beam: int, mask_history: bool) -> Ranked:
-        """Rows int64 [n, 2] -> their best items (beam search after greedy thoughts, section 2.1)."""
+        """Rows int64 [n, 2] -> their best items (beam search after or over thoughts, section 2.1)."""
         columns = in_length_batches(
             history_lengths(self.materials.corpus, rows),
-            self.config.stages.evaluate.batch,
+            max(1, self.config.stages.evaluate.batch // self.plan.rows),
             lambda numbers: vars(self._rank(rows[numbers], beam, mask_history)),
         )
         return Ranked(**columns)
 
     def _rank(self, rows: np.ndarray, beam: int, mask_history: bool) -> Ranked:
         history, _ = history_tokens(self.materials.corpus, rows)
-        return self.rank_histories(history, beam, self._histories(rows) if mask_history else None)
+        banned = self._histories(rows) if mask_history else None
+        return self.rank_histories(history, row_keys(rows), beam, banned)
 
-    def rank_histories(self, history: np.ndarray, beam: int, banned: Tensor | None) -> Ranked:
-        """The best items after history tokens int64 [n, S], without those in `banned` int64 [n, X]."""
-        thinking = self._think(history)
-        items, scores = beam_search(thinking.branches, self.catalogue, beam, banned)
-        columns = (items[:, 0], scores[:, 0], thinking.tokens[:, 0])
-        return Ranked(*(column.cpu().numpy() for column in columns))
+    def rank_histories(
+        self, history: np.ndarray, keys: np.ndarray, beam: int, banned: Tensor | None
+    ) -> Ranked:
+        """The best items after history tokens int64 [n, S], without those in `banned` int64 [n, X].
+
+        `keys` int64 [n] decide which thoughts are sampled for each, where they are.
+        """
+        uniforms = None
+        if self.plan.sampled:
+            draws = rollout_uniforms(self.config.seed, keys, self.plan.samples, self.plan.steps)
+            uniforms = torch.from_numpy(draws).to(self.device)
+        prompts = self._prompts(history)
+        found = search(self.engine, prompts, self.catalogue, beam, self.plan, uniforms, banned)
+        return Ranked(*(column.cpu().numpy() for column in vars(found).values()))
 
     def target_ranks(self, rows: np.ndarray, mask_history: bool) -> np.ndarray:
         """Rank of each row's target in the beam, from 1; 0 where the beam misses it: int64 [n]."""
@@ -87,22 +111,21 @@ class Recommender:
         return np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, 0)
 
     def invalid_beam_share(self, rows: np.ndarray) -> float:
-        """Share of an unconstrained beam's sequences that name no item of the catalogue."""
+        """Share of an unconstrained beam's sequences, after greedy thoughts, that name no item of the catalogue."""
         invalid = total = 0
         lengths = history_lengths(self.materials.corpus, rows)
         for batch in length_batches(lengths, self.config.stages.evaluate.batch):
-            start = self._think(history_tokens(self.materials.corpus, rows[batch])[0]).branches
+            prompts = self._prompts(history_tokens(self.materials.corpus, rows[batch])[0])
+            start = think_greedily(self.engine, prompts, self.plan.steps).branches
             beam = self.config.stages.evaluate.beam
             tokens, _ = free_beam_search(start, self.catalogue.levels, beam)
             invalid += int((self.catalogue.item_of_tokens(tokens) < 0).sum())
             total += tokens.shape[0] * tokens.shape[1]
         return invalid / max(total, 1)
 
-    def _think(self, history: np.ndarray) -> Thinking:
-        """What is decoded before the items of history tokens int64 [n, S]."""
-        tokens = torch.from_numpy(history).to(self.device)
-        prompts = self.engine.read(tokens, "thinking" if self.steps else "direct")
-        return think_greedily(self.engine, prompts, self.steps)
+    def _prompts(self, history: np.ndarray) -> Prompts:
+        """History tokens int64 [n, S], encoded for the decoder that ranks."""
+        return self.engine.read(torch.from_numpy(history).to(self.device), self.stack)
 
     def _histories(self, rows: np.ndarray) -> Tensor:
         """All earlier items of each row, not only those the model sees: int64 [n, X], padded with -1."""

@@ -12,7 +12,7 @@ import torch
 from streamrec_dist.data.dataset import Dataset
 from streamrec_dist.data.strings import Strings
 from streamrec_dist.errors import UsageError
-from streamrec_dist.stages.decoding import Recommender
+from streamrec_dist.stages.decoding import Recommender, decoding_of
 from streamrec_dist.tokens import FIRST_CODE
 
 #: Items named for each thought.
@@ -41,7 +41,10 @@ def given_history(dataset: Dataset, items: Sequence[str]) -> np.ndarray:
 
 
 def recommend(recommender: Recommender, dataset: Dataset, history: np.ndarray, k: int) -> dict[str, Any]:
-    """The best k items after `history` (int64 [n], oldest first), none of which is in it."""
+    """The best k items after `history` (int64 [n], oldest first), none of which is in it.
+
+    `thoughts` are those that lead to the first of them.
+    """
     if k < 1:
         raise UsageError(f"-k {k}: expected at least 1")
     corpus = recommender.materials.corpus
@@ -51,7 +54,8 @@ def recommend(recommender: Recommender, dataset: Dataset, history: np.ndarray, k
     # The beam's last step drops what the user has; it must be wide enough to be left with k.
     beam = max(k + len(known), recommender.config.stages.evaluate.beam)
     banned = torch.from_numpy(known)[None].to(recommender.device)
-    found = recommender.rank_histories(tokens, beam, banned)
+    # Equal histories are answered alike: their samples have one key.
+    found = recommender.rank_histories(tokens, np.zeros(1, dtype=np.int64), beam, banned)
     pairs = zip(found.items[0].tolist(), found.scores[0].tolist(), strict=True)
     ranked = [(item, score) for item, score in pairs if item >= 0]
     return {
@@ -60,6 +64,7 @@ def recommend(recommender: Recommender, dataset: Dataset, history: np.ndarray, k
             {"rank": rank, **_named(dataset, item), "score": score}
             for rank, (item, score) in enumerate(ranked[:k], start=1)
         ],
+        "decoding": decoding_of(recommender.plan, beam),
         "thoughts": [_explain(recommender, dataset, int(token)) for token in found.thoughts[0]],
     }
 

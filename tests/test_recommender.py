@@ -1,0 +1,93 @@
+"""A stage's model as a recommender: the plan it decodes by, whole rankings, and what a recommendation says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from streamrec_dist.config_file import parse_config
+from streamrec_dist.data.build import validate
+from streamrec_dist.data.demo import demo_catalogue
+from streamrec_dist.data.split import split_rows
+from streamrec_dist.decode.search import Plan
+from streamrec_dist.stages.decoding import Recommender, decoding_of, plan_of
+from streamrec_dist.stages.recommend import recommend
+from tests.local_ports import TINY, tiny_materials
+
+SAMPLED = "stages.evaluate.thoughts=sampled"
+JOINT = "stages.evaluate.thoughts=beam"
+
+
+def config_of(*overrides: str):
+    return parse_config(TINY, "tiny", list(overrides))
+
+
+def recommender(name: str, *overrides: str) -> Recommender:
+    materials = tiny_materials(config_of(*overrides))
+    return Recommender(materials, materials.new_model(), name)
+
+
+def test_the_plan_of_each_stage():
+    config = config_of(SAMPLED, "stages.evaluate.samples=3")
+    assert plan_of("direct", config) == Plan()
+    assert plan_of("pretrain", config) == Plan("greedy", 3)
+    assert plan_of("sft", config) == plan_of("rl", config) == Plan("sampled", 2, 3)
+    assert plan_of("rl", config_of(JOINT)).thoughts == "beam"
+    assert plan_of("rl", config_of()).thoughts == "greedy"
+
+
+def test_what_is_recorded_of_a_plan():
+    assert decoding_of(Plan(), 20) == {"thoughts": "none", "steps": 0, "samples": None, "beam": 20}
+    assert decoding_of(Plan("sampled", 4, 8), 50) == {
+        "thoughts": "sampled",
+        "steps": 4,
+        "samples": 8,
+        "beam": 50,
+    }
+    assert decoding_of(Plan("beam", 4, 8), 20)["samples"] is None
+
+
+@pytest.mark.parametrize("overrides", [(), (SAMPLED, "stages.evaluate.samples=3"), (JOINT,)])
+def test_a_ranking_does_not_depend_on_how_rows_are_batched(overrides):
+    whole, single = (recommender("sft", *overrides, f"stages.evaluate.batch={batch}") for batch in (100, 1))
+    rows = split_rows(whole.materials.corpus, "valid")[:12]
+    together, apart = whole.rank(rows, 6, True), single.rank(rows, 6, True)
+    other_order = whole.rank(rows[::-1], 6, True)
+    assert np.array_equal(together.items, apart.items)
+    assert np.array_equal(together.thoughts, apart.thoughts)
+    assert np.array_equal(together.items, other_order.items[::-1])
+    np.testing.assert_allclose(together.scores, apart.scores, atol=1e-4)
+    corpus = whole.materials.corpus
+    for (user, position), items in zip(rows, together.items, strict=True):
+        first = corpus.offsets[user]
+        assert not set(items.tolist()) & set(corpus.items[first : first + position].tolist())
+        kept = items[items >= 0].tolist()
+        assert len(set(kept)) == len(kept) > 0
+
+
+@pytest.mark.parametrize("name", ["direct", "pretrain"])
+def test_models_that_do_not_think_are_decoded_as_ever(name):
+    usual = recommender(name)
+    rows = split_rows(usual.materials.corpus, "valid")[:8]
+    expected = usual.rank(rows, 5, False)
+    for override in (SAMPLED, JOINT):
+        found = recommender(name, override).rank(rows, 5, False)
+        assert np.array_equal(found.items, expected.items)
+        assert np.array_equal(found.scores, expected.scores)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "thoughts"), [((), "greedy"), ((SAMPLED,), "sampled"), ((JOINT,), "beam")]
+)
+def test_a_recommendation_says_how_it_was_decoded(overrides, thoughts):
+    dataset = validate(demo_catalogue(users=120, items=90, seed=0))
+    history = dataset.history(3).astype(np.int64)
+    found = recommend(recommender("rl", *overrides), dataset, history, 7)
+    assert found == recommend(recommender("rl", *overrides), dataset, history, 7)
+    assert (found["decoding"]["thoughts"], found["decoding"]["steps"]) == (thoughts, 2)
+    assert found["decoding"]["beam"] >= 7 + len(np.unique(history))
+    assert len(found["thoughts"]) == 2
+    items = [entry["item"] for entry in found["items"]]
+    assert len(set(items)) == 7 and not set(items) & {entry["item"] for entry in found["history"]}
+    scores = [entry["score"] for entry in found["items"]]
+    assert scores == sorted(scores, reverse=True) and scores[0] < 0
