@@ -21,7 +21,7 @@ class AnnotateActor:
     """Stateless but for the weights of one version; pi_ref is frozen."""
 
     def __init__(self, materials: Materials, reference: Weights, cpus: float):
-        device = start_worker(cpus)
+        device = start_worker(cpus, materials.config.deterministic)
         self.materials = materials
         self.slot = ModelSlot(materials, device)
         self.reference = frozen(materials, reference, device)

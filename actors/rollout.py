@@ -23,7 +23,7 @@ class RolloutActor:
 
     def __init__(self, materials: Materials, cpus: float):
         self.materials = materials
-        self.slot = ModelSlot(materials, start_worker(cpus))
+        self.slot = ModelSlot(materials, start_worker(cpus, materials.config.deterministic))
 
     @ray.method(num_returns=2)
     def rollout(
