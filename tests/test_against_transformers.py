@@ -157,7 +157,7 @@ def test_logits_of_the_engine_are_theirs(model, peers, history):
 
 
 def test_items_sampled_along_the_trie_follow_their_distribution(model, peers, history, catalogue):
-    engine, repeats, group = Engine(model), 200, 32
+    engine, repeats, group = Engine(model), 1500, 32
     rows = tokens_of(catalogue)
     log_probs = their_log_probs(peers["thinking"], history[1:2], rows[None])[0]
     expected = torch.zeros(ITEMS)
@@ -177,7 +177,7 @@ def test_items_sampled_along_the_trie_follow_their_distribution(model, peers, hi
     usual = expected >= 5
     chi_square = ((counts - expected) ** 2 / expected)[usual].sum().item()
     freedom = int(usual.sum())
-    assert freedom > 10
+    assert freedom > 30
     # Five standard deviations above the mean of a chi-square.
     assert chi_square < freedom + 5 * (2 * freedom) ** 0.5
 

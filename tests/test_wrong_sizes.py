@@ -12,6 +12,7 @@ from transformers import T5ForConditionalGeneration
 from cli.launch import evaluate_run, recommend
 from streamrec_dist.config_file import load_config, parse_config
 from streamrec_dist.errors import DataError
+from streamrec_dist.items import id_file
 from streamrec_dist.materials import Materials
 from streamrec_dist.model.backbone import StreamRec
 from streamrec_dist.model.convert import from_t5, t5_config, to_t5
@@ -154,3 +155,13 @@ def test_a_run_whose_ids_or_weights_are_of_another_size(run: RunDir):
     for use in (evaluate, lambda run: recommend(run, "u0", None, 3, "sft")):
         with refused("ids have 4 levels of 16 codes, the configuration has 3 of 16; give items.levels"):
             use(run)
+
+
+def test_a_run_whose_ids_were_made_with_another_number_of_codes(run: RunDir):
+    items = RunStore(run.path).dataset().item_ids
+    codes = np.stack(
+        [np.arange(len(items)) // 16, np.arange(len(items)) % 16, np.arange(len(items)) % 2], axis=1
+    )
+    id_file.save_ids(run.items_path / "semantic_ids.parquet", items, codes, 32)
+    with refused("ids have 3 levels of 32 codes, the configuration has 3 of 16"):
+        evaluate(run)
