@@ -22,7 +22,7 @@ class AnnotateActor:
     """Stateless but for the weights of one version; pi_ref is frozen."""
 
     def __init__(self, materials: Materials, reference: Weights, cpus: float):
-        device = start_worker(cpus)
+        device = start_worker(cpus, materials.config.deterministic)
         self.slot = ModelSlot(materials, device)
         direct = Engine(frozen(materials, reference, device), arithmetic(materials.config))
         self.annotator = Annotator(materials, self.slot.engine, direct)

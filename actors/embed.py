@@ -14,7 +14,7 @@ from ray.data.exceptions import ExecutionTimeoutError
 from actors.placement import start_worker
 from actors.pool import START_DEADLINE_S
 from actors.store import STORE_DEADLINE_S
-from streamrec_dist.config import ActorConfig, ItemsConfig
+from streamrec_dist.config import Config
 from streamrec_dist.errors import EnvironmentProblem, RunError, StreamRecError, summary
 from streamrec_dist.items.encoder import load_encoder
 from streamrec_dist.items.encoder_weights import find_weights, weights_sha256
@@ -28,9 +28,9 @@ SHARD_DEADLINE_S = 1800
 class EmbedWorker:
     """Holds the text encoder; a batch is one shard."""
 
-    def __init__(self, items: ItemsConfig, cpus: float, store: Any):
-        device = start_worker(cpus)
-        self.encoder = load_encoder(items.encoder, device, items.backend)
+    def __init__(self, config: Config, store: Any):
+        device = start_worker(config.actors.embed.cpus, config.deterministic)
+        self.encoder = load_encoder(config.items.encoder, device, config.items.backend)
         self.store = store
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -43,14 +43,14 @@ class EmbedWorker:
 
 
 def embed_texts(
-    items: ItemsConfig,
-    actors: ActorConfig,
+    config: Config,
     texts: Sequence[str],
     missing: Sequence[tuple[int, int]],
     store: Any,
 ) -> Iterator[int]:
     """Embed the `missing` ranges of `texts`; yields the number of texts of each shard once the store has it.
 
+    In `config` the GPUs are settled (`stage_config`).
     Raises EnvironmentProblem when the workers do not start, RunError when one fails.
     """
     if not missing:
@@ -61,13 +61,14 @@ def embed_texts(
     # A cluster that is busy with another run must not make this one wait for ever.
     context.wait_for_min_actors_s = int(START_DEADLINE_S)
     context.execution_no_progress_timeout_s = SHARD_DEADLINE_S
+    actors = config.actors.embed
     # One block a shard, so that shards can go to different workers.
     blocks = [
         pa.table({"item": range(first, last), "text": list(texts[first:last])}) for first, last in missing
     ]
     embedded = ray.data.from_arrow(blocks).map_batches(
         EmbedWorker,
-        fn_constructor_args=(items, actors.cpus, store),
+        fn_constructor_args=(config, store),
         batch_size=SHARD_ITEMS,
         compute=ray.data.ActorPoolStrategy(size=actors.replicas, max_tasks_in_flight_per_actor=2),
         num_cpus=actors.cpus,

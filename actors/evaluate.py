@@ -22,7 +22,7 @@ class EvaluateActor:
 
     def __init__(self, materials: Materials, cpus: float):
         self.materials = materials
-        self.device = start_worker(cpus)
+        self.device = start_worker(cpus, materials.config.deterministic)
         self.slot = ModelSlot(materials, self.device)
         self.meter = ThinkingMeter(materials, self.slot.engine)
 

@@ -10,6 +10,7 @@ import ray
 from streamrec_dist.config import ActorConfig, Config, LearnersConfig
 from streamrec_dist.errors import ConfigError
 from streamrec_dist.hardware import use_cores
+from streamrec_dist.repeatable import compute_repeatably
 
 Role = TypeVar("Role", ActorConfig, LearnersConfig)
 #: Parts of a resource that Ray tells apart.
@@ -97,8 +98,10 @@ def _check_resource(
         )
 
 
-def start_worker(cpus: float) -> str:
+def start_worker(cpus: float, deterministic: bool) -> str:
     """Set up torch in a worker process that was given `cpus`; returns its device."""
+    if deterministic:
+        compute_repeatably()
     if ray.get_gpu_ids():
         return "cuda"
     use_cores(cpus)

@@ -22,7 +22,7 @@ class RewardActor:
     """Holds the frozen direct decoder, and no policy."""
 
     def __init__(self, materials: Materials, reference: Weights, cpus: float):
-        device = start_worker(cpus)
+        device = start_worker(cpus, materials.config.deterministic)
         self.config = materials.config.stages.rl
         self.scorer = Scorer(materials, frozen(materials, reference, device))
 

@@ -22,7 +22,7 @@ class RolloutActor:
     """Stateless but for the weights of one version."""
 
     def __init__(self, materials: Materials, cpus: float):
-        self.slot = ModelSlot(materials, start_worker(cpus))
+        self.slot = ModelSlot(materials, start_worker(cpus, materials.config.deterministic))
         self.sampler = Sampler(materials, self.slot.engine)
 
     @ray.method(num_returns=2)

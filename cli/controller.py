@@ -171,7 +171,7 @@ class Controller:
         encoder = find_encoder(self.config.items.encoder)
         texts, missing = self.store.texts(), self.store.missing_embeddings(encoder)
         done = len(texts) - sum(last - first for first, last in missing)
-        for count in embed_texts(self.config.items, settled.actors.embed, texts, missing, self.store.actor):
+        for count in embed_texts(settled, texts, missing, self.store.actor):
             done += count
             self._emit(Event("step", "tokenize", step=done, total=len(texts), metrics={"embedded": done}))
             if self.stop.is_set():

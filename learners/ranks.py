@@ -12,9 +12,10 @@ from typing import Any
 import ray
 import torch.distributed as dist
 
-from streamrec_dist.config import LearnersConfig
+from streamrec_dist.config import Config, LearnersConfig
 from streamrec_dist.errors import EnvironmentProblem, RunError, StreamRecError, WorkerLost, summary
 from streamrec_dist.hardware import use_cores
+from streamrec_dist.repeatable import compute_repeatably
 
 START_DEADLINE_S = 180.0
 CALL_DEADLINE_S = 900.0
@@ -25,11 +26,13 @@ COLLECTIVE_DEADLINE = datetime.timedelta(seconds=300)
 class Rank:
     """One member, the base of an actor class; all ranks get the same calls in the same order."""
 
-    def __init__(self, rank: int, world_size: int, backend: str, cpus: float):
+    def __init__(self, config: Config, rank: int, world_size: int, backend: str):
+        if config.deterministic:
+            compute_repeatably()
         self.rank, self.world_size, self.backend = rank, world_size, backend
         self.device = "cuda" if ray.get_gpu_ids() else "cpu"
         if self.device == "cpu":
-            use_cores(cpus)
+            use_cores(config.learners.cpus)
 
     def meeting_point(self) -> str:
         """Where the ranks meet: an address of this node with a free port."""
@@ -68,7 +71,7 @@ class RankGroup:
     """The ranks of one actor class, started and joined."""
 
     def __init__(self, actor_class: type[Rank], config: LearnersConfig, args: Sequence[Any]):
-        """Each rank is `actor_class(*args, rank, world_size, backend, cpus)`, big arguments as references.
+        """Each rank is `actor_class(*args, rank, world_size, backend)`, big arguments as references.
 
         Raises EnvironmentProblem when the ranks do not come up in time.
         """
@@ -78,9 +81,7 @@ class RankGroup:
         backend = config.backend if config.backend != "auto" else ("nccl" if own_gpu else "gloo")
         options = {"num_cpus": config.cpus, "num_gpus": config.gpus}
         self.ranks: list[Any] = [
-            ray.remote(actor_class)
-            .options(**options)
-            .remote(*args, rank, self.world_size, backend, config.cpus)
+            ray.remote(actor_class).options(**options).remote(*args, rank, self.world_size, backend)
             for rank in range(self.world_size)
         ]
         try:

@@ -18,7 +18,7 @@ class TokenizerRank(Rank):
     """One rank; `store` gets the progress."""
 
     def __init__(self, config: Config, store: Any, *place: Any):
-        super().__init__(*place)
+        super().__init__(config, *place)
         self.config, self.store = config, store
 
     @ray.method(num_returns=2)

@@ -19,7 +19,7 @@ class LearnerWorker(Rank):
     """A rank that trains the recommender."""
 
     def __init__(self, materials: Materials, *place: Any):
-        super().__init__(*place)
+        super().__init__(materials.config, *place)
         self.materials = materials
 
     def join(self, address: str) -> None:

@@ -240,6 +240,7 @@ class Config(Section):
     """The whole of cluster.yaml."""
 
     seed: int = Field(1, ge=0, lt=2**31)
+    deterministic: bool = Field(False, description="the same run on the same machine gives the same bits")
     cluster: ClusterConfig = ClusterConfig()
     data: DataConfig = DataConfig()
     items: ItemsConfig = ItemsConfig()
@@ -256,6 +257,12 @@ class Config(Section):
             raise ValueError("items.behaviour.alignment is a loss of the RQ-VAE; set items.method: rqvae")
         if self.items.distance == "cosine" and self.items.method != "rqvae":
             raise ValueError("items.distance: cosine is for the RQ-VAE; residual k-means takes l2")
+        if self.deterministic and self.stages.rl.max_staleness:
+            raise ValueError(
+                f"stages.rl.max_staleness is {self.stages.rl.max_staleness}, and rollouts that are under way when a "
+                "process dies would be drawn anew by later weights; deterministic: true needs "
+                "stages.rl.max_staleness: 0"
+            )
         if self.stages.rl.negatives > self.items.neighbours:
             raise ValueError(
                 f"stages.rl.negatives is {self.stages.rl.negatives} but only items.neighbours = "

@@ -15,6 +15,7 @@ from streamrec_dist.decode.engine import Engine
 from streamrec_dist.items.rqvae import train_rqvae
 from streamrec_dist.items.tokenizer import TokenizerOptions
 from streamrec_dist.model.weights import export_weights
+from streamrec_dist.repeatable import compute_repeatably
 from streamrec_dist.rl.rewards import reward_report
 from streamrec_dist.rl.rollout import Sampler
 from streamrec_dist.rl.scoring import Scorer
@@ -72,21 +73,24 @@ def train_tokenizer() -> dict[str, np.ndarray]:
     return {name: value.numpy() for name, value in model.state_dict().items()} | losses
 
 
-def one_rank(rank: int, port: int, stage: str, overrides: tuple[str, ...], results) -> None:
+def one_rank(rank: int, port: int, stage: str, overrides: tuple[str, ...], repeatable: bool, results) -> None:
+    if repeatable:
+        compute_repeatably()
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     results.put((rank, train_tokenizer() if stage == "tokenize" else train(stage, rank, 2, *overrides)))
     dist.barrier()
     dist.destroy_process_group()
 
 
-def on_two_ranks(stage: str, *overrides: str) -> dict[int, dict[str, np.ndarray]]:
+def on_two_ranks(stage: str, *overrides: str, repeatable: bool = False) -> dict[int, dict[str, np.ndarray]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     context = multiprocessing.get_context("spawn")
     results = context.SimpleQueue()
     ranks = [
-        context.Process(target=one_rank, args=(rank, port, stage, overrides, results)) for rank in range(2)
+        context.Process(target=one_rank, args=(rank, port, stage, overrides, repeatable, results))
+        for rank in range(2)
     ]
     for process in ranks:
         process.start()

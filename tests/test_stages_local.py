@@ -72,7 +72,8 @@ def test_rl_consumes_every_prompt_once_within_the_staleness_bound(trained, stale
     assert [event.step for event in events] == [1, 2, 3, 4, 5, 6]
     assert max(event.metrics.get("staleness", 0) for event in events) <= staleness
     for cursor, version in context.learners.consumed:
-        assert 0 <= cursor // 16 - version <= staleness
+        # Not only within the bound: which version samples a prompt does not depend on what finishes first.
+        assert version == max(0, cursor // 16 - staleness)
 
 
 def test_strictly_on_policy_log_probs_agree_to_rounding(trained):

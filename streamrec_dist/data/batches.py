@@ -84,7 +84,7 @@ def history_tokens(corpus: Corpus, rows: np.ndarray) -> tuple[np.ndarray, np.nda
     """
     items, lengths = history_items(corpus.items, corpus.offsets, rows, corpus.max_history)
     tokens = np.where(items[..., None] >= 0, corpus.item_tokens(items), PAD)
-    return tokens.reshape(len(rows), -1), lengths * corpus.levels
+    return tokens.reshape(len(rows), items.shape[1] * corpus.levels), lengths * corpus.levels
 
 
 def length_batches(lengths: np.ndarray, batch: int) -> list[np.ndarray]:
@@ -104,7 +104,8 @@ def in_length_batches(
     It is given row numbers int64 and returns columns with an entry a row; they come back in the order of the rows.
     Columns that are still being computed are read after `wait`.
     """
-    batches = length_batches(lengths, batch)
+    # No rows have columns too.
+    batches = length_batches(lengths, batch) or [np.zeros(0, dtype=np.int64)]
     parts = [work(numbers) for numbers in batches]
     wait()
     place = np.argsort(np.concatenate(batches))

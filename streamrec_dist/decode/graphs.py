@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from streamrec_dist.transfer import pinned, to_device, to_host
+
 #: Runs before a capture: libraries choose kernels and allocate workspaces, and weights used lazily are laid out.
 WARM_UP = 2
 
@@ -48,7 +50,7 @@ class Graphed:
     @torch.no_grad()
     def __call__(self, *arrays: np.ndarray) -> dict[str, np.ndarray]:
         if self.captures:
-            outputs = self._replay([_pinned(array) for array in arrays])
+            outputs = self._replay([pinned(array) for array in arrays])
         else:
             outputs = self.function(*(to_device(array, self.device) for array in arrays))
         return {name: to_host(value) for name, value in outputs.items()}
@@ -82,22 +84,3 @@ class Graphed:
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
             outputs = self.function(*inputs)
         return Captured(graph, inputs, outputs)
-
-
-def to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """An array as a tensor on `device`, without waiting for it and, on the CPU, without a copy."""
-    return (_pinned(array) if device.type == "cuda" else torch.from_numpy(array)).to(
-        device, non_blocking=True
-    )
-
-
-def to_host(value: Tensor) -> np.ndarray:
-    """The values of a tensor, without waiting: from CUDA they are complete once the device has been waited for."""
-    if value.device.type == "cuda":
-        value = torch.empty(value.shape, dtype=value.dtype, pin_memory=True).copy_(value, non_blocking=True)
-    return value.numpy()
-
-
-def _pinned(array: np.ndarray) -> Tensor:
-    """A copy in memory that is never paged out: only from there can a device copy while the host goes on."""
-    return torch.from_numpy(array).contiguous().pin_memory()

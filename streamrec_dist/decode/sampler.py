@@ -12,6 +12,7 @@ from streamrec_dist.decode.branches import Branches
 from streamrec_dist.decode.engine import Engine, Prompts
 from streamrec_dist.decode.policy import descend, restrict
 from streamrec_dist.items.catalogue import Catalogue
+from streamrec_dist.repeatable import cumulated
 from streamrec_dist.tokens import FIRST_CODE
 
 
@@ -108,7 +109,7 @@ def draw_token(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     An entry of probability 0 is never drawn.
     """
     highest = logits.amax(dim=-1, keepdim=True)
-    cdf = (logits - highest).exp_().cumsum(dim=-1)
+    cdf = cumulated((logits - highest).exp_())
     total = cdf[..., -1:]
     # Against the last entry rather than 1, which the sum of rounded numbers is not.
     place = torch.searchsorted(cdf, uniforms.unsqueeze(-1) * total, right=True)

@@ -21,11 +21,15 @@ _CODES_KEY = b"codes_per_level"
 
 @dataclass(frozen=True, eq=False)
 class ItemIds:
-    """The ids of n items: `items`, their original ids; `codes` int32 [n, m]; `source`, the file they came from."""
+    """The ids of n items: `items`, their original ids; `codes` int32 [n, m]; `source`, the file they came from.
+
+    `codes_per_level` is what that file says; None where it does not.
+    """
 
     items: Strings
     codes: np.ndarray
     source: str
+    codes_per_level: int | None = None
 
     def of(self, items: Iterable[str]) -> np.ndarray:
         """Codes int32 [k, m] of `items`, in their order. Raises DataError naming the first that has none."""
@@ -95,7 +99,7 @@ def load_ids(path: Path | str) -> ItemIds:
         Catalogue(codes, codes_per_level)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
-    return ItemIds(names, codes.astype(np.int32), str(path))
+    return ItemIds(names, codes.astype(np.int32), str(path), codes_per_level)
 
 
 def _codes_per_level(table: pa.Table, path: Path | str) -> int:

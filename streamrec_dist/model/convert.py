@@ -15,7 +15,17 @@ from streamrec_dist.config import Config, ItemsConfig, ModelConfig
 from streamrec_dist.errors import DataError
 from streamrec_dist.model.backbone import Stack, StreamRec
 from streamrec_dist.model.layers import EPS, MAX_DISTANCE, NUM_BUCKETS
+from streamrec_dist.model.weights import check_shapes
 from streamrec_dist.tokens import BOS, FIRST_CODE, PAD
+
+#: What T5 can be told and this model cannot.
+_FIXED = {
+    "relative_attention_num_buckets": NUM_BUCKETS,
+    "relative_attention_max_distance": MAX_DISTANCE,
+    "layer_norm_epsilon": EPS,
+    "pad_token_id": PAD,
+    "decoder_start_token_id": BOS,
+}
 
 if TYPE_CHECKING:
     from transformers import T5Config, T5ForConditionalGeneration
@@ -36,22 +46,23 @@ def t5_config(config: Config) -> T5Config:
         num_layers=model.layers,
         num_decoder_layers=model.layers,
         num_heads=model.heads,
-        relative_attention_num_buckets=NUM_BUCKETS,
-        relative_attention_max_distance=MAX_DISTANCE,
         dropout_rate=model.dropout,
-        layer_norm_epsilon=EPS,
         feed_forward_proj="relu",
-        pad_token_id=PAD,
-        decoder_start_token_id=BOS,
+        **_FIXED,
         eos_token_id=None,
         tie_word_embeddings=True,
     )
 
 
 def to_t5(model: StreamRec, config: Config, stack: Stack = "thinking") -> T5ForConditionalGeneration:
-    """A T5ForConditionalGeneration that gives the same logits as `stack` of this model."""
+    """A T5ForConditionalGeneration that gives the same logits as `stack` of this model.
+
+    Raises DataError where `config` is not the one that the model was made from.
+    """
     from transformers import T5ForConditionalGeneration
 
+    with torch.device("meta"):
+        check_shapes(StreamRec(config), {name: tuple(x.shape) for name, x in model.named_parameters()})
     t5 = T5ForConditionalGeneration(t5_config(config))
     missing, unexpected = t5.load_state_dict(_t5_tensors(model, stack), strict=False)
     # Tied aliases of the table may be listed as missing; anything else would be a silent mistake.
@@ -65,12 +76,22 @@ def to_t5(model: StreamRec, config: Config, stack: Stack = "thinking") -> T5ForC
 def from_t5(t5: T5ForConditionalGeneration, levels: int, codes: int) -> tuple[StreamRec, Config]:
     """A StreamRec whose thinking and direct decoders both hold T5's decoder.
 
-    Raises DataError for a T5 of another shape: gated feed-forward, untied table, another vocabulary.
+    Raises DataError for a T5 of another kind: gated feed-forward, untied table, another vocabulary or start token,
+    other positions.
     """
     given = t5.config
-    if given.vocab_size != FIRST_CODE + levels * codes:
-        raise DataError(f"T5 has {given.vocab_size} tokens; {levels} levels of {codes} codes need "
-                        f"{FIRST_CODE + levels * codes}")  # fmt: skip
+    needed = FIRST_CODE + levels * codes
+    if given.vocab_size != needed:
+        raise DataError(
+            f"T5 has {given.vocab_size} tokens; {levels} levels of {codes} codes need {needed}: give the levels and "
+            "codes of the ids that it was trained on"
+        )
+    for name, expected in _FIXED.items():
+        if getattr(given, name) != expected:
+            raise DataError(
+                f"T5 has {name} {getattr(given, name)}, this model is made for {expected}; only a T5 configured as "
+                "t5_config does can be converted"
+            )
     if given.is_gated_act or not given.tie_word_embeddings or given.num_layers != given.num_decoder_layers:
         raise DataError(
             "only T5 with a plain ReLU feed-forward, a tied table and equal depths can be converted"

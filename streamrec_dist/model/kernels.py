@@ -26,11 +26,18 @@ class Kernel:
 
     def __init__(self, function: Callable[..., Any]):
         self.plain = self.run = function
+        self._compiled: Callable[..., Any] | None = None
         self.__doc__ = function.__doc__
         Kernel.every.append(self)
 
     def __call__(self, *args: Any) -> Any:
         return self.run(*args)
+
+    def choose(self, compiled: bool) -> None:
+        if compiled and self._compiled is None:
+            # Dynamic: batches of every length share one loop.
+            self._compiled = torch.compile(self.plain, dynamic=True)
+        self.run = self._compiled if compiled and self._compiled else self.plain
 
 
 def compile_kernels(enabled: bool, device: str = "cpu") -> None:
@@ -39,8 +46,7 @@ def compile_kernels(enabled: bool, device: str = "cpu") -> None:
     Raises EnvironmentProblem where torch cannot compile for `device`.
     """
     for kernel in Kernel.every:
-        # Dynamic: batches of every length share one loop.
-        kernel.run = torch.compile(kernel.plain, dynamic=True) if enabled else kernel.plain
+        kernel.choose(enabled)
     if enabled:
         try:
             unit_rms(torch.ones(2, 2, device=device), torch.float32)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -43,7 +45,8 @@ class ThinkingHeads(nn.Module):
 
         first: d_0, mean encoder state [..., d]; hidden: d_1 .. d_l [..., l, d] -> [..., l + 1, d].
         """
-        summed = torch.cat([first.unsqueeze(-2), hidden], dim=-2).float().cumsum(dim=-2)
+        # Added one by one: CUDA's running sum of floats is not repeatable.
+        summed = torch.stack(list(accumulate([first.float(), *hidden.float().unbind(-2)])), dim=-2)
         return self.state_mlp(unit_rms(summed)).float()
 
     def residuals(self, target: Tensor, states: Tensor) -> Tensor:

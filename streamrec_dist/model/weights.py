@@ -9,6 +9,10 @@ import torch
 from torch import nn
 
 from streamrec_dist.errors import DataError
+from streamrec_dist.tokens import FIRST_CODE
+
+#: The tied token table.
+TABLE = "embed.weight"
 
 
 def policy_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -29,7 +33,8 @@ def load_vector(model: nn.Module, vector: np.ndarray) -> None:
     sizes = [sum(value.numel() for _, value in parameters) for parameters in (policy, everything)]
     if vector.shape not in ((sizes[0],), (sizes[1],)):
         raise DataError(
-            f"weights of {vector.size:,} numbers given to a model of {sizes[1]:,} ({sizes[0]:,} in its policy)"
+            f"weights of {vector.size:,} numbers given to a model of {sizes[1]:,} ({sizes[0]:,} in its policy); give "
+            "the items and model sections the values they were trained with"
         )
     # A vector from shared memory is read-only, and torch warns of that though it is only read here.
     source = torch.from_numpy(vector if vector.flags.writeable else vector.copy())
@@ -47,15 +52,24 @@ def export_weights(model: nn.Module) -> dict[str, np.ndarray]:
 
 def import_weights(model: nn.Module, weights: Mapping[str, np.ndarray]) -> None:
     """Set every parameter by name. Raises DataError naming the first that is missing, extra or misshapen."""
-    parameters = dict(model.named_parameters())
-    for name in parameters.keys() ^ weights.keys():
-        side = "missing from the weights" if name in parameters else "not part of this model"
-        raise DataError(f"{name} is {side}; was the checkpoint made with another model or items section?")
+    check_shapes(model, {name: tuple(array.shape) for name, array in weights.items()})
     with torch.no_grad():
-        for name, value in parameters.items():
-            array = weights[name]
-            if tuple(array.shape) != tuple(value.shape):
-                raise DataError(
-                    f"{name} has shape {tuple(array.shape)}, this model needs {tuple(value.shape)}"
-                )
-            value.copy_(torch.tensor(array))
+        for name, value in model.named_parameters():
+            value.copy_(torch.tensor(weights[name]))
+
+
+def check_shapes(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise DataError unless `shapes` of weights, by name, are those of the model's parameters."""
+    needed = {name: tuple(value.shape) for name, value in model.named_parameters()}
+    for name in [name for name in needed if name in shapes and shapes[name] != needed[name]]:
+        what = f"{name} has shape {shapes[name]}, this model needs {needed[name]}"
+        if name == TABLE and shapes[name][0] != needed[name][0]:
+            raise DataError(
+                f"{what}, a row a token: {shapes[name][0] - FIRST_CODE} codes in all, not "
+                f"{needed[name][0] - FIRST_CODE}; give items.levels and items.codes the values these weights were "
+                "trained with, or train again on the ids there are now"
+            )
+        raise DataError(f"{what}; give the model section the values these weights were trained with")
+    for name in sorted(needed.keys() ^ shapes.keys()):
+        side = "missing from the weights" if name in needed else "not part of this model"
+        raise DataError(f"{name} is {side}; was the checkpoint made with another model or items section?")

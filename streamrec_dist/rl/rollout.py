@@ -10,10 +10,10 @@ from streamrec_dist.data.batches import targets
 from streamrec_dist.decode.batched import BatchedDecode
 from streamrec_dist.decode.candidates import CHUNK, PrefixTree, candidate_log_probs, prefix_tree, prefix_trees
 from streamrec_dist.decode.engine import Engine
-from streamrec_dist.decode.graphs import to_device, to_host
 from streamrec_dist.decode.random import rollout_uniforms
 from streamrec_dist.decode.sampler import sample
 from streamrec_dist.materials import Materials
+from streamrec_dist.transfer import to_device, to_host
 from streamrec_dist.types import PolicyVersion, RolloutBatch
 
 #: Prompts decoded together: enough to fill the matrix products, few enough to be of one length.

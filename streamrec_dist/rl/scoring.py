@@ -15,7 +15,11 @@ from streamrec_dist.types import RewardBreakdown, RolloutBatch
 
 
 class Scorer:
-    """Holds no policy: only pi_ref, whose target log-prob is computed once a training row and kept."""
+    """Holds no policy: only pi_ref, whose target log-prob is computed once a training row and kept.
+
+    Under `deterministic` it is computed anew: its last bits depend on the rows that it is computed with, and which
+    ones this worker has not scored before depends on the order in which rollouts arrived.
+    """
 
     def __init__(self, materials: Materials, reference: StreamRec):
         self.materials = materials
@@ -39,7 +43,8 @@ class Scorer:
 
     def target_logprobs(self, rows: np.ndarray) -> np.ndarray:
         """log pi_ref(target | history), float32 [P], of training rows int64 [P]."""
-        missing = np.unique(rows[np.isnan(self._target_logprobs[rows])])
+        again = self.materials.config.deterministic
+        missing = np.unique(rows if again else rows[np.isnan(self._target_logprobs[rows])])
         if len(missing):
             corpus, device = self.materials.corpus, self.reference.device
             pairs = self.materials.rows[missing]

@@ -68,6 +68,7 @@ class Recommender:
     ):
         self.materials = materials
         self.config = materials.config
+        materials.check_model(model)
         self.model = model.to(device).eval()
         self.engine = engine or Engine(self.model, arithmetic(self.config))
         self.device = torch.device(device)
@@ -130,7 +131,7 @@ class Recommender:
     def _histories(self, rows: np.ndarray) -> Tensor:
         """All earlier items of each row, not only those the model sees: int64 [n, X], padded with -1."""
         corpus = self.materials.corpus
-        longest = int(rows[:, 1].max())
+        longest = int(rows[:, 1].max(initial=0))
         place = np.arange(longest)
         inside = place < rows[:, 1:2]
         where = np.where(inside, corpus.offsets[rows[:, 0]][:, None] + place, 0)

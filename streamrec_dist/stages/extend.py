@@ -68,4 +68,4 @@ def _with_earlier(known: ItemIds, earlier: ItemIds) -> ItemIds:
     added = np.flatnonzero(known.places(earlier.items) < 0)
     items = [*known.items, *earlier.items.take(added)]
     codes = np.concatenate([known.codes, earlier.codes[added]])
-    return ItemIds(Strings.of(items), codes, known.source)
+    return ItemIds(Strings.of(items), codes, known.source, known.codes_per_level)

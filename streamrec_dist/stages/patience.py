@@ -10,7 +10,10 @@ from streamrec_dist.rl.ports import Weights
 
 @dataclass
 class Best:
-    """Keeps the weights of the highest validation NDCG@10; selection never looks at the test split."""
+    """Keeps the weights of the highest validation NDCG@10; selection never looks at the test split.
+
+    Of equal ones the earliest, in whatever order they are offered.
+    """
 
     patience: int
     step: int = -1
@@ -20,7 +23,7 @@ class Best:
 
     def offer(self, step: int, metrics: dict[str, Any], weights: Weights) -> bool:
         """Take an evaluation; True when it is the best so far."""
-        if self.weights is None or metrics["ndcg@10"] > self.metrics["ndcg@10"]:
+        if self.weights is None or (metrics["ndcg@10"], -step) > (self.metrics["ndcg@10"], -self.step):
             self.step, self.metrics, self.weights, self.misses = step, metrics, weights, 0
             return True
         self.misses += 1

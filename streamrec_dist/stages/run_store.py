@@ -124,10 +124,11 @@ class RunStore:
             raise DataError(f"{path}: cannot be read ({error}); run stage tokenize again") from None
 
     def materials(self, config: Config) -> Materials:
-        """What the roles work with. Raises DataError when the ids do not fit the data set."""
+        """What the roles work with. Raises DataError when the ids do not fit the data set or `config`."""
         dataset = self.dataset()
-        codes = self.ids().of(dataset.item_ids)
-        corpus = Corpus.of(dataset, codes, config.items.codes, config.data.max_history)
+        ids = self.ids()
+        codes_per_level = ids.codes_per_level or config.items.codes
+        corpus = Corpus.of(dataset, ids.of(dataset.item_ids), codes_per_level, config.data.max_history)
         rows = training_rows(dataset)
         if len(rows) == 0:
             raise DataError("no user has two training events: there is nothing left to train on")

@@ -25,11 +25,12 @@ from streamrec_dist.errors import RunError
 from streamrec_dist.materials import Materials, autocast
 from streamrec_dist.model.weights import export_weights, flatten, import_weights
 from streamrec_dist.rl.advantage import group_advantages
-from streamrec_dist.training.loader import prefetched, to_device
+from streamrec_dist.training.loader import prefetched
 from streamrec_dist.training.optimiser import Optimiser, learning_rate
 from streamrec_dist.training.pretrain_loss import PretrainBatch, PretrainLoss, pretrain_batch
 from streamrec_dist.training.rl_loss import RlBatch, RlLoss, rollout_log_probs
 from streamrec_dist.training.sft_loss import SftBatch, SftLoss, all_item_tokens, sft_batch
+from streamrec_dist.transfer import to_device
 from streamrec_dist.types import Annotation, GroupCounts, PolicyVersion, RewardBreakdown, RolloutBatch
 
 #: Parameters that a stage leaves alone, by prefix.
@@ -214,7 +215,9 @@ class Learner:
     ) -> RlBatch:
         history, _ = history_tokens(self.materials.corpus, rows)
         arrays = (history, *columns, weight, fresh / max(all_fresh, 1))
-        history_t, tokens, behaviour, advantages, weight_t, fresh_t = to_device(self.device, *arrays)
+        history_t, tokens, behaviour, advantages, weight_t, fresh_t = (
+            to_device(array, self.device) for array in arrays
+        )
         config = self.materials.config.stages.rl
         assert self.reference is not None
         catalogue = self.materials.catalogue.to(self.device) if config.sampling == "trie" else None

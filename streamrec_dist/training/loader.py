@@ -1,4 +1,4 @@
-"""Batches on their way to a learner: to its device, and made while it computes."""
+"""Batches made while a learner computes."""
 
 from __future__ import annotations
 
@@ -6,20 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-import numpy as np
-import torch
-from torch import Tensor
-
 Key = TypeVar("Key")
 Made = TypeVar("Made")
-
-
-def to_device(device: torch.device, *arrays: np.ndarray) -> list[Tensor]:
-    """Arrays as tensors there. To a GPU they are copied while it computes, which takes page-locked memory."""
-    tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
-    if device.type == "cuda":
-        tensors = [tensor.pin_memory() for tensor in tensors]
-    return [tensor.to(device, non_blocking=True) for tensor in tensors]
 
 
 def prefetched(make: Callable[[Key], Made], keys: Iterable[Key]) -> Iterator[Made]:

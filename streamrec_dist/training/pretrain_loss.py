@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from streamrec_dist.data.batches import history_tokens, targets
 from streamrec_dist.materials import Materials
 from streamrec_dist.model.backbone import StreamRec, shift_right, token_log_probs
-from streamrec_dist.training.loader import to_device
+from streamrec_dist.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ def pretrain_batch(
     items = targets(corpus, rows)
     nearest = materials.neighbours[items, : materials.config.stages.pretrain.retrieved]
     retrieved = corpus.item_tokens(nearest[:, ::-1]).reshape(len(rows), -1)
-    return PretrainBatch(share, *to_device(device, history, corpus.item_tokens(items), retrieved))
+    arrays = (history, corpus.item_tokens(items), retrieved)
+    return PretrainBatch(share, *(to_device(array, device) for array in arrays))
 
 
 class PretrainLoss(nn.Module):

@@ -15,7 +15,7 @@ from streamrec_dist.materials import Materials
 from streamrec_dist.model.backbone import StreamRec, token_log_probs
 from streamrec_dist.model.thinking import unit_rms
 from streamrec_dist.tokens import BOS, FIRST_CODE
-from streamrec_dist.training.loader import to_device
+from streamrec_dist.transfer import to_device
 from streamrec_dist.types import Annotation
 
 COMMITMENT = 0.25  # beta of eq. 6 and 15
@@ -83,7 +83,7 @@ def sft_batch(
         annotation.reference_negative[chosen],
         targets(corpus, materials.rows[rank if step is None else step]),
     )
-    return SftBatch(shares, *to_device(device, *arrays))
+    return SftBatch(shares, *(to_device(array, device) for array in arrays))
 
 
 class SftLoss(nn.Module):
