@@ -14,7 +14,7 @@ from transformers.models.t5.modeling_t5 import T5Attention
 from streamrec_dist.config_file import parse_config
 from streamrec_dist.data.batches import history_tokens, targets
 from streamrec_dist.decode.beam import beam_search, free_beam_search
-from streamrec_dist.decode.candidates import candidate_log_probs
+from streamrec_dist.decode.candidates import candidate_log_probs, prefix_trees
 from streamrec_dist.decode.engine import Engine
 from streamrec_dist.decode.likelihood import direct_log_probs
 from streamrec_dist.decode.random import rollout_uniforms
@@ -23,7 +23,7 @@ from streamrec_dist.items.catalogue import Catalogue
 from streamrec_dist.model.backbone import StreamRec, shift_right
 from streamrec_dist.model.convert import to_t5
 from streamrec_dist.model.layers import relative_buckets
-from streamrec_dist.stages.annotate import annotate_rows, measure_thinking
+from streamrec_dist.stages.annotate import Annotator, ThinkingMeter
 from streamrec_dist.tokens import BOS, FIRST_CODE
 from tests.local_ports import TINY, tiny_materials
 
@@ -209,7 +209,7 @@ def test_candidates_have_their_log_probs(model, peers, history, catalogue):
     samples = sample(engine, engine.read(history), uniforms(4, group, THOUGHTS + LEVELS), THOUGHTS)
     chosen = torch.stack([torch.randperm(ITEMS)[:count] for _ in LENGTHS])
     candidates = tokens_of(catalogue)[chosen]
-    found = candidate_log_probs(samples.thinking.branches, candidates)
+    found = candidate_log_probs(samples.thinking.branches, candidates, prefix_trees(candidates))
     for rollout in range(group):
         thoughts = samples.tokens[:, rollout : rollout + 1, :THOUGHTS].expand(-1, count, -1)
         rows = torch.cat([thoughts, candidates], dim=-1)
@@ -258,8 +258,8 @@ def test_annotation_chooses_what_a_loop_over_t5_does():
     model = lively(materials.new_model().eval())
     reference = lively(materials.new_model().eval())
     rows, corpus = materials.rows[:60], materials.corpus
-    made = annotate_rows(materials, model, reference, 0, len(rows), 0)
-    measured = measure_thinking(materials, model, rows)
+    made = Annotator(materials, Engine(model), Engine(reference)).annotate(0, len(rows), 0)
+    measured = ThinkingMeter(materials, Engine(model)).measure(rows)
     thinking = to_t5(model, materials.config)
     frozen = to_t5(reference, materials.config, "direct")
     histories, lengths = history_tokens(corpus, rows)

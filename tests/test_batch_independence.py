@@ -10,15 +10,15 @@ import torch
 
 from streamrec_dist.config_file import parse_config
 from streamrec_dist.data.batches import history_lengths, in_length_batches
-from streamrec_dist.decode.candidates import candidate_log_probs
+from streamrec_dist.decode.candidates import candidate_log_probs, prefix_trees
 from streamrec_dist.decode.engine import Engine
 from streamrec_dist.decode.random import rollout_uniforms
 from streamrec_dist.decode.sampler import sample
 from streamrec_dist.items.catalogue import Catalogue
 from streamrec_dist.rl import rollout as rollouts
-from streamrec_dist.rl.rollout import rollout
+from streamrec_dist.rl.rollout import Sampler
 from streamrec_dist.stages import annotate
-from streamrec_dist.stages.annotate import annotate_rows, measure_thinking
+from streamrec_dist.stages.annotate import Annotator, ThinkingMeter
 from streamrec_dist.stages.decoding import Recommender
 from streamrec_dist.types import PolicyVersion
 from tests.local_ports import TINY, tiny_materials
@@ -41,6 +41,11 @@ def model(materials):
     with torch.no_grad():
         model.embed.weight.mul_(0.6)  # an untrained tied table otherwise repeats its last input for ever
     return model
+
+
+@pytest.fixture(scope="module")
+def engine(model):
+    return Engine(model)
 
 
 @pytest.fixture(autouse=True)
@@ -66,9 +71,11 @@ def test_these_histories_are_of_one_item_up_to_the_most_that_is_seen(materials):
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_annotation(materials, model, count):
+def test_annotation(materials, engine, count):
+    annotator = Annotator(materials, engine, engine)
+
     def columns(first: int, last: int) -> dict[str, np.ndarray]:
-        found = asdict(annotate_rows(materials, model, model, first, last, 1))
+        found = asdict(annotator.annotate(first, last, 1))
         assert found.pop("first") == first
         return found
 
@@ -78,16 +85,17 @@ def test_annotation(materials, model, count):
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_measures_of_thinking(materials, model, count):
-    rows = materials.rows[:count]
-    parts = [measure_thinking(materials, model, rows[row : row + 1]) for row in range(count)]
-    assert_same(measure_thinking(materials, model, rows), parts)
+def test_measures_of_thinking(materials, engine, count):
+    rows, meter = materials.rows[:count], ThinkingMeter(materials, engine)
+    assert_same(meter.measure(rows), [meter.measure(rows[row : row + 1]) for row in range(count)])
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_rollouts_and_their_candidates(materials, model, count):
+def test_rollouts_and_their_candidates(materials, engine, count):
+    sampler = Sampler(materials, engine)
+
     def columns(first: int, last: int) -> dict[str, np.ndarray]:
-        batch = rollout(materials, model, PolicyVersion(0), first, last - first)
+        batch = sampler.rollout(PolicyVersion(0), first, last - first)
         names = ("rows", "tokens", "logprobs", "pooled", "candidate_logprobs", "target_states")
         return {name: getattr(batch, name) for name in names}
 
@@ -122,16 +130,16 @@ def test_rows_come_back_in_their_order_whatever_shares_a_batch(count):
     assert sum(seen) == count and max(seen) <= TOGETHER
 
 
-def test_no_rows_give_columns_without_rows(materials, model):
+def test_no_rows_give_columns_without_rows(materials, model, engine):
     for name in ("direct", "sft"):
         recommender = Recommender(materials, model, name)
         for masked in (False, True):
             assert recommender.rank(NO_ROWS, 5, masked).items.shape == (0, 5)
             assert recommender.target_ranks(NO_ROWS, masked).shape == (0,)
         assert recommender.invalid_beam_share(NO_ROWS) == 0
-    assert annotate_rows(materials, model, model, 3, 3, 0).thoughts.shape == (0, 2)
-    assert measure_thinking(materials, model, NO_ROWS)["distance"].shape == (0, 3)
-    assert rollout(materials, model, PolicyVersion(0), 5, 0).tokens.shape == (0, 4, 5)
+    assert Annotator(materials, engine, engine).annotate(3, 3, 0).thoughts.shape == (0, 2)
+    assert ThinkingMeter(materials, engine).measure(NO_ROWS)["distance"].shape == (0, 3)
+    assert Sampler(materials, engine).rollout(PolicyVersion(0), 5, 0).tokens.shape == (0, 4, 5)
 
 
 def test_a_catalogue_of_one_item_leaves_nothing_else_to_sample(materials, model):
@@ -144,4 +152,6 @@ def test_a_catalogue_of_one_item_leaves_nothing_else_to_sample(materials, model)
     assert torch.equal(samples.logprobs[..., 2:], torch.zeros(2, 4, 3))
     candidates = samples.tokens[:, :1, 2:]
     free = sample(engine, engine.read(history), uniforms[:, :, :2], 2)
-    assert torch.isfinite(candidate_log_probs(free.thinking.branches, candidates)).all()
+    assert torch.isfinite(
+        candidate_log_probs(free.thinking.branches, candidates, prefix_trees(candidates))
+    ).all()

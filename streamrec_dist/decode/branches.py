@@ -86,7 +86,7 @@ class Branches:
 def visible_bias(engine: Engine, prompts: Prompts, queries: Tensor, places: Tensor, sees: Tensor) -> Tensor:
     """Self-attention bias [1 or P, heads, R, C]: of distance where a row sees a column, MASKED elsewhere.
 
-    `queries` int64 [1 or R] and `places` int64 [C] are positions; `sees` bool [1 or P, R, C].
+    `queries` int64 [1 or R] and `places` int64 [C] are positions, or [P, R] and [P, C]; `sees` bool [1 or P, R, C].
     """
     relative = engine.stack(prompts.stack).bias[relative_buckets(queries, places, bidirectional=False)]
-    return torch.where(sees.unsqueeze(1), relative.permute(2, 0, 1)[None], MASKED)
+    return torch.where(sees.unsqueeze(1), relative.movedim(-1, -3), MASKED)

@@ -18,36 +18,47 @@ from streamrec_dist.decode.branches import Branches, visible_bias
 from streamrec_dist.tokens import FIRST_CODE
 
 #: Prompts that share a tree and are decoded at a time, which bounds the memory of the logits.
-CHUNK = 8
+CHUNK = 4
 
 
 class PrefixTree(NamedTuple):
-    """Distinct prefixes of length 1..m-1 of each prompt's candidates; N nodes, padded."""
+    """Distinct prefixes of length 1..m-1 of each prompt's candidates, in order of length; N nodes, padded."""
 
+    prompts: Tensor  # int64 [P]       which prompts of the batch these are
     tokens: Tensor  # int64 [P, N]      last token of the prefix
-    depth: Tensor  # int64 [N]         its length
+    depth: Tensor  # int64 [P, N]      its length
     sees: Tensor  # bool [P, N, N]    itself and its ancestors
     node: Tensor  # int64 [P, C, m-1] node of each candidate's prefix of each length
 
     def padded(self, multiple: int) -> PrefixTree:
         """With nodes that no candidate has, up to a multiple of `multiple`."""
         more = -self.tokens.shape[1] % multiple
-        return PrefixTree(
-            F.pad(self.tokens, (0, more), value=FIRST_CODE),
-            F.pad(self.depth, (0, more), value=1),
-            F.pad(self.sees, (0, more, 0, more)),
-            self.node,
+        return self._replace(
+            tokens=F.pad(self.tokens, (0, more), value=FIRST_CODE),
+            depth=F.pad(self.depth, (0, more), value=1),
+            sees=F.pad(self.sees, (0, more, 0, more)),
         )
 
     def chunks(self, size: int) -> list[PrefixTree]:
         """The trees of `size` prompts at a time."""
-        split = (part.split(size) for part in (self.tokens, self.sees, self.node))
-        return [PrefixTree(tokens, self.depth, sees, node) for tokens, sees, node in zip(*split, strict=True)]
+        return [PrefixTree(*parts) for parts in zip(*(field.split(size) for field in self), strict=True)]
 
 
 def prefix_trees(candidates: Tensor, chunk: int = CHUNK) -> list[PrefixTree]:
-    """Candidates int64 [P, C, m] on the host -> the trees of `chunk` prompts at a time."""
-    return [prefix_tree(some) for some in candidates.split(chunk)] if len(candidates) else []
+    """Candidates int64 [P, C, m] on the host -> the trees of `chunk` prompts at a time.
+
+    Prompts with about as many nodes share one, which is then padded little.
+    """
+    if not len(candidates):
+        return []
+    whole = prefix_tree(candidates)
+    nodes = whole.sees.diagonal(dim1=1, dim2=2).sum(dim=-1)
+    trees = []
+    for some in nodes.argsort().split(chunk):
+        used = slice(int(nodes[some].max()))
+        tokens, depth, sees, node = (field[some] for field in whole[1:])
+        trees.append(PrefixTree(some, tokens[:, used], depth[:, used], sees[:, used, used], node))
+    return trees
 
 
 def prefix_tree(candidates: Tensor) -> PrefixTree:
@@ -57,8 +68,8 @@ def prefix_tree(candidates: Tensor) -> PrefixTree:
     """
     prompts, count, levels = candidates.shape
     group = torch.zeros((prompts, count), dtype=torch.long)
-    tokens, depths, nodes = [], [], []
-    start = 0
+    start = torch.zeros((prompts, 1), dtype=torch.long)
+    nodes = []
     for depth in range(levels - 1):
         # Number the distinct (parent, token) pairs of each prompt: sort, and count the changes.
         keys = group * (candidates.max() + 1) + candidates[..., depth]
@@ -66,46 +77,42 @@ def prefix_tree(candidates: Tensor) -> PrefixTree:
         rank = torch.zeros_like(ordered)
         rank[:, 1:] = (ordered[:, 1:] != ordered[:, :-1]).cumsum(dim=-1)
         group = torch.empty_like(rank).scatter_(-1, order, rank)
-        width = int(rank.max()) + 1
-        last = torch.full((prompts, width), FIRST_CODE)
-        tokens.append(last.scatter_(-1, group, candidates[..., depth]))
-        depths.append(torch.full((width,), depth + 1))
         nodes.append(group + start)
-        start += width
+        start = start + rank[:, -1:] + 1
     node = torch.stack(nodes, dim=-1) if nodes else candidates[..., :0]
-    sees = torch.eye(start, dtype=torch.bool).repeat(prompts, 1, 1)
+    width = int(start.max())
+    tokens = torch.full((prompts, width), FIRST_CODE)
+    depths = torch.ones((prompts, width), dtype=torch.long)
+    sees = torch.zeros((prompts, width, width), dtype=torch.bool)
     prompt = torch.arange(prompts).unsqueeze(-1)
-    for depth in range(levels - 1):
-        for ancestor in range(depth):
-            sees[prompt, node[..., depth], node[..., ancestor]] = True
-    if not tokens:
-        return PrefixTree(candidates[:, 0, :0], candidates.new_zeros(0), sees, node)
-    return PrefixTree(torch.cat(tokens, dim=-1), torch.cat(depths), sees, node)
+    for depth, here in enumerate(nodes):
+        tokens.scatter_(-1, here, candidates[..., depth])
+        depths.scatter_(-1, here, depth + 1)
+        for ancestor in nodes[: depth + 1]:
+            sees[prompt, here, ancestor] = True
+    return PrefixTree(prompt[:, 0], tokens, depths, sees, node)
 
 
 @torch.no_grad()
 def candidate_log_probs(thoughts: Branches, candidates: Tensor, trees: Sequence[PrefixTree]) -> Tensor:
     """log P(candidate | history, thoughts), float32 [P, G, C], after each of the G rows of `thoughts`.
 
-    candidates int64 [P, C, m] of code tokens; `trees` are theirs, in order, each of some of the prompts.
+    candidates int64 [P, C, m] of code tokens; `trees` are theirs, each of some of the prompts.
     """
     first = thoughts.engine.log_probs(thoughts.hidden)
     index = candidates - FIRST_CODE
     total = first.gather(-1, index[:, None, :, 0].expand(-1, thoughts.rows, -1))
     if candidates.shape[-1] > 1:
-        start = 0
         for tree in trees:
-            some = slice(start, start + len(tree.tokens))
-            total[some] += _score(thoughts, some, candidates[some], tree)
-            start = some.stop
+            total.index_add_(0, tree.prompts, _score(thoughts, candidates[tree.prompts], tree))
     return total
 
 
-def _score(thoughts: Branches, some: slice, candidates: Tensor, tree: PrefixTree) -> Tensor:
-    """log P of all codes but the first [P, G, C], for the prompts `some`."""
+def _score(thoughts: Branches, candidates: Tensor, tree: PrefixTree) -> Tensor:
+    """log P of all codes but the first [P, G, C], for the tree's prompts."""
     engine, group = thoughts.engine, thoughts.rows
     count, width, _ = candidates.shape
-    logits = engine.logits(_tree_states(thoughts, some, tree))
+    logits = engine.logits(_tree_states(thoughts, tree))
     # A node's normaliser is shared by all its children, so it is taken once and not per candidate.
     normaliser = logits.logsumexp(dim=-1)
     total = torch.zeros((count, group, width), device=candidates.device)
@@ -117,14 +124,14 @@ def _score(thoughts: Branches, some: slice, candidates: Tensor, tree: PrefixTree
     return total
 
 
-def _tree_states(thoughts: Branches, some: slice, tree: PrefixTree) -> Tensor:
+def _tree_states(thoughts: Branches, tree: PrefixTree) -> Tensor:
     """States [P, G, N, d] of the tree's nodes after each of the G thoughts."""
     nodes, length = tree.tokens.shape[1], thoughts.position
-    prompts = thoughts.prompts.part(some)
-    columns = thoughts.columns.apart(some, thoughts.sees, length, room=nodes)
+    prompts = thoughts.prompts.part(tree.prompts)
+    columns = thoughts.columns.apart(tree.prompts, thoughts.sees, length, room=nodes)
     positions = length - 1 + tree.depth
-    places = torch.cat([torch.arange(length, device=positions.device), positions])
+    read = torch.arange(length, device=positions.device).expand(len(positions), -1)
     sees = F.pad(tree.sees, (length, 0), value=True)
-    bias = visible_bias(thoughts.engine, prompts, positions, places, sees)
+    bias = visible_bias(thoughts.engine, prompts, positions, torch.cat([read, positions], dim=-1), sees)
     tokens = tree.tokens[:, None].expand(-1, thoughts.rows, -1)
     return thoughts.engine.step(tokens, prompts, columns, bias)

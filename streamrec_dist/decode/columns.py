@@ -26,8 +26,8 @@ class Columns:
         keys, values = stored.flatten(1, 2)[:, :, :end]
         return keys, values
 
-    def apart(self, some: slice, sees: Tensor, length: int, room: int) -> Columns:
-        """Columns of each row of the batch entries `some` alone, with `room` for more.
+    def apart(self, some: Tensor, sees: Tensor, length: int, room: int) -> Columns:
+        """Columns of each row of the batch entries `some` int64 alone, with `room` for more.
 
         `sees` bool [1 or B, R, C]: the `length` columns that each row sees. The copy has (entries * R) entries.
         """
@@ -35,10 +35,10 @@ class Columns:
         # The seen ones first, in their order: their number is known, so nothing waits for a device.
         index = (~sees).byte().argsort(dim=-1, stable=True)[..., :length]
         index = index.expand(self.layers[0].shape[1], -1, -1)[some]
-        entry = torch.arange(len(index), device=index.device)[:, None, None]
+        entry = some[:, None, None]
         own.layers = []
         for stored in self.layers:
-            chosen = stored[:, some].permute(1, 3, 0, 2, 4)[entry, index].flatten(0, 1)
+            chosen = stored.permute(1, 3, 0, 2, 4)[entry, index].flatten(0, 1)
             shape = (2, len(chosen), stored.shape[2], length + room, stored.shape[4])
             copied = torch.empty(shape, dtype=stored.dtype, device=stored.device)
             copied[:, :, :, :length] = chosen.permute(2, 0, 3, 1, 4)

@@ -34,16 +34,14 @@ class Prompts:
     def __len__(self) -> int:
         return len(self.bias)
 
-    def part(self, some: slice) -> Prompts:
-        """Some of the prompts."""
-        first, last, _ = some.indices(len(self))
-        rows = slice(first * self.heads, last * self.heads)
-        return replace(
-            self,
-            bias=self.bias[some],
-            keys=[keys[rows] for keys in self.keys],
-            values=[values[rows] for values in self.values],
-        )
+    def part(self, some: Tensor) -> Prompts:
+        """The prompts `some` int64 [n]."""
+
+        def chosen(x: Tensor) -> Tensor:
+            return x.unflatten(0, (-1, self.heads))[some].flatten(0, 1)
+
+        keys, values = [chosen(x) for x in self.keys], [chosen(x) for x in self.values]
+        return replace(self, bias=self.bias[some], keys=keys, values=values)
 
 
 class Engine:

@@ -34,8 +34,8 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
 
 
 def relative_buckets(queries: Tensor, keys: Tensor, bidirectional: bool) -> Tensor:
-    """T5's logarithmic buckets of relative positions: int64 [len(queries), len(keys)]."""
-    distance = keys[None, :] - queries[:, None]
+    """T5's logarithmic buckets of relative positions: [.., Q] and [.., K] -> int64 [.., Q, K]."""
+    distance = keys.unsqueeze(-2) - queries.unsqueeze(-1)
     buckets = NUM_BUCKETS
     offset = torch.zeros_like(distance)
     if bidirectional:

@@ -137,7 +137,7 @@ class Evaluators(Protocol):
         ...
 
     def thinking(self, rows: np.ndarray, weights: Published) -> Task:
-        """Receipt: the columns of `measure_thinking`."""
+        """Receipt: the columns of `ThinkingMeter.measure`."""
         ...
 
 

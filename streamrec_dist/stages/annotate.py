@@ -13,7 +13,7 @@ from streamrec_dist.decode.batched import BatchedDecode
 from streamrec_dist.decode.branches import Branches
 from streamrec_dist.decode.engine import Engine, Prompts
 from streamrec_dist.decode.likelihood import direct_log_probs, item_log_probs
-from streamrec_dist.decode.random import rollout_uniforms
+from streamrec_dist.decode.random import rollout_uniforms, row_keys
 from streamrec_dist.decode.sampler import Thinking, sample_thoughts, think
 from streamrec_dist.materials import Materials
 from streamrec_dist.model.thinking import nearest_tokens, unit_rms
@@ -121,9 +121,7 @@ class ThinkingMeter:
         """
         corpus, config = self.materials.corpus, self.materials.config
         tokens = corpus.item_tokens(targets(corpus, rows))[:, None]
-        # Keyed by the row itself: however the rows are shared out, the same thoughts are drawn.
-        keys = rows[:, 0] * 2**20 + rows[:, 1]
-        uniforms = rollout_uniforms(config.seed, keys, 1, config.stages.sft.thoughts)
+        uniforms = rollout_uniforms(config.seed, row_keys(rows), 1, config.stages.sft.thoughts)
         return self.decode(rows, lambda numbers: [tokens[numbers], uniforms[numbers]])
 
     def _decode(self, history: Tensor, items: Tensor, uniforms: Tensor) -> dict[str, Tensor]:
