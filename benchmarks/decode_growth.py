@@ -13,6 +13,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -30,10 +31,12 @@ from measure import (
     tensor_bytes,
 )
 from subject import Subject
+from torch import Tensor
 
 from streamrec_dist.decode.beam import beam_search
 from streamrec_dist.decode.branches import Branches
-from streamrec_dist.decode.candidates import candidate_log_probs
+from streamrec_dist.decode.candidates import PrefixTree, candidate_log_probs, prefix_trees
+from streamrec_dist.decode.graphs import Graphed
 from streamrec_dist.decode.random import rollout_uniforms
 from streamrec_dist.decode.sampler import sample
 from streamrec_dist.items.catalogue import Catalogue
@@ -70,13 +73,20 @@ def histories(subject: Subject) -> Iterator[Row]:
 
 def _rollout(subject: Subject, items: int, group: int) -> Row:
     prompts, chunk, length = subject.arguments.prompts, subject.arguments.chunk, THOUGHTS + LEVELS
-    history = subject.histories(prompts, items)
-    uniforms = torch.from_numpy(rollout_uniforms(1, np.arange(prompts), group, length)).to(subject.device)
+    history = subject.histories(prompts, items).cpu().numpy()
+    uniforms = rollout_uniforms(1, np.arange(prompts), group, length)
+    engine = subject.engine
+
+    def sampled(history: Tensor, uniforms: Tensor) -> dict[str, Tensor]:
+        return {"tokens": sample(engine, engine.read(history), uniforms, THOUGHTS).tokens}
+
+    # As workers run it: on CUDA by graphs.
+    graphed = Graphed(sampled, subject.device)
 
     def work() -> None:
         for first in range(0, prompts, chunk):
-            read = subject.engine.read(history[first : first + chunk])
-            sample(subject.engine, read, uniforms[first : first + chunk], THOUGHTS)
+            graphed(history[first : first + chunk], uniforms[first : first + chunk])
+        graphed.wait()
 
     seconds = subject.seconds(work)
     return {"seconds": seconds, "tokens_per_s": prompts * group * length / seconds}
@@ -135,9 +145,15 @@ def candidates(subject: Subject) -> Iterator[Row]:
         nodes = sum(len(np.unique(of[:, :depth], axis=0)) for of in chosen for depth in range(1, LEVELS))
         yield {
             "negatives": negatives,
-            "seconds": subject.seconds(lambda: candidate_log_probs(drawn.thinking.branches, tokens)),  # noqa: B023
+            "seconds": subject.seconds(partial(_score, subject, drawn.thinking.branches, tokens)),
             "gflop": decoding_flop(subject.config, nodes * group) / 1e9,
         }
+
+
+def _score(subject: Subject, thoughts: Branches, tokens: Tensor) -> Tensor:
+    built = prefix_trees(tokens.cpu())
+    trees = [PrefixTree(*(field.to(subject.device) for field in tree)) for tree in built]
+    return candidate_log_probs(thoughts, tokens, trees)
 
 
 PARTS = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -102,10 +102,15 @@ def test_rollouts_and_their_candidates(materials, engine, count):
     assert_same(columns(0, count), [columns(row, row + 1) for row in range(count)])
 
 
-@pytest.mark.parametrize("name", ["direct", "pretrain", "sft"])
+@pytest.mark.parametrize(
+    ("name", "thoughts"),
+    [("direct", "greedy"), ("pretrain", "greedy"), ("sft", "greedy"), ("sft", "sampled"), ("sft", "beam")],
+)
 @pytest.mark.parametrize("masked", [False, True])
-def test_ranking(materials, model, name, masked):
-    recommender = Recommender(materials, model, name)
+def test_ranking(materials, model, name, thoughts, masked):
+    settings = ["data.max_history=6", "stages.evaluate.batch=8", f"stages.evaluate.thoughts={thoughts}"]
+    chosen = replace(materials, config=parse_config(TINY, "tiny", [*settings, "stages.evaluate.samples=3"]))
+    recommender = Recommender(chosen, model, name)
     rows = materials.rows[: max(COUNTS)]
     whole = vars(recommender.rank(rows, 5, masked))
     alone = [vars(recommender.rank(rows[row : row + 1], 5, masked)) for row in range(len(rows))]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from transformers import T5ForConditionalGeneration
 
+from cli.decoding import DecodingOptions
 from cli.launch import evaluate_run, recommend
 from streamrec_dist.config_file import load_config, parse_config
 from streamrec_dist.errors import DataError
@@ -137,7 +138,11 @@ def save_ids(store: RunStore, levels: int) -> None:
 
 
 def evaluate(run: RunDir):
-    return evaluate_run(run, "sft", "valid", False, 5, False, lambda done, total: None)
+    return evaluate_run(run, "sft", "valid", False, 5, False, lambda done, total: None, DecodingOptions())
+
+
+def recommend_to_someone(run: RunDir):
+    return recommend(run, "u0", None, 3, "sft", DecodingOptions())
 
 
 def test_a_run_whose_ids_or_weights_are_of_another_size(run: RunDir):
@@ -147,12 +152,12 @@ def test_a_run_whose_ids_or_weights_are_of_another_size(run: RunDir):
     store.save_weights(
         "sft", export_weights(StreamRec(load_config(run.path / "config.yaml", ["items.codes=8"])))
     )
-    for use in (evaluate, lambda run: recommend(run, "u0", None, 3, "sft")):
+    for use in (evaluate, recommend_to_someone):
         with refused("24 codes in all, not 48; give items.levels and items.codes the values these weights"):
             use(run)
 
     save_ids(store, levels=4)
-    for use in (evaluate, lambda run: recommend(run, "u0", None, 3, "sft")):
+    for use in (evaluate, recommend_to_someone):
         with refused("ids have 4 levels of 16 codes, the configuration has 3 of 16; give items.levels"):
             use(run)
 
