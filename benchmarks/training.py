@@ -59,7 +59,10 @@ def training(bench: Bench) -> dict[str, Any]:
 
     compile_kernels(True, bench.device.type)
     lengths = history_lengths(bench.corpus, bench.rows)
-    by_length = list(epoch_order(lengths, rows, 0, 0))[: bench.arguments.batches]
+    batches = sorted(epoch_order(lengths, rows, 0, 0), key=lambda batch: lengths[batch].max())
+    # Quantiles of all batches of an epoch: as few as are timed would be long or short by chance.
+    count = min(bench.arguments.batches, len(batches))
+    by_length = [batches[len(batches) * (2 * number + 1) // (2 * count)] for number in range(count)]
     any_length = np.random.default_rng(0).permutation(len(bench.rows)).reshape(-1)[: rows * len(by_length)]
 
     def epoch(batches: list[np.ndarray], padded: bool) -> None:
