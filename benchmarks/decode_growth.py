@@ -14,6 +14,7 @@ import json
 import time
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,11 +40,12 @@ from streamrec_dist.decode.candidates import PrefixTree, candidate_log_probs, pr
 from streamrec_dist.decode.graphs import Graphed
 from streamrec_dist.decode.random import rollout_uniforms
 from streamrec_dist.decode.sampler import sample
+from streamrec_dist.decode.search import Plan, search
 from streamrec_dist.items.catalogue import Catalogue
 
 BEAM, BEAM_PROMPTS, BEAM_ITEMS = 20, 32, 10_000
 CANDIDATE_PROMPTS, CANDIDATE_ROLLOUTS = 32, 8
-Row = dict[str, float]
+Row = dict[str, Any]
 
 
 def samples(subject: Subject) -> Iterator[Row]:
@@ -156,12 +158,42 @@ def _score(subject: Subject, thoughts: Branches, tokens: Tensor) -> Tensor:
     return candidate_log_probs(thoughts, tokens, trees)
 
 
+def thoughts(subject: Subject) -> Iterator[Row]:
+    """Beams of 20 after thoughts found in every way: none, the likeliest, 8 samples, one beam over all."""
+    catalogue = Catalogue(subject.ids(BEAM_ITEMS), subject.codes).to(subject.device)
+    for plan in (
+        Plan(),
+        Plan("greedy", THOUGHTS),
+        Plan("sampled", THOUGHTS, samples=8),
+        Plan("beam", THOUGHTS),
+    ):
+        seconds = subject.seconds(partial(_ranked, subject, catalogue, plan))
+        way = plan.thoughts if plan.steps else "direct"
+        yield {"way": way, "seconds": seconds, "ms_a_prompt": seconds * 1e3 / BEAM_PROMPTS}
+
+
+def _ranked(subject: Subject, catalogue: Catalogue, plan: Plan) -> None:
+    engine = subject.engine
+    uniforms = torch.from_numpy(rollout_uniforms(0, np.arange(BEAM_PROMPTS), plan.rows, plan.steps))
+    # As many rows together for each way, as the stages do.
+    together = BEAM_PROMPTS // plan.rows
+    parts = zip(
+        subject.histories(BEAM_PROMPTS, HISTORY).split(together),
+        uniforms.to(subject.device).split(together),
+        strict=True,
+    )
+    for history, drawn in parts:
+        prompts = engine.read(history, "thinking" if plan.steps else "direct")
+        search(engine, prompts, catalogue, BEAM, plan, drawn)
+
+
 PARTS = {
     "samples": samples,
     "histories": histories,
     "beams": beams,
     "catalogues": catalogues,
     "candidates": candidates,
+    "thoughts": thoughts,
 }
 
 
@@ -192,7 +224,9 @@ def main() -> None:
         print(json.dumps(result))
 
 
-def _short(value: float) -> str:
+def _short(value: float | str) -> str:
+    if isinstance(value, str):
+        return value
     return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
