@@ -131,7 +131,7 @@ def _search(subject: Subject, catalogue: Catalogue, beam: int) -> Row:
     with PeakBytes() as held:
         beam_search(started, catalogue, beam)
     # All that the search makes and holds at once, beside the encoded prompts and their room for decoded tokens.
-    return {"seconds": seconds, "beam_state_bytes": held.peak}
+    return {"seconds": seconds, "search_bytes": held.peak}
 
 
 def candidates(subject: Subject) -> Iterator[Row]:

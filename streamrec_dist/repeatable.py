@@ -29,5 +29,7 @@ def cumulated(weights: Tensor) -> Tensor:
     CUDA adds floats in any order, and torch refuses that where results must repeat. Integers have one sum.
     """
     if not torch.are_deterministic_algorithms_enabled():
-        return weights.cumsum(dim=-1)
+        sums = weights.cumsum(dim=-1)
+        # Summed in parallel they may fall by a rounding, which would give an entry of weight 0 a share.
+        return sums.cummax(dim=-1).values if sums.device.type == "cuda" else sums
     return (weights.double().mul_(_UNIT).long().cumsum(dim=-1).double() / _UNIT).float()

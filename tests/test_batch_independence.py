@@ -142,9 +142,14 @@ def test_no_rows_give_columns_without_rows(materials, model, engine):
             assert recommender.rank(NO_ROWS, 5, masked).items.shape == (0, 5)
             assert recommender.target_ranks(NO_ROWS, masked).shape == (0,)
         assert recommender.invalid_beam_share(NO_ROWS) == 0
-    assert Annotator(materials, engine, engine).annotate(3, 3, 0).thoughts.shape == (0, 2)
-    assert ThinkingMeter(materials, engine).measure(NO_ROWS)["distance"].shape == (0, 3)
-    assert Sampler(materials, engine).rollout(PolicyVersion(0), 5, 0).tokens.shape == (0, 4, 5)
+    for static in (False, True):
+        annotator, meter = Annotator(materials, engine, engine), ThinkingMeter(materials, engine)
+        sampler = Sampler(materials, engine)
+        for worker in (annotator, meter, sampler):
+            worker.decode.static = static
+        assert annotator.annotate(3, 3, 0).thoughts.shape == (0, 2)
+        assert meter.measure(NO_ROWS)["distance"].shape == (0, 3)
+        assert sampler.rollout(PolicyVersion(0), 5, 0).tokens.shape == (0, 4, 5)
 
 
 def test_a_catalogue_of_one_item_leaves_nothing_else_to_sample(materials, model):

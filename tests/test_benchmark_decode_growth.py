@@ -47,6 +47,8 @@ def test_every_part_has_a_row_a_size_and_a_ratio_to_the_first(tmp_path: Path):
     assert ran.returncode == 0, ran.stderr
     result = json.loads(ran.stdout.splitlines()[-1])
     assert result["hardware"] == "a machine"
+    ways = result["parts"].pop("thoughts")
+    assert [row["way"] for row in ways] == ["direct", "greedy", "sampled", "beam"]
     firsts = dict(zip(result["parts"], ("samples", "history", "beam", "items", "negatives"), strict=True))
     for (part, rows), sized in zip(result["parts"].items(), SIZES.values(), strict=True):
         assert [row[firsts[part]] for row in rows] == sized
@@ -58,7 +60,7 @@ def test_every_part_has_a_row_a_size_and_a_ratio_to_the_first(tmp_path: Path):
     assert two["saved_share"] == pytest.approx(two["shared_share"] / 2)
     few, many = result["parts"]["catalogues"]
     assert many["catalogue_bytes"] > 2 * few["catalogue_bytes"]
-    assert few["beam_state_bytes"] > 0
+    assert few["search_bytes"] > 0
 
 
 def test_peak_bytes_are_those_held_at_once(measure):

@@ -126,28 +126,51 @@ def test_masks_follow_their_seed(kernel_mode):
     assert torch.equal(first, again)
     same = (first == other).float().mean()
     assert 0.45 < same < 0.55
+    shifted = (first.flatten()[1:] == other.flatten()[:-1]).float().mean()
+    assert 0.45 < shifted < 0.55
     # Neighbours are independent of one another.
     kept = first != 0
     assert 0.2 < (kept[:, 1:] & kept[:, :-1]).float().mean() < 0.3
     assert 0.2 < (kept[1:] & kept[:-1]).float().mean() < 0.3
 
 
+def test_masks_are_the_same_forward_and_backward_whatever_shapes_came_before(kernel_mode):
+    shapes = [
+        (3, 5),
+        (1, 7),
+        (2, 1, 1, 6),
+        (4, 3, 2),
+        (1, 1),
+        (2, 3, 4, 5, 6),
+        (9,),
+        (1,),
+        (8, 1, 16),
+        (5, 2, 2, 2),
+    ]
+    for shape in shapes * 2:
+        x = torch.rand(shape).add_(1).requires_grad_()
+        out = functions.Dropout.apply(x, 0.3)
+        out.sum().backward()
+        assert torch.equal(x.grad != 0, out != 0)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("queries", [1, 9])
-def test_attention_equals_plain_autograd(kernel_mode, queries):
+def test_attention_equals_plain_autograd(kernel_mode, queries, rows):
     torch.manual_seed(2)
     heads, d_head, keys = 2, 8, 9
     inner = heads * d_head
-    padding = torch.zeros(3, 1, 1, keys)
-    padding[1, ..., 4:] = MASKED
-    q = torch.randn(3, queries, inner, requires_grad=True)
-    kv = torch.randn(3, keys, 2 * inner, requires_grad=True)
+    padding = torch.zeros(rows, 1, 1, keys)
+    padding[-1, ..., 4:] = MASKED
+    q = torch.randn(rows, queries, inner, requires_grad=True)
+    kv = torch.randn(rows, keys, 2 * inner, requires_grad=True)
 
     def plain(q, k, v, bias):
-        q, k, v = (part.view(3, -1, heads, d_head).transpose(1, 2) for part in (q, k, v))
+        q, k, v = (part.view(rows, -1, heads, d_head).transpose(1, 2) for part in (q, k, v))
         weights = torch.softmax(q @ k.transpose(-1, -2) + bias, dim=-1)
         return (weights @ v).transpose(1, 2).flatten(2)
 
-    upstream = torch.randn(3, queries, inner)
+    upstream = torch.randn(rows, queries, inner)
     ours = functions.CrossAttention.apply(q, kv, padding, heads)
     theirs = plain(q, *kv.chunk(2, dim=-1), padding)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
@@ -158,9 +181,9 @@ def test_attention_equals_plain_autograd(kernel_mode, queries):
     ):
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
-    qkv = torch.randn(3, keys, 3 * inner, requires_grad=True)
+    qkv = torch.randn(rows, keys, 3 * inner, requires_grad=True)
     relative = torch.randn(1, heads, keys, keys, requires_grad=True)
-    upstream = torch.randn(3, keys, inner)
+    upstream = torch.randn(rows, keys, inner)
     ours = functions.SelfAttention.apply(qkv, relative, padding, heads)
     theirs = plain(*qkv.chunk(3, dim=-1), relative + padding)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)

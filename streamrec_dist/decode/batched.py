@@ -40,7 +40,7 @@ class BatchedDecode:
         """
 
         def decode(numbers: np.ndarray) -> dict[str, np.ndarray]:
-            given = self._filled(numbers) if self.static else numbers
+            given = self._filled(numbers) if self.static and len(numbers) else numbers
             columns = self.graphed(self._history(rows[given]), *arguments(given))
             return {name: column[: len(numbers)] for name, column in columns.items()}
 
@@ -53,7 +53,7 @@ class BatchedDecode:
 
     def _history(self, rows: np.ndarray) -> np.ndarray:
         tokens, lengths = history_tokens(self.corpus, rows)
-        if not self.static:
+        if not self.static or not len(rows):
             return tokens
         longest = int(lengths.max()) // self.corpus.levels
         edge = bucket(longest, self.corpus.max_history) * self.corpus.levels

@@ -49,7 +49,7 @@ class Graphed:
 
     @torch.no_grad()
     def __call__(self, *arrays: np.ndarray) -> dict[str, np.ndarray]:
-        if self.captures:
+        if self.captures and len(arrays[0]):
             outputs = self._replay([pinned(array) for array in arrays])
         else:
             outputs = self.function(*(to_device(array, self.device) for array in arrays))
@@ -60,20 +60,20 @@ class Graphed:
         if self.captures:
             torch.cuda.current_stream(self.device).synchronize()
 
-    def _replay(self, pinned: list[Tensor]) -> dict[str, Tensor]:
+    def _replay(self, given: list[Tensor]) -> dict[str, Tensor]:
         """The outputs, in memory that the next replay of any shape writes over."""
-        key = tuple((tensor.shape, tensor.dtype) for tensor in pinned)
+        key = tuple((tensor.shape, tensor.dtype) for tensor in given)
         if key not in self._captured:
-            self._captured[key] = self._capture(pinned)
+            self._captured[key] = self._capture(given)
         captured = self._captured[key]
-        for buffer, tensor in zip(captured.inputs, pinned, strict=True):
+        for buffer, tensor in zip(captured.inputs, given, strict=True):
             buffer.copy_(tensor, non_blocking=True)
         captured.graph.replay()
         return captured.outputs
 
-    def _capture(self, pinned: list[Tensor]) -> Captured:
+    def _capture(self, given: list[Tensor]) -> Captured:
         # Outside the pool: the arguments outlive the replays of other shapes.
-        inputs = [tensor.to(self.device, non_blocking=True) for tensor in pinned]
+        inputs = [tensor.to(self.device, non_blocking=True) for tensor in given]
         current = torch.cuda.current_stream(self.device)
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,7 +22,9 @@ EPS = 1e-6
 class Kernel:
     """A function of tensors, plain until it is compiled."""
 
-    every: list[Kernel] = []  # noqa: RUF012
+    every: ClassVar[list[Kernel]] = []
+    #: Whether this process compiles them.
+    compiling: ClassVar[bool] = False
 
     def __init__(self, function: Callable[..., Any]):
         self.plain = self.run = function
@@ -40,11 +42,20 @@ class Kernel:
         self.run = self._compiled if compiled and self._compiled else self.plain
 
 
+class Elementwise(Kernel):
+    """A kernel of one shape of tensors, which it gets flat: compiled code is then the same for all shapes."""
+
+    def __call__(self, first: Tensor, *rest: Any) -> Tensor:
+        flat = (value.detach().reshape(-1) if isinstance(value, Tensor) else value for value in rest)
+        return self.run(first.detach().reshape(-1), *flat).view(first.shape)
+
+
 def compile_kernels(enabled: bool, device: str = "cpu") -> None:
     """Let this process run the kernels compiled, or plain; compiling happens at a kernel's first call.
 
     Raises EnvironmentProblem where torch cannot compile for `device`.
     """
+    Kernel.compiling = enabled
     for kernel in Kernel.every:
         kernel.choose(enabled)
     if enabled:
@@ -64,13 +75,15 @@ class Drop(NamedTuple):
     seed: Tensor  # int32 []
     cut: Tensor  # int32 []  uniform integers below are dropped
     scale: Tensor  # float32 []  1 / (1 - rate)
+    hashed: bool  # whether the mask is a hash of places, or drawn by a generator
 
 
 def new_drop(rate: float, device: torch.device) -> Drop | None:
     """A dropout seeded from torch's generator of the device; None at rate 0. Rates are rounded to 1 / 256."""
     if rate == 0:
         return None
-    return Drop(torch.randint(-(2**31), 2**31 - 1, (), dtype=torch.int32, device=device), *_cut(rate, device))
+    seed = torch.randint(-(2**31), 2**31 - 1, (), dtype=torch.int32, device=device)
+    return Drop(seed, *_cut(rate, device), hashed=Kernel.compiling or device.type != "cpu")
 
 
 @lru_cache
@@ -96,32 +109,32 @@ def unit_rms_gradient(gradient: Tensor, normed: Tensor, inverse: Tensor, through
     return through + (gradient - normed * along) * inverse
 
 
-@Kernel
+@Elementwise
 def relu_dropout(x: Tensor, drop: Drop | None) -> Tensor:
     """dropout(relu(x))."""
     return _kept(torch.relu(x), drop)
 
 
-@Kernel
+@Elementwise
 def relu_dropout_gradient(gradient: Tensor, out: Tensor, drop: Drop | None) -> Tensor:
     """The gradient of relu_dropout's x, from that of its `out`, which is 0 where either cut off."""
     passed = torch.ops.aten.threshold_backward(gradient, out, 0)
     return passed * drop.scale if drop else passed
 
 
-@Kernel
+@Elementwise
 def dropout(x: Tensor, drop: Drop | None) -> Tensor:
     """dropout(x), and of the gradient of its result that of x."""
     return _kept(x, drop)
 
 
-@Kernel
+@Elementwise
 def add_dropout(x: Tensor, y: Tensor, drop: Drop | None) -> Tensor:
     """x + dropout(y), of float32 and any type."""
     return x + _kept(y, drop)
 
 
-@Kernel
+@Elementwise
 def dropout_gradient(gradient: Tensor, drop: Drop | None, dtype: torch.dtype) -> Tensor:
     """The gradient of add_dropout's y, in `dtype`."""
     return _kept(gradient.to(dtype), drop)
@@ -130,8 +143,12 @@ def dropout_gradient(gradient: Tensor, drop: Drop | None, dtype: torch.dtype) ->
 @Kernel
 def biased_softmax(scores: Tensor, relative: Tensor | None, padding: Tensor) -> Tensor:
     """softmax(scores + relative + padding) of [B, heads, Q, K], [1, heads, Q, K] and [B, 1, 1, K]; spoils scores."""
-    biased = scores if relative is None else scores.add_(relative)
-    return torch.softmax(biased.add_(padding), dim=-1)
+    # In place, but not for a compiler, which finds the fewest passes by itself (and in torch 2.13 fails on one row).
+    in_place = not torch.compiler.is_compiling()
+    for bias in (relative, padding):
+        if bias is not None:
+            scores = scores.add_(bias) if in_place else (scores + bias).to(scores.dtype)
+    return torch.softmax(scores, dim=-1)
 
 
 @Kernel
@@ -144,14 +161,19 @@ def _kept(x: Tensor, drop: Drop | None) -> Tensor:
     """Dropout of x: zero with probability `rate`, scaled up otherwise."""
     if drop is None:
         return x
-    if torch.compiler.is_compiling() or x.device.type != "cpu":
+    if drop.hashed:
         return torch.where(_hash(x, drop.seed) >= drop.cut, x * drop.scale, 0.0)
     return x * _drawn(x, drop)
 
 
 def _hash(x: Tensor, seed: Tensor) -> Tensor:
-    """Uniform int32, one for each place in x: a hash whose every output bit depends on every input bit."""
-    key = torch.arange(x.numel(), dtype=torch.int32, device=x.device).view(x.shape) + seed
+    """Uniform int32, one for each place in x; masks of two seeds are not one another's shifted."""
+    place = torch.arange(x.numel(), dtype=torch.int32, device=x.device)
+    return _mixed(_mixed(place) ^ seed)
+
+
+def _mixed(key: Tensor) -> Tensor:
+    """A hash of int32 whose every output bit depends on every input bit."""
     # Shifts carry the sign in; the masks take it out again.
     key = (key ^ ((key >> 16) & 0xFFFF)) * 0x7FEB352D
     key = (key ^ ((key >> 15) & 0x1FFFF)) * -2073254261

@@ -73,7 +73,8 @@ class Sampler:
         )
         tokens = torch.from_numpy(corpus.item_tokens(candidates))
         # Where shapes are static, one tree for all, of one of few sizes.
-        trees = [prefix_tree(tokens).padded(NODES)] if self.decode.static else prefix_trees(tokens)
+        one = self.decode.static and len(rows) > 0
+        trees = [prefix_tree(tokens).padded(NODES)] if one else prefix_trees(tokens)
         uniforms = rollout_uniforms(config.seed, cursors, rl.group_size, length)
         return [uniforms, tokens.numpy(), *(field.numpy() for tree in trees for field in tree)]
 

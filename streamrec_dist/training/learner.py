@@ -246,8 +246,9 @@ class Learner:
         config = self._stage_config
         rate = learning_rate(config.lr, config.warmup, self.step, self.total_steps)
         values["grad_norm"] = self.optimiser.step(rate)
-        values["lr"] = torch.tensor(rate)
+        values["lr"] = torch.tensor(rate, dtype=torch.float64)
         self.step += 1
+        values["step"] = torch.tensor(self.step)
         return values
 
     def _synchronised(self, now: bool) -> AbstractContextManager[None]:
@@ -259,9 +260,10 @@ class Learner:
     def _read(self, step: dict[str, Tensor]) -> dict[str, float]:
         """The metrics of a step, waited for. Raises RunError where its gradient was not finite."""
         values = {name: float(value) for name, value in step.items()}
+        number = int(values.pop("step"))
         if not np.isfinite(values["grad_norm"]):
             raise RunError(
-                f"the gradient of stage {self.stage} is not finite by step {self.step}; try a smaller "
+                f"the gradient of stage {self.stage} is not finite at step {number}; try a smaller "
                 f"stages.{self.stage}.lr, or model.precision: fp32"
             )
         return values
