@@ -3,7 +3,7 @@
 Three things make it faster than calling the modules: matrices are cast once, not at every token, and take the
 norms' weights in; whatever the rows of one prompt share is stored and computed once (encoder keys and values, the
 start token, prefixes); and decoded tokens are columns of static caches that rows see through masks, so that no
-cache is ever repeated, reordered or grown.
+cache is repeated for rows or reordered for beams.
 """
 
 from __future__ import annotations
