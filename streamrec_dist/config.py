@@ -76,6 +76,14 @@ class ModelConfig(Section):
     d_head: int = Field(64, ge=4)
     d_ff: int = Field(1024, ge=8)
     dropout: float = Field(0.1, ge=0, lt=1)
+    evidence: int = Field(
+        128,
+        ge=0,
+        description="items that other users took next, as evidence for the thinking decoder; 0: none",
+    )
+    direct_evidence: bool = Field(
+        False, description="give it to the direct decoder too, which then is no TIGER"
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="arithmetic of training and decoding; auto: bf16 where the hardware has it"
     )

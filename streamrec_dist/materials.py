@@ -7,9 +7,16 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from scipy import sparse
 
 from streamrec_dist.config import Config
-from streamrec_dist.data.batches import Corpus
+from streamrec_dist.data.batches import Corpus, history_tokens
+from streamrec_dist.data.evidence import (
+    Cooccurrence,
+    along_leaves,
+    evidence_of_histories,
+    evidence_of_rows,
+)
 from streamrec_dist.errors import DataError
 from streamrec_dist.items.catalogue import Catalogue
 from streamrec_dist.model.backbone import StreamRec
@@ -26,6 +33,7 @@ class Materials:
     corpus: Corpus
     neighbours: np.ndarray  # int32 [n_items, k], nearest first
     rows: np.ndarray  # int64 [rows, 2], the training rows (user, position of the target)
+    counts: Cooccurrence | None = None  # where the configuration has evidence
 
     def __post_init__(self) -> None:
         self._check_ids(self.config.items.levels, self.config.items.codes, "the configuration")
@@ -42,6 +50,36 @@ class Materials:
                 f"{levels} of {codes}; give items.levels and items.codes the values that the ids were made with, or "
                 "run stage tokenize and the stages after it again"
             )
+
+    def prompts(self, rows: np.ndarray) -> list[np.ndarray]:
+        """What the model reads of rows int64 [n, 2] (user, position): their history tokens int64 [n, S], padded with
+        0, and their evidence (data/evidence.py), empty where there is none."""
+        tokens, _ = history_tokens(self.corpus, rows)
+        if self.counts is None:
+            return [tokens, *self._laid_out(None, len(rows))]
+        most = self.config.model.evidence
+        return [
+            tokens,
+            *self._laid_out(evidence_of_rows(self.counts, self.corpus, rows, most), len(rows)),
+        ]
+
+    def prompt_of(self, history: np.ndarray) -> list[np.ndarray]:
+        """The same of one history int64 [length] of items, oldest first."""
+        seen = history[-self.corpus.max_history :][None]
+        mass = None
+        if self.counts is not None:
+            mass = evidence_of_histories(self.counts, seen, self.config.model.evidence)
+        return [self.corpus.item_tokens(seen).reshape(1, -1), *self._laid_out(mass, 1)]
+
+    def _laid_out(self, mass: sparse.csr_array | None, rows: int) -> tuple[np.ndarray, np.ndarray]:
+        if mass is None:
+            return np.zeros((rows, 0), dtype=np.int64), np.zeros((rows, 1), dtype=np.float32)
+        return along_leaves(mass, self._place_of, self.config.model.evidence)
+
+    @cached_property
+    def _place_of(self) -> np.ndarray:
+        """The leaf of each item in the trie, int64 [n_items]."""
+        return np.argsort(self.catalogue.leaf_item.numpy())
 
     @cached_property
     def catalogue(self) -> Catalogue:

@@ -15,6 +15,7 @@ from streamrec_dist.config_file import parse_config
 from streamrec_dist.data.batches import Corpus
 from streamrec_dist.data.build import validate
 from streamrec_dist.data.demo import demo_catalogue
+from streamrec_dist.data.evidence import Cooccurrence
 from streamrec_dist.data.split import training_rows
 from streamrec_dist.decode.engine import Engine
 from streamrec_dist.events import Event
@@ -61,7 +62,8 @@ def tiny_materials(config: Config | None = None, users: int = 120, items: int = 
         ]
     ).astype(np.int32)
     corpus = Corpus.of(dataset, ids, codes, config.data.max_history)
-    return Materials(config, corpus, neighbours, training_rows(dataset))
+    counts = Cooccurrence.of(corpus) if config.model.evidence else None
+    return Materials(config, corpus, neighbours, training_rows(dataset), counts)
 
 
 class LocalRuntime:

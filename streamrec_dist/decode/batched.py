@@ -8,25 +8,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streamrec_dist.data.batches import Corpus, history_lengths, history_tokens, in_length_batches
+from streamrec_dist.data.batches import history_lengths, in_length_batches
 from streamrec_dist.decode.graphs import Graphed
+from streamrec_dist.materials import Materials
 
 #: Lengths that histories are padded to, evenly spaced up to max_history: each costs one graph.
 BUCKETS = 5
 
 
 class BatchedDecode:
-    """`function(history, *arguments)` on rows of a corpus, at most `batch` of similar length at a time.
+    """`function(history, places, below, *arguments)` on rows of a corpus, at most `batch` of similar length at a time.
 
-    history is int64 [n, S] on `device`, padded with 0; the function returns columns with an entry a row. Where shapes
+    history is int64 [n, S] on `device`, padded with 0; places and below are its evidence; the function returns columns with an entry a row. Where shapes
     are `static`, S is that of a bucket and n a power of two: the last row stands in for those that lack, and what
     becomes of it is cut off. Elsewhere nothing is padded beyond the longest row of the batch.
     """
 
     def __init__(
-        self, corpus: Corpus, device: torch.device, batch: int, function: Callable[..., dict[str, Tensor]]
+        self,
+        materials: Materials,
+        device: torch.device,
+        batch: int,
+        function: Callable[..., dict[str, Tensor]],
     ):
-        self.corpus, self.batch = corpus, batch
+        self.materials, self.corpus, self.batch = materials, materials.corpus, batch
         self.graphed = Graphed(function, device)
         self.static = self.graphed.captures
 
@@ -41,7 +46,7 @@ class BatchedDecode:
 
         def decode(numbers: np.ndarray) -> dict[str, np.ndarray]:
             given = self._filled(numbers) if self.static and len(numbers) else numbers
-            columns = self.graphed(self._history(rows[given]), *arguments(given))
+            columns = self.graphed(*self._prompts(rows[given]), *arguments(given))
             return {name: column[: len(numbers)] for name, column in columns.items()}
 
         return in_length_batches(history_lengths(self.corpus, rows), self.batch, decode, self.graphed.wait)
@@ -51,13 +56,13 @@ class BatchedDecode:
         size = min(self.batch, 1 << (len(numbers) - 1).bit_length())
         return np.pad(numbers, (0, size - len(numbers)), mode="edge")
 
-    def _history(self, rows: np.ndarray) -> np.ndarray:
-        tokens, lengths = history_tokens(self.corpus, rows)
+    def _prompts(self, rows: np.ndarray) -> list[np.ndarray]:
+        tokens, *evidence = self.materials.prompts(rows)
         if not self.static or not len(rows):
-            return tokens
-        longest = int(lengths.max()) // self.corpus.levels
+            return [tokens, *evidence]
+        longest = tokens.shape[1] // self.corpus.levels
         edge = bucket(longest, self.corpus.max_history) * self.corpus.levels
-        return np.pad(tokens, ((0, 0), (0, edge - tokens.shape[1])))
+        return [np.pad(tokens, ((0, 0), (0, edge - tokens.shape[1]))), *evidence]
 
 
 def bucket(items: int, max_history: int) -> int:

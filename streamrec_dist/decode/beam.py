@@ -51,7 +51,7 @@ def grow(branches: Branches, catalogue: Catalogue, depth: int, nodes: Tensor, sc
     """
     codes, first, valid = catalogue.child_codes(depth, nodes)
     # A node's normaliser is taken once; its children's logits are gathered.
-    logits = branches.engine.logits(branches.hidden).unflatten(1, nodes.shape[1:])
+    logits = branches.item_logits(depth, nodes.flatten(1)).unflatten(1, nodes.shape[1:])
     normaliser = logits.logsumexp(dim=-1, keepdim=True)
     level = logits.narrow(-1, depth * catalogue.codes_per_level, catalogue.codes_per_level)
     grown = (scores.unsqueeze(-1) + (level.gather(-1, codes) - normaliser)).masked_fill_(~valid, -torch.inf)
@@ -108,22 +108,29 @@ class FreeBeams:
 
 
 @torch.no_grad()
-def free_beams(start: Branches, length: int, beam: int) -> FreeBeams:
-    """Beam search over `length` >= 1 code tokens of any level, W = min(beam, sequences there are)."""
+def free_beams(start: Branches, length: int, beam: int, item: bool = False) -> FreeBeams:
+    """Beam search over `length` >= 1 code tokens of any level, W = min(beam, sequences there are).
+
+    They are thoughts, or the codes of an `item`, of which prompts may have evidence.
+    """
     engine, device = start.engine, start.hidden.device
     branches = start
     scores = torch.zeros((len(start.prompts), 1), device=device)
     tokens = torch.zeros((len(start.prompts), 1, 0), dtype=torch.long, device=device)
+    nodes = torch.zeros((len(start.prompts), 1), dtype=torch.long, device=device)
     for depth in range(length):
         if depth > 0:
             branches = branches.advance(tokens[..., -1])
-        log_probs = engine.log_probs(branches.hidden)
+        logits = branches.item_logits(depth, nodes) if item else engine.logits(branches.hidden)
+        log_probs = torch.log_softmax(logits, dim=-1)
         grown = (scores.unsqueeze(-1) + log_probs).flatten(1)
         scores, places = grown.topk(min(beam, grown.shape[1]), dim=-1)
         parents, chosen = places // log_probs.shape[-1], places % log_probs.shape[-1] + FIRST_CODE
         history = tokens.gather(1, parents.unsqueeze(-1).expand(-1, -1, depth))
         tokens = torch.cat([history, chosen.unsqueeze(-1)], dim=-1)
         branches = branches.pick(parents)
+        if item:
+            nodes = branches.descend(depth, nodes.gather(1, parents), chosen)
     return FreeBeams(tokens, scores, branches)
 
 
@@ -133,5 +140,5 @@ def free_beam_search(start: Branches, length: int, beam: int) -> tuple[Tensor, T
     Tokens int64 [P, W, length] and log-probs [P, W]. What share of them names no item tells how well the model has
     learnt the catalogue.
     """
-    found = free_beams(start, length, beam)
+    found = free_beams(start, length, beam, item=True)
     return found.tokens, found.scores

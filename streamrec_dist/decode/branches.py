@@ -51,6 +51,19 @@ class Branches:
     def rows(self) -> int:
         return self.sees.shape[1]
 
+    def item_logits(self, depth: int, nodes: Tensor) -> Tensor:
+        """Logits float32 [P, R, levels * codes] of an item's code after trie `nodes` int64 [P, R] of `depth`.
+
+        With the evidence of the prompts, where they have any; a node of -1 is a prefix that no item has.
+        """
+        logits, evidence = self.engine.logits(self.hidden), self.prompts.evidence
+        return logits if evidence is None else evidence.add(logits, depth, nodes)
+
+    def descend(self, depth: int, nodes: Tensor, tokens: Tensor) -> Tensor:
+        """The trie nodes of the rows' items after `tokens` int64 [P, R]; without evidence they stay as they are."""
+        evidence = self.prompts.evidence
+        return nodes if evidence is None else evidence.descend(depth, nodes, tokens)
+
     def fan(self, count: int) -> Branches:
         """Every row `count` times over."""
         return self._with(

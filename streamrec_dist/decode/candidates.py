@@ -99,7 +99,8 @@ def candidate_log_probs(thoughts: Branches, candidates: Tensor, trees: Sequence[
 
     candidates int64 [P, C, m] of code tokens; `trees` are theirs, each of some of the prompts.
     """
-    first = thoughts.engine.log_probs(thoughts.hidden)
+    root = torch.zeros(thoughts.hidden.shape[:2], dtype=torch.long, device=candidates.device)
+    first = torch.log_softmax(thoughts.item_logits(0, root), dim=-1)
     index = candidates - FIRST_CODE
     total = first.gather(-1, index[:, None, :, 0].expand(-1, thoughts.rows, -1))
     if candidates.shape[-1] > 1:
@@ -112,7 +113,7 @@ def _score(thoughts: Branches, candidates: Tensor, tree: PrefixTree) -> Tensor:
     """log P of all codes but the first [P, G, C], for the tree's prompts."""
     engine, group = thoughts.engine, thoughts.rows
     count, width, _ = candidates.shape
-    logits = engine.logits(_tree_states(thoughts, tree))
+    logits = _with_evidence(thoughts, candidates, tree, engine.logits(_tree_states(thoughts, tree)))
     # A node's normaliser is shared by all its children, so it is taken once and not per candidate.
     normaliser = logits.logsumexp(dim=-1)
     total = torch.zeros((count, group, width), device=candidates.device)
@@ -122,6 +123,21 @@ def _score(thoughts: Branches, candidates: Tensor, tree: PrefixTree) -> Tensor:
         flat = node * logits.shape[-1] + index[:, None, :, depth + 1].expand(-1, group, width)
         total += logits.flatten(2).gather(-1, flat) - normaliser.gather(-1, node)
     return total
+
+
+def _with_evidence(thoughts: Branches, candidates: Tensor, tree: PrefixTree, logits: Tensor) -> Tensor:
+    """Logits [P, G, N, V] of what follows the tree's nodes, with the evidence of its prompts."""
+    if thoughts.prompts.evidence is None:
+        return logits
+    evidence = thoughts.prompts.evidence.part(tree.prompts)
+    nodes = torch.zeros_like(candidates[..., 0])
+    said = logits.new_zeros((*tree.tokens.shape, logits.shape[-1]))
+    for depth in range(tree.node.shape[-1]):
+        nodes = evidence.descend(depth, nodes, candidates[..., depth])
+        # Nodes of other lengths, and those that no candidate has, are none.
+        here = torch.full_like(tree.tokens, -1).scatter_(1, tree.node[..., depth], nodes)
+        said = evidence.add(said, depth + 1, here)
+    return logits + said.unsqueeze(1)
 
 
 def _tree_states(thoughts: Branches, tree: PrefixTree) -> Tensor:

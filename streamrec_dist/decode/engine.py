@@ -17,6 +17,7 @@ from streamrec_dist.decode.columns import Columns
 from streamrec_dist.decode.layout import DecoderStack, FeedForward, Layer, Layout
 from streamrec_dist.model.backbone import Stack, StreamRec
 from streamrec_dist.model.encoder import EncoderLayer
+from streamrec_dist.model.evidence import Evidence
 from streamrec_dist.model.layers import EPS, MASKED, relative_buckets
 from streamrec_dist.tokens import PAD
 
@@ -30,6 +31,7 @@ class Prompts:
     values: list[Tensor]  # per layer [P * heads, S, d_head]
     stack: Stack
     heads: int
+    evidence: Evidence | None = None
 
     def __len__(self) -> int:
         return len(self.bias)
@@ -41,7 +43,8 @@ class Prompts:
             return x.unflatten(0, (-1, self.heads))[some].flatten(0, 1)
 
         keys, values = [chosen(x) for x in self.keys], [chosen(x) for x in self.values]
-        return replace(self, bias=self.bias[some], keys=keys, values=values)
+        evidence = self.evidence.part(some) if self.evidence else None
+        return replace(self, bias=self.bias[some], keys=keys, values=values, evidence=evidence)
 
 
 class Engine:
@@ -106,7 +109,9 @@ class Engine:
         return states.view(prompts, length, self.d_model), mask
 
     @torch.no_grad()
-    def prompts(self, states: Tensor, mask: Tensor, stack: Stack = "thinking") -> Prompts:
+    def prompts(
+        self, states: Tensor, mask: Tensor, stack: Stack = "thinking", evidence: Evidence | None = None
+    ) -> Prompts:
         """Encoder states, with the keys and values of all of a decoder's layers from one matrix product."""
         count, length, _ = states.shape
         weights = self.stack(stack)
@@ -114,11 +119,11 @@ class Engine:
         parts = self._split(projected, count, length, 2 * len(weights.layers))
         keys = [part.transpose(1, 2).contiguous() for part in parts[0::2]]
         bias = _padding_bias(mask).to(self.dtype)
-        return Prompts(bias, keys, parts[1::2], stack, self.heads)
+        return Prompts(bias, keys, parts[1::2], stack, self.heads, evidence)
 
-    def read(self, history: Tensor, stack: Stack = "thinking") -> Prompts:
+    def read(self, history: Tensor, stack: Stack = "thinking", evidence: Evidence | None = None) -> Prompts:
         """Encode history tokens int64 [P, S] for one of the decoders."""
-        return self.prompts(*self.encode(history), stack)
+        return self.prompts(*self.encode(history), stack, evidence)
 
     # decoders
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from streamrec_dist.items.catalogue import Catalogue
 from streamrec_dist.model.backbone import StreamRec, token_log_probs
+from streamrec_dist.model.evidence import Evidence
 from streamrec_dist.tokens import FIRST_CODE
 
 
@@ -34,22 +35,29 @@ def descend(catalogue: Catalogue, depth: int, nodes: Tensor, tokens: Tensor) -> 
 
 
 def sequence_log_probs(
-    model: StreamRec, hidden: Tensor, tokens: Tensor, temperature: float, catalogue: Catalogue | None
+    model: StreamRec,
+    hidden: Tensor,
+    tokens: Tensor,
+    temperature: float,
+    catalogue: Catalogue | None,
+    evidence: Evidence | None = None,
 ) -> Tensor:
-    """Log-probs [..., l + m] of sampled tokens under the distribution that sampled them.
+    """Log-probs [P, ..., l + m] of sampled tokens under the distribution that sampled them.
 
-    hidden [..., l + m, d] are the teacher-forced states that predict `tokens` int64 [..., l + m]; `catalogue`
-    is given when sampling was constrained by the trie.
+    hidden [P, ..., l + m, d] are the teacher-forced states that predict `tokens` int64 [P, ..., l + m]; `catalogue`
+    is given when sampling was constrained by the trie, `evidence` where the P prompts have any.
     """
     if catalogue is None:
-        return token_log_probs(model, hidden, tokens, temperature)
+        return token_log_probs(model, hidden, tokens, temperature, evidence)
     thoughts = tokens.shape[-1] - catalogue.levels
     parts = [token_log_probs(model, hidden[..., :thoughts, :], tokens[..., :thoughts], temperature)]
     nodes = torch.zeros_like(tokens[..., 0])
     for depth in range(catalogue.levels):
         token = tokens[..., thoughts + depth]
-        log_probs = model.log_probs(hidden[..., thoughts + depth, :], temperature)
-        restricted = restrict(log_probs, catalogue, depth, nodes)
+        logits = model.logits(hidden[..., thoughts + depth, :]).float()
+        if evidence is not None:
+            logits = evidence.add(logits, depth, nodes)
+        restricted = restrict(logits / temperature, catalogue, depth, nodes)
         parts.append(restricted.gather(-1, (token - FIRST_CODE).unsqueeze(-1)))
         nodes = descend(catalogue, depth, nodes, token)
     return torch.cat(parts, dim=-1)

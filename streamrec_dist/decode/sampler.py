@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -85,14 +86,16 @@ def sample(
     tokens, logprobs, states = [], [], [branches.hidden]
     for place in range(length):
         depth = place - thoughts
-        logits = engine.logits(branches.hidden) / temperature
+        logits = branches.item_logits(depth, nodes) if depth >= 0 else engine.logits(branches.hidden)
+        logits = logits / temperature
         if catalogue is not None and depth >= 0:
             logits = restrict(logits, catalogue, depth, nodes)
         choice, logprob = draw_token(logits, uniforms[:, :, place])
         tokens.append(choice + FIRST_CODE)
         logprobs.append(logprob)
-        if catalogue is not None and depth >= 0:
-            nodes = descend(catalogue, depth, nodes, tokens[-1])
+        if depth >= 0:
+            walk = branches.descend if catalogue is None else partial(descend, catalogue)
+            nodes = walk(depth, nodes, tokens[-1])
         if place < length - 1:
             branches = branches.advance(tokens[-1])
             states.append(branches.hidden)

@@ -127,6 +127,16 @@ class Catalogue:
         found = (table[low.clamp_max(last)] == codes) & (low < end) & (nodes >= 0)
         return torch.where(found, low, -1)
 
+    def first_leaves(self, depth: int, nodes: Tensor) -> Tensor:
+        """How many leaves lie before the first of `nodes` int64 [...] of a depth 0..m, int64 [...].
+
+        Nodes beyond the last one have all leaves before them.
+        """
+        nodes = nodes.clamp_max(self.nodes(depth))
+        for level in range(depth, self.levels):
+            nodes = self.children_start[level][nodes].long()
+        return nodes
+
     def leaf_items(self, nodes: Tensor) -> Tensor:
         """Item ids int64 [...] of nodes of depth m."""
         return self.leaf_item[nodes].long()

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from streamrec_dist.config import Config
+from streamrec_dist.items.catalogue import Catalogue
 from streamrec_dist.model.decoder import Decoder, DecoderCache, Memory
 from streamrec_dist.model.encoder import Encoder, memory_bias
+from streamrec_dist.model.evidence import Evidence
 from streamrec_dist.model.layers import RelativeBias
 from streamrec_dist.model.thinking import ThinkingHeads
 from streamrec_dist.tokens import BOS, FIRST_CODE, PAD
@@ -32,8 +34,9 @@ class StreamRec(nn.Module):
         self.vocabulary = FIRST_CODE + self.levels * self.codes
         self.embed = nn.Embedding(self.vocabulary, self.d_model)
         self.encoder = Encoder(config.model)
-        self.decoder = Decoder(config.model)
-        self.direct = Decoder(config.model)
+        informed = self.levels if config.model.evidence else 0
+        self.decoder = Decoder(config.model, informed)
+        self.direct = Decoder(config.model, informed if config.model.direct_evidence else 0)
         self.heads = ThinkingHeads(self.d_model)
         for module in self.modules():
             if isinstance(module, RelativeBias):
@@ -61,6 +64,13 @@ class StreamRec(nn.Module):
         """Decoder tokens int64 [P, R, T], R sequences a prompt, after those in `cache` -> states [P, R, T, d]."""
         return self.stack(stack)(self.embed(tokens), memory, cache)
 
+    def evidence(
+        self, catalogue: Catalogue, places: Tensor, below: Tensor, stack: Stack = "thinking"
+    ) -> Evidence | None:
+        """The evidence of P prompts for one of the decoders, None for one that is given none."""
+        weight = self.stack(stack).evidence
+        return None if weight is None else Evidence(catalogue, places, below, weight)
+
     def logits(self, hidden: Tensor) -> Tensor:
         """States [..., d] -> logits [..., levels * codes] of the code tokens (token = index + FIRST_CODE)."""
         return torch.matmul(hidden * self.d_model**-0.5, self.code_table.T)
@@ -85,9 +95,28 @@ class StreamRec(nn.Module):
         return (states.float() * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
 
 
-def token_log_probs(model: StreamRec, hidden: Tensor, tokens: Tensor, temperature: float = 1.0) -> Tensor:
-    """Log-probabilities [..., T] that `hidden` [..., T, d] gives to the tokens int64 [..., T]."""
-    log_probs = model.log_probs(hidden, temperature)
+def token_log_probs(
+    model: StreamRec,
+    hidden: Tensor,
+    tokens: Tensor,
+    temperature: float = 1.0,
+    evidence: Evidence | None = None,
+) -> Tensor:
+    """Log-probabilities [P, ..., T] that `hidden` [P, ..., T, d] gives to the tokens int64 [P, ..., T].
+
+    The last m of them are an item's, for which each of the P prompts may have evidence.
+    """
+    logits = model.logits(hidden)
+    if evidence is not None:
+        before = tokens.shape[-1] - model.levels
+        item = evidence.along(logits[..., before:, :].float(), tokens[..., before:])
+        logits = torch.cat([logits[..., :before, :].float(), item], dim=-2)
+    return log_probs_of(logits, tokens, temperature)
+
+
+def log_probs_of(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> Tensor:
+    """Log-probabilities float32 [...] of `tokens` int64 [...] under logits [..., levels * codes]."""
+    log_probs = torch.log_softmax(logits.float() / temperature, dim=-1)
     return log_probs.gather(-1, (tokens - FIRST_CODE).unsqueeze(-1)).squeeze(-1)
 
 

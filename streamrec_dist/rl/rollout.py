@@ -37,9 +37,9 @@ class Sampler:
 
     def __init__(self, materials: Materials, engine: Engine):
         self.materials, self.engine = materials, engine
-        trie = materials.config.stages.rl.sampling == "trie"
-        self.catalogue = materials.catalogue.to(engine.device) if trie else None
-        self.decode = BatchedDecode(materials.corpus, engine.device, PROMPTS, self._decode)
+        self.catalogue = materials.catalogue.to(engine.device)
+        self.constrained = materials.config.stages.rl.sampling == "trie"
+        self.decode = BatchedDecode(materials, engine.device, PROMPTS, self._decode)
 
     def rollout(self, version: PolicyVersion, cursor: int, count: int) -> RolloutBatch:
         """G rollouts of each of the prompts `cursor`..`cursor + count`, with all columns that need the policy.
@@ -79,12 +79,20 @@ class Sampler:
         return [uniforms, tokens.numpy(), *(field.numpy() for tree in trees for field in tree)]
 
     def _decode(
-        self, history: Tensor, uniforms: Tensor, candidates: Tensor, *fields: Tensor
+        self,
+        history: Tensor,
+        places: Tensor,
+        below: Tensor,
+        uniforms: Tensor,
+        candidates: Tensor,
+        *fields: Tensor,
     ) -> dict[str, Tensor]:
         """The columns of some prompts, on the device; `fields` are those of the candidates' trees."""
         config, engine = self.materials.config, self.engine
         rl, thoughts = config.stages.rl, config.stages.sft.thoughts
-        samples = sample(engine, engine.read(history), uniforms, thoughts, rl.temperature, self.catalogue)
+        prompts = engine.read(history, evidence=engine.model.evidence(self.catalogue, places, below))
+        catalogue = self.catalogue if self.constrained else None
+        samples = sample(engine, prompts, uniforms, thoughts, rl.temperature, catalogue)
         width = len(PrefixTree._fields)
         trees = [PrefixTree(*fields[start : start + width]) for start in range(0, len(fields), width)]
         chunks = [chunk for tree in trees for chunk in tree.chunks(CHUNK)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from streamrec_dist.data.batches import history_tokens, targets
+from streamrec_dist.data.batches import targets
 from streamrec_dist.decode.engine import Engine
 from streamrec_dist.decode.likelihood import direct_log_probs
 from streamrec_dist.materials import Materials, arithmetic
@@ -48,9 +48,11 @@ class Scorer:
         if len(missing):
             corpus, device = self.materials.corpus, self.reference.device
             pairs = self.materials.rows[missing]
-            history = torch.from_numpy(history_tokens(corpus, pairs)[0]).to(device)
+            prompts = (torch.from_numpy(array).to(device) for array in self.materials.prompts(pairs))
+            history, places, below = prompts
+            informed = self.reference.model.evidence(self.catalogue.to(device), places, below, "direct")
             items = torch.from_numpy(corpus.item_tokens(targets(corpus, pairs))).to(device)[:, None]
             self._target_logprobs[missing] = (
-                direct_log_probs(self.reference, history, items)[:, 0].cpu().numpy()
+                direct_log_probs(self.reference, history, items, informed)[:, 0].cpu().numpy()
             )
         return self._target_logprobs[rows]

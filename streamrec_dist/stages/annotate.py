@@ -60,7 +60,8 @@ class Annotator:
 
     def __init__(self, materials: Materials, engine: Engine, reference: Engine):
         self.materials, self.engine, self.reference = materials, engine, reference
-        self.decode = BatchedDecode(materials.corpus, engine.device, BATCH, self._decode)
+        self.catalogue = materials.catalogue.to(engine.device)
+        self.decode = BatchedDecode(materials, engine.device, BATCH, self._decode)
 
     def annotate(self, first: int, last: int, round_number: int) -> Annotation:
         """The training rows first..last, with the current weights.
@@ -83,7 +84,9 @@ class Annotator:
 
         return Annotation(first=first, own=own, negatives=negatives, **self.decode(rows, arguments))
 
-    def _decode(self, history: Tensor, pairs: Tensor, uniforms: Tensor, own: Tensor) -> dict[str, Tensor]:
+    def _decode(
+        self, history: Tensor, places: Tensor, below: Tensor, pairs: Tensor, uniforms: Tensor, own: Tensor
+    ) -> dict[str, Tensor]:
         """Thoughts and pi_ref's log-probs of the target and the dispreferred item, whose tokens are `pairs`.
 
         pairs int64 [P, 2, m]; uniforms [P, 1, l] draw the thoughts of the rows `own` bool [P].
@@ -97,7 +100,8 @@ class Annotator:
         if stage.own_thoughts > 0:
             sampled = sample_thoughts(engine, prompts, uniforms).tokens[:, 0]
             thoughts = torch.where(own[:, None], sampled, thoughts)
-        log_probs = direct_log_probs(self.reference, history, pairs)
+        informed = self.reference.model.evidence(self.catalogue, places, below, "direct")
+        log_probs = direct_log_probs(self.reference, history, pairs, informed)
         return {
             "thoughts": thoughts.int(),
             "reference_target": log_probs[:, 0],
@@ -110,7 +114,8 @@ class ThinkingMeter:
 
     def __init__(self, materials: Materials, engine: Engine):
         self.materials, self.engine = materials, engine
-        self.decode = BatchedDecode(materials.corpus, engine.device, BATCH, self._decode)
+        self.catalogue = materials.catalogue.to(engine.device)
+        self.decode = BatchedDecode(materials, engine.device, BATCH, self._decode)
 
     def measure(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """On rows int64 [n, 2], a value a row (means are taken by the caller):
@@ -124,11 +129,14 @@ class ThinkingMeter:
         uniforms = rollout_uniforms(config.seed, row_keys(rows), 1, config.stages.sft.thoughts)
         return self.decode(rows, lambda numbers: [tokens[numbers], uniforms[numbers]])
 
-    def _decode(self, history: Tensor, items: Tensor, uniforms: Tensor) -> dict[str, Tensor]:
+    def _decode(
+        self, history: Tensor, places: Tensor, below: Tensor, items: Tensor, uniforms: Tensor
+    ) -> dict[str, Tensor]:
         """The values of rows with target tokens `items` int64 [P, 1, m]; uniforms [P, 1, l] draw the thoughts."""
         engine, model = self.engine, self.engine.model
         states, mask = engine.encode(history)
-        prompts = engine.prompts(states, mask)
+        evidence = model.evidence(self.catalogue, places, below)
+        prompts = engine.prompts(states, mask, evidence=evidence)
         first = model.history_state(states, mask)
         gold = iterative_inference(engine, prompts, first, model.item_states(items[:, 0]), uniforms.shape[-1])
         sampled = sample_thoughts(engine, prompts, uniforms)

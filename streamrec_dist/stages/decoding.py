@@ -12,7 +12,6 @@ from torch import Tensor
 from streamrec_dist.config import Config
 from streamrec_dist.data.batches import (
     history_lengths,
-    history_tokens,
     in_length_batches,
     length_batches,
     targets,
@@ -86,14 +85,13 @@ class Recommender:
         return Ranked(**columns)
 
     def _rank(self, rows: np.ndarray, beam: int, mask_history: bool) -> Ranked:
-        history, _ = history_tokens(self.materials.corpus, rows)
         banned = self._histories(rows) if mask_history else None
-        return self.rank_histories(history, row_keys(rows), beam, banned)
+        return self.rank_prompts(self.materials.prompts(rows), row_keys(rows), beam, banned)
 
-    def rank_histories(
-        self, history: np.ndarray, keys: np.ndarray, beam: int, banned: Tensor | None
+    def rank_prompts(
+        self, prompts: list[np.ndarray], keys: np.ndarray, beam: int, banned: Tensor | None
     ) -> Ranked:
-        """The best items after history tokens int64 [n, S], without those in `banned` int64 [n, X].
+        """The best items after n prompts (`Materials.prompts`), without those in `banned` int64 [n, X].
 
         `keys` int64 [n] decide which thoughts are sampled for each, where they are.
         """
@@ -101,8 +99,7 @@ class Recommender:
         if self.plan.sampled:
             draws = rollout_uniforms(self.config.seed, keys, self.plan.samples, self.plan.steps)
             uniforms = torch.from_numpy(draws).to(self.device)
-        prompts = self._prompts(history)
-        found = search(self.engine, prompts, self.catalogue, beam, self.plan, uniforms, banned)
+        found = search(self.engine, self._read(prompts), self.catalogue, beam, self.plan, uniforms, banned)
         return Ranked(*(column.cpu().numpy() for column in vars(found).values()))
 
     def target_ranks(self, rows: np.ndarray, mask_history: bool) -> np.ndarray:
@@ -116,7 +113,7 @@ class Recommender:
         invalid = total = 0
         lengths = history_lengths(self.materials.corpus, rows)
         for batch in length_batches(lengths, self.config.stages.evaluate.batch):
-            prompts = self._prompts(history_tokens(self.materials.corpus, rows[batch])[0])
+            prompts = self._read(self.materials.prompts(rows[batch]))
             start = think_greedily(self.engine, prompts, self.plan.steps).branches
             beam = self.config.stages.evaluate.beam
             tokens, _ = free_beam_search(start, self.catalogue.levels, beam)
@@ -124,9 +121,11 @@ class Recommender:
             total += tokens.shape[0] * tokens.shape[1]
         return invalid / max(total, 1)
 
-    def _prompts(self, history: np.ndarray) -> Prompts:
-        """History tokens int64 [n, S], encoded for the decoder that ranks."""
-        return self.engine.read(torch.from_numpy(history).to(self.device), self.stack)
+    def _read(self, prompts: list[np.ndarray]) -> Prompts:
+        """Prompts encoded for the decoder that ranks."""
+        history, places, below = (torch.from_numpy(array).to(self.device) for array in prompts)
+        evidence = self.model.evidence(self.catalogue, places, below, self.stack)
+        return self.engine.read(history, self.stack, evidence)
 
     def _histories(self, rows: np.ndarray) -> Tensor:
         """All earlier items of each row, not only those the model sees: int64 [n, X], padded with -1."""

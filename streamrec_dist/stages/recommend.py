@@ -49,13 +49,13 @@ def recommend(recommender: Recommender, dataset: Dataset, history: np.ndarray, k
         raise UsageError(f"-k {k}: expected at least 1")
     corpus = recommender.materials.corpus
     seen = history[-corpus.max_history :]
-    tokens = corpus.item_tokens(seen).reshape(1, -1)
+    prompt = recommender.materials.prompt_of(history)
     known = np.unique(history)
     # The beam's last step drops what the user has; it must be wide enough to be left with k.
     beam = max(k + len(known), recommender.config.stages.evaluate.beam)
     banned = torch.from_numpy(known)[None].to(recommender.device)
     # Equal histories are answered alike: their samples have one key.
-    found = recommender.rank_histories(tokens, np.zeros(1, dtype=np.int64), beam, banned)
+    found = recommender.rank_prompts(prompt, np.zeros(1, dtype=np.int64), beam, banned)
     pairs = zip(found.items[0].tolist(), found.scores[0].tolist(), strict=True)
     ranked = [(item, score) for item, score in pairs if item >= 0]
     return {

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 from streamrec_dist.config import Config
 from streamrec_dist.data.batches import Corpus
 from streamrec_dist.data.dataset import Dataset
+from streamrec_dist.data.evidence import Cooccurrence
 from streamrec_dist.data.files import load_dataset
 from streamrec_dist.data.prepare import prepare
 from streamrec_dist.data.split import split_rows, training_part, training_rows
@@ -137,7 +138,8 @@ class RunStore:
                 f"no user has a validation target under the split {dataset.recipe['split']}; prepare the data "
                 "with another split"
             )
-        return Materials(config, corpus, self.item_arrays("neighbours")["neighbours"], rows)
+        counts = Cooccurrence.of(corpus) if config.model.evidence else None
+        return Materials(config, corpus, self.item_arrays("neighbours")["neighbours"], rows, counts)
 
     # checkpoints and results
 

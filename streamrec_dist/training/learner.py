@@ -17,7 +17,6 @@ from streamrec_dist.config import PretrainConfig, RlConfig, SftConfig
 from streamrec_dist.data.batches import (
     epoch_order,
     history_lengths,
-    history_tokens,
     micro_batches,
     rank_rows,
 )
@@ -45,6 +44,7 @@ class Learner:
         self.materials = materials
         self.rank, self.world_size = rank, world_size
         self.device = torch.device(device)
+        self.catalogue = materials.catalogue.to(device)
         self.stage = ""
         self.step = 0
 
@@ -90,11 +90,12 @@ class Learner:
     def _new_loss(self) -> nn.Module:
         stages = self.materials.config.stages
         if self.stage == "pretrain":
-            return PretrainLoss(self.model, stages.pretrain.temperature).train()
+            return PretrainLoss(self.model, stages.pretrain.temperature, self.catalogue).train()
         if self.stage == "sft":
-            return SftLoss(self.model, stages.sft, all_item_tokens(self.materials)).to(self.device).train()
+            items = all_item_tokens(self.materials)
+            return SftLoss(self.model, stages.sft, items, self.catalogue).to(self.device).train()
         # No dropout: at equal versions the learner's log-probs must be the rollout's.
-        return RlLoss(self.model, stages.rl, self.materials.catalogue.to(self.device)).eval()
+        return RlLoss(self.model, stages.rl, self.catalogue).eval()
 
     def _parallel(self, loss: nn.Module) -> nn.Module:
         if not dist.is_initialized():
@@ -213,18 +214,26 @@ class Learner:
         fresh: np.ndarray,
         all_fresh: float,
     ) -> RlBatch:
-        history, _ = history_tokens(self.materials.corpus, rows)
-        arrays = (history, *columns, weight, fresh / max(all_fresh, 1))
-        history_t, tokens, behaviour, advantages, weight_t, fresh_t = (
+        arrays = (*self.materials.prompts(rows), *columns, weight, fresh / max(all_fresh, 1))
+        history, places, below, tokens, behaviour, advantages, weight_t, fresh_t = (
             to_device(array, self.device) for array in arrays
         )
         config = self.materials.config.stages.rl
         assert self.reference is not None
-        catalogue = self.materials.catalogue.to(self.device) if config.sampling == "trie" else None
         with torch.no_grad(), autocast(self.materials.config, self.device):
-            reference = rollout_log_probs(self.reference, history_t, tokens, config, catalogue)
+            prompts = history, places, below
+            reference = rollout_log_probs(self.reference, prompts, tokens, config, self.catalogue)
         return RlBatch(
-            history_t, tokens, behaviour, reference, advantages, weight_t, fresh_t, has_fresh=all_fresh > 0
+            history,
+            places,
+            below,
+            tokens,
+            behaviour,
+            reference,
+            advantages,
+            weight_t,
+            fresh_t,
+            has_fresh=all_fresh > 0,
         )
 
     # shared

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from streamrec_dist.data.batches import history_tokens, targets
+from streamrec_dist.data.batches import targets
+from streamrec_dist.items.catalogue import Catalogue
 from streamrec_dist.materials import Materials
-from streamrec_dist.model.backbone import StreamRec, shift_right, token_log_probs
+from streamrec_dist.model.backbone import Stack, StreamRec, shift_right, token_log_probs
 from streamrec_dist.transfer import to_device
 
 
@@ -22,6 +23,8 @@ class PretrainBatch:
     history: Tensor  # int64 [B, S]
     target: Tensor  # int64 [B, m]
     retrieved: Tensor  # int64 [B, q], the text neighbours' tokens, nearest last
+    places: Tensor  # int64 [B, K]  the evidence (model/evidence.py)
+    below: Tensor  # float32 [B, K + 1]
 
 
 def pretrain_batch(
@@ -29,11 +32,11 @@ def pretrain_batch(
 ) -> PretrainBatch:
     """Rows int64 [B, 2] -> a batch. Y of eq. 9 is `retrieved` followed by `target`."""
     corpus = materials.corpus
-    history, _ = history_tokens(corpus, rows)
+    history, *evidence = materials.prompts(rows)
     items = targets(corpus, rows)
     nearest = materials.neighbours[items, : materials.config.stages.pretrain.retrieved]
     retrieved = corpus.item_tokens(nearest[:, ::-1]).reshape(len(rows), -1)
-    arrays = (history, corpus.item_tokens(items), retrieved)
+    arrays = (history, corpus.item_tokens(items), retrieved, *evidence)
     return PretrainBatch(share, *(to_device(array, device) for array in arrays))
 
 
@@ -43,19 +46,23 @@ class PretrainLoss(nn.Module):
     Loss and metrics are the batch's share of those of the optimizer step: what is accumulated adds up.
     """
 
-    def __init__(self, model: StreamRec, temperature: float):
+    def __init__(self, model: StreamRec, temperature: float, catalogue: Catalogue):
         super().__init__()
         self.model = model
+        self.catalogue = catalogue
         self.temperature = temperature
 
     def forward(self, batch: PretrainBatch) -> tuple[Tensor, dict[str, Tensor]]:
         states, mask = self.model.encode(batch.history)
         long = torch.cat([batch.retrieved, batch.target], dim=-1)
-        thinking = self._nll(states, mask, long, "thinking") * batch.share
-        direct = self._nll(states, mask, batch.target, "direct") * batch.share
+        thinking = self._nll(batch, states, mask, long, "thinking") * batch.share
+        direct = self._nll(batch, states, mask, batch.target, "direct") * batch.share
         return thinking + direct, {"thinking": thinking, "direct": direct}
 
-    def _nll(self, states: Tensor, mask: Tensor, labels: Tensor, stack) -> Tensor:
+    def _nll(
+        self, batch: PretrainBatch, states: Tensor, mask: Tensor, labels: Tensor, stack: Stack
+    ) -> Tensor:
         memory = self.model.memory(states, mask, stack)
         hidden, _ = self.model.decode(shift_right(labels)[:, None], memory, stack=stack)
-        return -token_log_probs(self.model, hidden[:, 0], labels, self.temperature).mean()
+        evidence = self.model.evidence(self.catalogue, batch.places, batch.below, stack)
+        return -token_log_probs(self.model, hidden[:, 0], labels, self.temperature, evidence).mean()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ class RlBatch:
     """Groups that one rank trains on; a padding group has weight 0."""
 
     history: Tensor  # int64 [P, S]
+    places: Tensor  # int64 [P, K]  the evidence (model/evidence.py)
+    below: Tensor  # float32 [P, K + 1]
     tokens: Tensor  # int64 [P, G, l + m]
     behaviour: Tensor  # float32 [P, G, l + m]
     reference: Tensor  # float32 [P, G, l + m], log-probs of the frozen SFT checkpoint
@@ -34,12 +37,13 @@ class RlLoss(nn.Module):
         super().__init__()
         self.model = model
         self.config = config
-        self.catalogue = catalogue if config.sampling == "trie" else None
+        self.catalogue = catalogue
 
     def forward(self, batch: RlBatch, global_groups: int, ranks: int) -> tuple[Tensor, dict[str, Tensor]]:
         """`global_groups` is the number of groups with weight on all `ranks`; DDP averages over the ranks."""
         config = self.config
-        logprobs = rollout_log_probs(self.model, batch.history, batch.tokens, config, self.catalogue)
+        prompts = batch.history, batch.places, batch.below
+        logprobs = rollout_log_probs(self.model, prompts, batch.tokens, config, self.catalogue)
         surrogate, ratio, clips = clipped_surrogate(
             logprobs, batch.behaviour, batch.advantages, config.clip, config.ratio, config.objective
         )
@@ -61,8 +65,14 @@ class RlLoss(nn.Module):
 
 
 def rollout_log_probs(
-    model: StreamRec, history: Tensor, tokens: Tensor, config: RlConfig, catalogue: Catalogue | None
+    model: StreamRec, prompts: Sequence[Tensor], tokens: Tensor, config: RlConfig, catalogue: Catalogue
 ) -> Tensor:
-    """Teacher-forced log-probs [P, G, l + m] of rollouts, under the mask and temperature that sampled."""
+    """Teacher-forced log-probs [P, G, l + m] of rollouts, under the mask and temperature that sampled.
+
+    `prompts` are history tokens int64 [P, S] and their evidence, places and below.
+    """
+    history, places, below = prompts
     hidden, _ = model.decode(shift_right(tokens), model.read(history))
-    return sequence_log_probs(model, hidden, tokens, config.temperature, catalogue)
+    evidence = model.evidence(catalogue, places, below)
+    constrained = catalogue if config.sampling == "trie" else None
+    return sequence_log_probs(model, hidden, tokens, config.temperature, constrained, evidence)

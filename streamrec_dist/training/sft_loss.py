@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from streamrec_dist.config import SftConfig
-from streamrec_dist.data.batches import history_tokens, targets
+from streamrec_dist.data.batches import targets
+from streamrec_dist.items.catalogue import Catalogue
 from streamrec_dist.materials import Materials
 from streamrec_dist.model.backbone import StreamRec, token_log_probs
 from streamrec_dist.model.thinking import unit_rms
@@ -43,6 +44,8 @@ class SftBatch:
 
     shares: Shares
     history: Tensor  # int64 [B, S]
+    places: Tensor  # int64 [B, K]  the evidence (model/evidence.py)
+    below: Tensor  # float32 [B, K + 1]
     thoughts: Tensor  # int64 [B, l]
     own: Tensor  # bool [B]  the model's own thoughts: given, not learnt
     target: Tensor  # int64 [B, m]
@@ -73,7 +76,7 @@ def sft_batch(
     own = annotation.own
     shares = Shares.of(own[chosen], own[rank], annotation.thoughts.shape[1], corpus.levels)
     arrays = (
-        history_tokens(corpus, rows)[0],
+        *materials.prompts(rows),
         annotation.thoughts[chosen].astype(np.int64),
         annotation.own[chosen],
         corpus.item_tokens(items),
@@ -92,11 +95,12 @@ class SftLoss(nn.Module):
     Loss and metrics are the batch's share of those of the optimizer step: what is accumulated adds up.
     """
 
-    def __init__(self, model: StreamRec, config: SftConfig, corpus_codes: Tensor):
+    def __init__(self, model: StreamRec, config: SftConfig, corpus_codes: Tensor, catalogue: Catalogue):
         """`corpus_codes` int64 [n_items, m]: the tokens of all items, from which targets are represented."""
         super().__init__()
         self.model = model
         self.config = config
+        self.catalogue = catalogue
         self.item_tokens: Tensor
         self.register_buffer("item_tokens", corpus_codes, persistent=False)
 
@@ -121,7 +125,8 @@ class SftLoss(nn.Module):
         both = torch.arange(rows, device=items.device).repeat_interleave(2)
         tail, _ = model.decode(items[..., :-1], memory, cache.select(both))
         item_hidden = torch.cat([hidden[:, :, -1:].expand(-1, 2, -1, -1), tail], dim=2)
-        item_log_probs = token_log_probs(model, item_hidden, items)
+        evidence = model.evidence(self.catalogue, batch.places, batch.below)
+        item_log_probs = token_log_probs(model, item_hidden, items, evidence=evidence)
         thought_log_probs = token_log_probs(model, hidden[:, 0, :-1], batch.thoughts)
 
         nll = sft_nll(thought_log_probs, item_log_probs[:, 0], batch.own)

@@ -1,0 +1,189 @@
+"""Evidence for rows: which items other users took next, as far as it was known before each row's target.
+
+mass(j) = sum over the history items i of .7^e * w(i, j) / sqrt(pop(i) * pop(j)), as in baselines/counting.py: e is the
+distance of i from the end of the history, w(i, j) the pair weights of the training part. A training row's own future
+is in those counts too, and would give its target away; so it is counted out: the events of the row's user from the
+target on count neither in w(i, j) nor in pop(j). What is left is what a held-out row, whose target nobody has
+counted, will have.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+
+from streamrec_dist.data.batches import Corpus, history_items
+from streamrec_dist.data.cooccurrence import BACKWARD, MAX_DISTANCE, pair_weights
+from streamrec_dist.data.split import training_part
+
+DECAY = 0.7
+#: Partners kept of an item, which bounds the counts' memory.
+PARTNERS = 1024
+#: A history with this mass on an item has its logits raised by log 2 times their weight.
+UNIT = 0.01
+#: Mass below this is what rounding leaves of a count that was counted out.
+TINY = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Cooccurrence:
+    """How often items of the training part stand near one another: plain arrays, shared by processes.
+
+    `indptr` int64 [n_items + 1], `indices` int32 and `weights` float32 [pairs] are w(i, j) by rows i;
+    `popularity` float32 [n_items], at least 1.
+    """
+
+    indptr: np.ndarray
+    indices: np.ndarray
+    weights: np.ndarray
+    popularity: np.ndarray
+
+    @classmethod
+    def of(cls, corpus: Corpus) -> Cooccurrence:
+        """Of the events before `train_end` of each user."""
+        items, offsets = training_part(corpus)
+        pairs = strongest(pair_weights(items, offsets, corpus.n_items), PARTNERS)
+        popularity = np.maximum(np.bincount(items, minlength=corpus.n_items), 1)
+        return cls(
+            pairs.indptr.astype(np.int64),
+            pairs.indices.astype(np.int32),
+            pairs.data.astype(np.float32),
+            popularity.astype(np.float32),
+        )
+
+    @property
+    def matrix(self) -> sparse.csr_array:
+        size = len(self.popularity)
+        return sparse.csr_array((self.weights, self.indices, self.indptr), shape=(size, size))
+
+
+def evidence_of_rows(counts: Cooccurrence, corpus: Corpus, rows: np.ndarray, most: int) -> sparse.csr_array:
+    """The `most` items with most evidence for each of `rows` int64 [n, 2] (user, position): float32 [n, n_items].
+
+    Training rows have their own future counted out; for held-out rows there is none in the counts.
+    """
+    history, _ = history_items(corpus.items, corpus.offsets, rows, corpus.max_history)
+    found = _mass(counts, history)
+    return strongest(sparse.csr_array(found + _own_future(counts, corpus, rows, history, found)), most)
+
+
+def evidence_of_histories(counts: Cooccurrence, history: np.ndarray, most: int) -> sparse.csr_array:
+    """The same for histories int64 [n, L] of items, oldest first, padded with -1 behind."""
+    return strongest(_mass(counts, history), most)
+
+
+def _mass(counts: Cooccurrence, history: np.ndarray) -> sparse.csr_array:
+    scale = 1.0 / np.sqrt(counts.popularity)
+    row, item, decay = _decayed(history)
+    shape = (len(history), len(scale))
+    decayed = sparse.csr_array((decay * scale[item], (row, item)), shape=shape)
+    return sparse.csr_array((decayed @ counts.matrix).multiply(scale[None]))
+
+
+def _decayed(history: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row, item and .7^e of every entry of histories."""
+    row, place = np.nonzero(history >= 0)
+    lengths = (history >= 0).sum(axis=1)
+    return row, history[row, place], (DECAY ** (lengths[row] - 1 - place)).astype(np.float32)
+
+
+def _own_future(
+    counts: Cooccurrence, corpus: Corpus, rows: np.ndarray, history: np.ndarray, mass: sparse.csr_array
+) -> sparse.csr_array:
+    """What `mass` changes by when the events of each row's user from its target on are counted out."""
+    shape = mass.shape
+    row, later, earlier, weight = _future_pairs(corpus, rows)
+    decayed = _HistoryWeights(history, counts.popularity)
+    # Pairs that the future has a part in: forward they speak for the later item, backward for the earlier one.
+    spoken_for = np.concatenate([later, earlier])
+    said = np.concatenate([decayed.of(row, earlier) * weight, decayed.of(row, later) * (BACKWARD * weight)])
+    own = sparse.csr_array((said, (np.concatenate([row, row]), spoken_for)), shape=shape)
+    place_row, item = _future_events(corpus, rows)
+    times = sparse.coo_array(
+        sparse.csr_array((np.ones(len(item), np.float32), (place_row, item)), shape=shape)
+    )
+    popularity = counts.popularity[times.col]
+    left = np.maximum(popularity - times.data, 1.0)
+    rarer = sparse.csr_array((np.sqrt(popularity / left) - 1.0, (times.row, times.col)), shape=shape)
+    # new = (old * sqrt(pop) - own) / sqrt(left), entry by entry.
+    scale = sparse.csr_array((1.0 / np.sqrt(left), (times.row, times.col)), shape=shape)
+    elsewhere = 1.0 / np.sqrt(counts.popularity)
+    unchanged = own - own.multiply(scale != 0)
+    return sparse.csr_array(mass.multiply(rarer) - own.multiply(scale) - unchanged.multiply(elsewhere[None]))
+
+
+class _HistoryWeights:
+    """sum of .7^e / sqrt(pop(i)) over the entries of a row's history that are item i."""
+
+    def __init__(self, history: np.ndarray, popularity: np.ndarray):
+        row, item, decay = _decayed(history)
+        self.n_items = len(popularity)
+        self.keys, inverse = np.unique(row * self.n_items + item, return_inverse=True)
+        self.values = np.bincount(
+            inverse, weights=decay / np.sqrt(popularity[item]), minlength=len(self.keys)
+        )
+
+    def of(self, row: np.ndarray, item: np.ndarray) -> np.ndarray:
+        """Of rows int64 [k] and items int64 [k], 0 for items that the history does not have: float64 [k]."""
+        if not len(self.keys):
+            return np.zeros(len(row))
+        keys = row * self.n_items + item
+        place = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        return np.where(self.keys[place] == keys, self.values[place], 0.0)
+
+
+def _future_events(corpus: Corpus, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers and items, int64 each, of the training events of a row's user from the target on."""
+    row, place = _future_places(corpus, rows)
+    return row, corpus.items[corpus.offsets[rows[row, 0]] + place].astype(np.int64)
+
+
+def _future_places(corpus: Corpus, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    counts = np.maximum(corpus.train_end[rows[:, 0]] - rows[:, 1], 0)
+    row = np.repeat(np.arange(len(rows)), counts)
+    within = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return row, rows[row, 1] + within
+
+
+def _future_pairs(corpus: Corpus, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs of events at distance d <= 5 of which the later is a row's target or after it: row, later and earlier
+    item, and 1/d."""
+    row, place = _future_places(corpus, rows)
+    distance = np.arange(1, MAX_DISTANCE + 1)
+    before = place[:, None] - distance
+    which, kind = np.nonzero(before >= 0)
+    start = corpus.offsets[rows[row[which], 0]]
+    later = corpus.items[start + place[which]].astype(np.int64)
+    earlier = corpus.items[start + before[which, kind]].astype(np.int64)
+    return row[which], later, earlier, 1.0 / distance[kind]
+
+
+def strongest(mass: sparse.csr_array, most: int) -> sparse.csr_array:
+    """The `most` largest positive entries of each row of a float [n, items], float32."""
+    lengths = np.diff(mass.indptr)
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    order = np.lexsort((-mass.data, row))
+    rank = np.arange(len(order)) - np.repeat(mass.indptr[:-1], lengths)
+    chosen = order[(rank < most) & (mass.data[order] > TINY)]
+    entries = mass.data[chosen].astype(np.float32), (row[chosen], mass.indices[chosen])
+    return sparse.csr_array(entries, shape=mass.shape)
+
+
+def along_leaves(mass: sparse.csr_array, place_of: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mass on items, float32 [n, n_items] with at most `most` entries a row, as `model.evidence` takes it.
+
+    `place_of` int64 [n_items] is the leaf of each item. Leaves int64 [n, most], ascending, n_items where there are
+    fewer; and what lies below each, in units of UNIT, float32 [n, most + 1].
+    """
+    lengths = np.diff(mass.indptr)
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    leaf = place_of[mass.indices]
+    order = np.lexsort((leaf, row))
+    rank = np.arange(len(order)) - np.repeat(mass.indptr[:-1], lengths)
+    places = np.full((len(lengths), most), len(place_of), dtype=np.int64)
+    amounts = np.zeros((len(lengths), most + 1), dtype=np.float64)
+    places[row, rank] = leaf[order]
+    amounts[row, rank + 1] = mass.data[order] / UNIT
+    return places, np.cumsum(amounts, axis=1).astype(np.float32)

@@ -1,0 +1,64 @@
+"""Evidence: what the sequences of other users say of the next item, as mass along the trie of semantic ids.
+
+Codes carry an item's content from one item to another, but not that those who take this very item often take that
+one next; sparse as it is, a count says so exactly. A history's evidence is mass on some items (data/evidence.py).
+At each level of an item, the logit of a code grows by w * log(1 + mass of the items behind it), with a learned
+weight w for each level: where nothing is known nothing changes, and the model learns what the counts leave open.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from streamrec_dist.items.catalogue import Catalogue
+from streamrec_dist.tokens import FIRST_CODE
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Mass on K leaves of the trie for each of P prompts, and the weights of a decoder for it."""
+
+    catalogue: Catalogue
+    places: Tensor  # int64 [P, K]  numbers of leaves, ascending; n_items where there are fewer
+    below: Tensor  # float32 [P, K + 1]  mass of the leaves before each, and of all
+    weight: Tensor  # float32 [levels]
+
+    def part(self, some: Tensor) -> Evidence:
+        """That of the prompts `some` int64 [n]."""
+        return replace(self, places=self.places[some], below=self.below[some])
+
+    def add(self, logits: Tensor, depth: int, nodes: Tensor) -> Tensor:
+        """Logits float32 [P, ..., levels * codes] of the code after trie `nodes` int64 [P, ...] of `depth`, with the
+        evidence. A node of -1 is none: a prefix that no item has."""
+        catalogue = self.catalogue
+        codes, first, valid = catalogue.child_codes(depth, nodes.clamp_min(0))
+        valid = valid & (nodes >= 0).unsqueeze(-1)
+        said = torch.log1p(self._mass(depth, first, codes.shape[-1])) * self.weight[depth]
+        # Entries that are no child repeat some child's code, and add nothing to it.
+        said = said.masked_fill(~valid, 0.0)
+        return logits.scatter_add(-1, codes + depth * catalogue.codes_per_level, said)
+
+    def along(self, logits: Tensor, tokens: Tensor) -> Tensor:
+        """Logits [P, ..., m, levels * codes] that predict item `tokens` int64 [P, ..., m], with the evidence."""
+        nodes, added = torch.zeros_like(tokens[..., 0]), []
+        for depth in range(self.catalogue.levels):
+            added.append(self.add(logits[..., depth, :], depth, nodes))
+            nodes = self.descend(depth, nodes, tokens[..., depth])
+        return torch.stack(added, dim=-2)
+
+    def descend(self, depth: int, nodes: Tensor, tokens: Tensor) -> Tensor:
+        """The child int64 [...] that `tokens` lead to from trie `nodes` of `depth`; -1 where no item is behind it."""
+        codes = tokens - FIRST_CODE - depth * self.catalogue.codes_per_level
+        return self.catalogue.child(depth, nodes, codes)
+
+    def _mass(self, depth: int, first: Tensor, children: int) -> Tensor:
+        """Mass behind the nodes `first`, `first` + 1, .. of level `depth` + 1, float32 [P, ..., children]."""
+        ends = first.unsqueeze(-1) + torch.arange(children + 1, device=first.device)
+        leaves = self.catalogue.first_leaves(depth + 1, ends)
+        before = torch.searchsorted(self.places, leaves.flatten(1))
+        cumulated = self.below.gather(1, before).view(leaves.shape)
+        # A sum of rounded numbers may come out below one of fewer of them.
+        return (cumulated[..., 1:] - cumulated[..., :-1]).clamp_min(0.0)
