@@ -11,9 +11,12 @@ from actors.placement import start_worker
 from actors.pool import Pool
 from streamrec_dist.config import ActorConfig
 from streamrec_dist.materials import Materials
+from streamrec_dist.model.retriever import Retriever
+from streamrec_dist.model.weights import load_vector
 from streamrec_dist.rl.ports import Published, Task
 from streamrec_dist.stages.annotate import ThinkingMeter
 from streamrec_dist.stages.decoding import Recommender
+from streamrec_dist.stages.item_ranking import item_model_ranks, likely_items
 from streamrec_dist.types import PolicyVersion
 
 
@@ -24,21 +27,38 @@ class EvaluateActor:
         self.materials = materials
         self.device = start_worker(cpus, materials.config.deterministic)
         self.slot = ModelSlot(materials, self.device)
+        self.retriever: Retriever | None = None
+        self.retrieving: PolicyVersion | None = None
         self.meter = ThinkingMeter(materials, self.slot.engine)
 
     def _recommender(self, name: str, version: PolicyVersion, vector: np.ndarray) -> Recommender:
         self.slot.adopt(version, vector)
         return Recommender(self.materials, self.slot.model, name, self.device, self.slot.engine)
 
+    def _retrieves(self, version: PolicyVersion, vector: np.ndarray) -> Retriever:
+        if self.retriever is None:
+            self.retriever = self.materials.new_retriever().to(self.device).eval()
+        if version != self.retrieving:
+            load_vector(self.retriever, vector)
+            self.retrieving = version
+        return self.retriever
+
     def ranks(
         self, model: str, rows: np.ndarray, mask_history: bool, version: PolicyVersion, vector: np.ndarray
     ) -> np.ndarray:
+        if model == "retrieve":
+            return item_model_ranks(self._retrieves(version, vector), self.materials, rows, mask_history)
         return self._recommender(model, version, vector).target_ranks(rows, mask_history)
 
     def invalid_share(
         self, model: str, rows: np.ndarray, version: PolicyVersion, vector: np.ndarray
     ) -> float:
         return self._recommender(model, version, vector).invalid_beam_share(rows)
+
+    def likely_items(
+        self, rows: np.ndarray, version: PolicyVersion, vector: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        return likely_items(self._retrieves(version, vector), self.materials, rows)
 
     def thinking(self, rows: np.ndarray, version: PolicyVersion, vector: np.ndarray) -> dict[str, np.ndarray]:
         self.slot.adopt(version, vector)
@@ -57,6 +77,9 @@ class EvaluatePool:
 
     def invalid_share(self, model: str, rows: np.ndarray, weights: Published) -> Task:
         return self.pool.call("invalid_share", model, rows, weights.version, weights.vector)
+
+    def likely_items(self, rows: np.ndarray, weights: Published) -> Task:
+        return self.pool.call("likely_items", rows, weights.version, weights.vector)
 
     def thinking(self, rows: np.ndarray, weights: Published) -> Task:
         return self.pool.call("thinking", rows, weights.version, weights.vector)

@@ -18,6 +18,7 @@ SHARES = 10_000
 #: The actors of each stage; they run beside the learners, except in tokenize, where they end before those begin.
 ROLES = {
     "tokenize": ("embed",),
+    "retrieve": ("evaluate",),
     "pretrain": ("evaluate",),
     "sft": ("annotate", "evaluate"),
     "rl": ("rollout", "reward", "evaluate"),

@@ -55,6 +55,12 @@ class RemoteStore:
     def newest_checkpoint(self, stage: str) -> Checkpoint | None:
         return self._call(self.actor.newest_checkpoint.remote(stage))
 
+    def save_evidence(self, name: str, part: Weights) -> None:
+        self._call(self.actor.save_evidence.remote(name, part))
+
+    def evidence_parts(self) -> list[str]:
+        return self._call(self.actor.evidence_parts.remote())
+
     def save_weights(self, stage: str, weights: Weights) -> None:
         self._call(self.actor.save_weights.remote(stage, weights))
 

@@ -194,7 +194,7 @@ def _ids(
 def _train(materials: Materials, steps: int) -> Learner:
     learner = Learner(materials)
     learner.begin("pretrain", steps)
-    per_epoch = steps_per_epoch(materials, materials.config.stages.pretrain.batch)
+    per_epoch = steps_per_epoch(len(materials.rows), materials.config.stages.pretrain.batch)
     for first in range(0, steps, per_epoch):
         learner.train_rows(first // per_epoch, 0, min(per_epoch, steps - first))
     return learner

@@ -34,10 +34,16 @@ from streamrec_dist.materials import Materials
 from streamrec_dist.rundir import StageResult
 from streamrec_dist.stages.context import Context, Stopped
 from streamrec_dist.stages.pretrain import pretrain
+from streamrec_dist.stages.retrieve import retrieve
 from streamrec_dist.stages.rl import rl
 from streamrec_dist.stages.sft import sft
 
-LOOPS: dict[str, Callable[[Context], StageResult]] = {"pretrain": pretrain, "sft": sft, "rl": rl}
+LOOPS: dict[str, Callable[[Context], StageResult]] = {
+    "retrieve": retrieve,
+    "pretrain": pretrain,
+    "sft": sft,
+    "rl": rl,
+}
 #: How often a stage is started again from its last checkpoint after one of its processes died.
 STAGE_RESTARTS = 3
 #: Millions of items take hours.
@@ -100,6 +106,8 @@ class Controller:
             self._emit(Event("stage", stage, state="skipped"))
             return
         self._emit(Event("stage", stage, state="started"))
+        if stage == "pretrain":
+            self._materials = None  # what stage retrieve found belongs to them
         result = self._with_restarts(stage)
         self.store.finish_stage(result)
         metrics = result.metrics | {"seconds": result.seconds}

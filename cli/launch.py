@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import ray
+import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.evaluate import EvaluatePool
@@ -22,6 +23,7 @@ from streamrec_dist.data.split import rows_of_some, split_rows
 from streamrec_dist.errors import DataError, EnvironmentProblem, RunError, UsageError
 from streamrec_dist.hardware import resolve_precision
 from streamrec_dist.materials import Materials
+from streamrec_dist.model.retriever import Retriever
 from streamrec_dist.model.weights import flatten, import_weights
 from streamrec_dist.rl.ports import Published
 from streamrec_dist.rundir import RunDir
@@ -34,6 +36,7 @@ from streamrec_dist.stages.evaluate import (
     baseline_ranks,
     metrics_with_intervals,
 )
+from streamrec_dist.stages.item_ranking import item_model_ranks
 from streamrec_dist.stages.recommend import given_history, user_history
 from streamrec_dist.stages.recommend import recommend as rank_items
 from streamrec_dist.stages.run_store import RunStore
@@ -168,8 +171,10 @@ def recommend(
     config, store = options.config(run, stage), RunStore(run.path)
     dataset = store.dataset()
     items = user_history(dataset, user) if user is not None else given_history(dataset, history or [])
-    materials = store.materials(config)
-    found = rank_items(_recommender(materials, store, stage), dataset, items, k)
+    materials, retriever = store.materials(config), None
+    if config.model.evidence:
+        retriever = _retriever(materials, store)
+    found = rank_items(_recommender(materials, store, stage), retriever, dataset, items, k)
     return {"run": run.name, "stage": stage, "user": user, "synthetic": dataset.synthetic, **found}
 
 
@@ -179,6 +184,12 @@ def _recommender(materials: Materials, store: RunStore, stage: str) -> Recommend
     return Recommender(materials, model, stage)
 
 
+def _retriever(materials: Materials, store: RunStore) -> Retriever:
+    retriever = materials.new_retriever()
+    import_weights(retriever, store.load_weights("retrieve"))
+    return retriever.eval()
+
+
 def _rank_here(
     store: RunStore,
     config: Config,
@@ -186,13 +197,18 @@ def _rank_here(
     rows: np.ndarray,
     mask_history: bool,
     on_progress: Callable[[int, int], None],
-) -> tuple[np.ndarray, float]:
-    recommender = _recommender(store.materials(config), store, stage)
-    ranks = []
+) -> tuple[np.ndarray, float | None]:
+    materials = store.materials(config)
+    if stage == "retrieve":
+        ranks = item_model_ranks(_retriever(materials, store), materials, rows, mask_history)
+        on_progress(len(rows), len(rows))
+        return ranks, None
+    recommender = _recommender(materials, store, stage)
+    parts = []
     for first in range(0, len(rows), EVALUATION_CHUNK):
-        ranks.append(recommender.target_ranks(rows[first : first + EVALUATION_CHUNK], mask_history))
+        parts.append(recommender.target_ranks(rows[first : first + EVALUATION_CHUNK], mask_history))
         on_progress(min(first + EVALUATION_CHUNK, len(rows)), len(rows))
-    return np.concatenate(ranks), recommender.invalid_beam_share(some_of(rows, INVALID_USERS, config.seed))
+    return np.concatenate(parts), recommender.invalid_beam_share(some_of(rows, INVALID_USERS, config.seed))
 
 
 def _rank_on_cluster(
@@ -202,9 +218,9 @@ def _rank_on_cluster(
     rows: np.ndarray,
     mask_history: bool,
     on_progress: Callable[[int, int], None],
-) -> tuple[np.ndarray, float]:
+) -> tuple[np.ndarray, float | None]:
     materials = store.materials(config)
-    model = materials.new_model()
+    model: torch.nn.Module = materials.new_retriever() if stage == "retrieve" else materials.new_model()
     import_weights(model, store.load_weights(WEIGHTS[stage]))
     weights = Published(PolicyVersion(0), ray.put(flatten(model, policy_only=False)))
     settled = stage_config(config, "pretrain", cluster_gpus())
@@ -213,12 +229,15 @@ def _rank_on_cluster(
         wait_started({"evaluate": evaluators.pool.started()})
         parts = [rows[first : first + EVALUATION_CHUNK] for first in range(0, len(rows), EVALUATION_CHUNK)]
         tasks = [evaluators.ranks(stage, part, mask_history, weights) for part in parts]
-        share = evaluators.invalid_share(stage, some_of(rows, INVALID_USERS, config.seed), weights)
+        some, share = some_of(rows, INVALID_USERS, config.seed), None
+        if stage != "retrieve":
+            share = evaluators.invalid_share(stage, some, weights)
         ranks = []
         for task in tasks:
             ranks.append(runtime.receipt(task, "evaluation", DEADLINE_S))
             on_progress(sum(len(done) for done in ranks), len(rows))
-        return np.concatenate(ranks), runtime.receipt(share, "evaluation", DEADLINE_S)
+        invalid = runtime.receipt(share, "evaluation", DEADLINE_S) if share else None
+        return np.concatenate(ranks), invalid
     finally:
         evaluators.pool.close()
 

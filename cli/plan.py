@@ -20,6 +20,7 @@ class StageName(StrEnum):
     """What `train --stage` takes."""
 
     tokenize = "tokenize"
+    retrieve = "retrieve"
     pretrain = "pretrain"
     sft = "sft"
     rl = "rl"
@@ -70,7 +71,10 @@ def missing_stages(plan: RunPlan, stage: StageName, only: bool) -> tuple[str, ..
     """
     last = last_stage(stage)
     finished = plan.run().finished_stages() if plan.resume else []
-    wanted = [name for name in STAGES[: STAGES.index(last) + 1] if name not in finished]
+    stages = [name for name in STAGES if name != "retrieve" or plan.config.model.evidence]
+    if last not in stages:
+        raise UsageError(f"model.evidence is 0, so that run {plan.name} has no stage {last}")
+    wanted = [name for name in stages[: stages.index(last) + 1] if name not in finished]
     before = [name for name in wanted if name != last]
     if before and only:
         raise UsageError(

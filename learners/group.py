@@ -29,10 +29,11 @@ class LearnerGroup(RankGroup):
         weights: Weights | None = None,
         checkpoint: Weights | None = None,
         step: int = 0,
+        fold: int = -1,
     ) -> None:
         # Put once and handed out by reference: every rank reads the same copy.
         shared = [ray.put(value) if value is not None else None for value in (weights, checkpoint)]
-        self.all("begin", stage, total_steps, *shared, step)
+        self.all("begin", stage, total_steps, *shared, step, fold)
 
     def annotate(self, parts: Sequence[Payload]) -> None:
         self.all("annotate", *parts)

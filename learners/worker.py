@@ -34,8 +34,9 @@ class LearnerWorker(Rank):
         weights: Weights | None,
         checkpoint: Weights | None,
         step: int,
+        fold: int,
     ) -> None:
-        self.learner.begin(stage, total_steps, weights, checkpoint, step)
+        self.learner.begin(stage, total_steps, weights, checkpoint, step, fold)
 
     def annotate(self, *parts: Annotation) -> None:
         self.learner.annotate(parts)

@@ -77,9 +77,9 @@ class ModelConfig(Section):
     d_ff: int = Field(1024, ge=8)
     dropout: float = Field(0.1, ge=0, lt=1)
     evidence: int = Field(
-        128,
+        64,
         ge=0,
-        description="items that other users took next, as evidence for the thinking decoder; 0: none",
+        description="items that stage retrieve names as evidence for the thinking decoder; 0: no such stage",
     )
     direct_evidence: bool = Field(
         False, description="give it to the direct decoder too, which then is no TIGER"
@@ -149,6 +149,36 @@ class TokenizeConfig(Section):
     lr: float = Field(3e-3, gt=0, lt=1)
     latent: int = Field(32, ge=2)
     hidden: tuple[int, ...] = (512, 256, 128)
+
+
+class ItemModelConfig(Optimiser):
+    """A model over item ids, trained with a softmax over the whole catalogue."""
+
+    d_model: int = Field(64, ge=4)
+    layers: int = Field(2, ge=1)
+    heads: int = Field(2, ge=1)
+    dropout: float = Field(0.5, ge=0, lt=1)
+    lr: float = Field(1e-3, gt=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0, lt=1)
+    epochs: int = Field(40, ge=1)
+    batch: int = Field(256, ge=2)
+    patience: int = Field(5, ge=1, description="evaluations without a better validation NDCG@10")
+    eval_every: int = Field(1, ge=1, description="epochs between evaluations")
+    eval_users: int = Field(2000, ge=1, description="validation users of an evaluation while training")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> ItemModelConfig:
+        if self.d_model % self.heads:
+            raise ValueError(f"d_model {self.d_model} does not divide by heads {self.heads}")
+        return self
+
+
+class RetrieveConfig(ItemModelConfig):
+    """The retriever, whose items are the evidence for the stages after it."""
+
+    epochs: int = Field(6, ge=1)
+    patience: int = Field(2, ge=1, description="evaluations without a better validation NDCG@10")
+    folds: int = Field(3, ge=2, description="a training row gets its evidence from users of other folds")
 
 
 class PretrainConfig(Optimiser):
@@ -238,6 +268,7 @@ class StagesConfig(Section):
     """Everything a stage can be told."""
 
     tokenize: TokenizeConfig = TokenizeConfig()
+    retrieve: RetrieveConfig = RetrieveConfig()
     pretrain: PretrainConfig = PretrainConfig()
     sft: SftConfig = SftConfig()
     rl: RlConfig = RlConfig()
@@ -281,7 +312,7 @@ class Config(Section):
                 f"stages.pretrain.retrieved is {self.stages.pretrain.retrieved} but only items.neighbours = "
                 f"{self.items.neighbours} text neighbours are kept"
             )
-        for name in ("pretrain", "sft"):
+        for name in ("retrieve", "pretrain", "sft"):
             batch = getattr(self.stages, name).batch
             if batch % self.learners.world_size:
                 raise ValueError(

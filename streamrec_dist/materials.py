@@ -7,19 +7,27 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from scipy import sparse
 
 from streamrec_dist.config import Config
-from streamrec_dist.data.batches import Corpus, history_tokens
+from streamrec_dist.data.batches import Corpus, history_items, history_tokens
 from streamrec_dist.data.evidence import (
     Cooccurrence,
+    EvidenceTable,
     along_leaves,
     evidence_of_histories,
     evidence_of_rows,
+    no_evidence,
+    padded,
 )
 from streamrec_dist.errors import DataError
 from streamrec_dist.items.catalogue import Catalogue
 from streamrec_dist.model.backbone import StreamRec
+from streamrec_dist.model.retriever import Retriever
+
+#: Items of the counts that the retriever is told of.
+COUNTED = 256
+#: An item of probability 1 / (UNITS * n_items) has evidence of mass 1.
+UNITS = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +41,9 @@ class Materials:
     corpus: Corpus
     neighbours: np.ndarray  # int32 [n_items, k], nearest first
     rows: np.ndarray  # int64 [rows, 2], the training rows (user, position of the target)
-    counts: Cooccurrence | None = None  # where the configuration has evidence
+    counts: Cooccurrence | None = None  # what the retriever knows of the items: how often they stand together
+    texts: np.ndarray | None = None  # float32 [n_items, dim], and what their texts say
+    evidence: EvidenceTable | None = None  # what stage retrieve found
 
     def __post_init__(self) -> None:
         self._check_ids(self.config.items.levels, self.config.items.codes, "the configuration")
@@ -52,29 +62,41 @@ class Materials:
             )
 
     def prompts(self, rows: np.ndarray) -> list[np.ndarray]:
-        """What the model reads of rows int64 [n, 2] (user, position): their history tokens int64 [n, S], padded with
-        0, and their evidence (data/evidence.py), empty where there is none."""
+        """What the recommender reads of rows int64 [n, 2] (user, position).
+
+        History tokens int64 [n, S], padded with 0, and their evidence as `StreamRec.evidence` takes it, of no items
+        where the run has none.
+        """
         tokens, _ = history_tokens(self.corpus, rows)
-        if self.counts is None:
-            return [tokens, *self._laid_out(None, len(rows))]
-        most = self.config.model.evidence
-        return [
-            tokens,
-            *self._laid_out(evidence_of_rows(self.counts, self.corpus, rows, most), len(rows)),
-        ]
+        if self.evidence is None:
+            return [tokens, *self.laid_out(*no_evidence(len(rows)))]
+        return [tokens, *self.laid_out(*self.evidence.of(self.corpus, rows))]
 
-    def prompt_of(self, history: np.ndarray) -> list[np.ndarray]:
+    def laid_out(self, items: np.ndarray, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Likely items int [n, K], distinct, and their probabilities float [n, K], along the leaves of the trie."""
+        mass = share.astype(np.float32) * (UNITS * self.corpus.n_items)
+        return along_leaves(items, mass, self._place_of)
+
+    def item_prompts(self, rows: np.ndarray) -> list[np.ndarray]:
+        """What the retriever reads of rows int64 [n, 2]: histories int64 [n, L] of items, padded with -1, the items
+        that the counts speak for int64 [n, K], and their mass float32 [n, K]."""
+        assert self.counts is not None
+        corpus = self.corpus
+        history, _ = history_items(corpus.items, corpus.offsets, rows, corpus.max_history)
+        return [history, *padded(evidence_of_rows(self.counts, corpus, rows, COUNTED), COUNTED)]
+
+    def item_prompt_of(self, history: np.ndarray) -> list[np.ndarray]:
         """The same of one history int64 [length] of items, oldest first."""
-        seen = history[-self.corpus.max_history :][None]
-        mass = None
-        if self.counts is not None:
-            mass = evidence_of_histories(self.counts, seen, self.config.model.evidence)
-        return [self.corpus.item_tokens(seen).reshape(1, -1), *self._laid_out(mass, 1)]
+        assert self.counts is not None
+        seen = history[-self.corpus.max_history :][None].astype(np.int64)
+        return [seen, *padded(evidence_of_histories(self.counts, seen, COUNTED), COUNTED)]
 
-    def _laid_out(self, mass: sparse.csr_array | None, rows: int) -> tuple[np.ndarray, np.ndarray]:
-        if mass is None:
-            return np.zeros((rows, 0), dtype=np.int64), np.zeros((rows, 1), dtype=np.float32)
-        return along_leaves(mass, self._place_of, self.config.model.evidence)
+    @cached_property
+    def folds(self) -> np.ndarray:
+        """The fold of each training row's user, int64 [rows]."""
+        rng = np.random.default_rng([self.config.seed, 7])
+        users = len(self.corpus.offsets) - 1
+        return rng.integers(0, self.config.stages.retrieve.folds, users)[self.rows[:, 0]]
 
     @cached_property
     def _place_of(self) -> np.ndarray:
@@ -84,6 +106,14 @@ class Materials:
     @cached_property
     def catalogue(self) -> Catalogue:
         return Catalogue(self.corpus.codes, self.corpus.codes_per_level)
+
+    def new_retriever(self) -> Retriever:
+        """The retriever of this configuration, likewise. Raises DataError where the configuration has none."""
+        if self.texts is None:
+            raise DataError("model.evidence is 0, so that the run has no retriever")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            return Retriever(self.config, self.corpus.n_items, self.texts)
 
     def new_model(self) -> StreamRec:
         """The model of this configuration, initialised from its seed: equal in every process."""

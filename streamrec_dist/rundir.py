@@ -30,7 +30,7 @@ from streamrec_dist.config import Config
 from streamrec_dist.config_file import differing_keys, dump_config, load_config
 from streamrec_dist.errors import DataError, UsageError
 
-STAGES = ("tokenize", "pretrain", "sft", "rl")
+STAGES = ("tokenize", "retrieve", "pretrain", "sft", "rl")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 #: Keys that may change between parts of a run: where it runs, not what it learns.
 CHANGEABLE = ("cluster.", "actors.", "learners.")

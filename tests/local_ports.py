@@ -15,7 +15,7 @@ from streamrec_dist.config_file import parse_config
 from streamrec_dist.data.batches import Corpus
 from streamrec_dist.data.build import validate
 from streamrec_dist.data.demo import demo_catalogue
-from streamrec_dist.data.evidence import Cooccurrence
+from streamrec_dist.data.evidence import Cooccurrence, EvidenceTable
 from streamrec_dist.data.split import training_rows
 from streamrec_dist.decode.engine import Engine
 from streamrec_dist.events import Event
@@ -30,6 +30,7 @@ from streamrec_dist.rundir import Checkpoint, StageResult
 from streamrec_dist.stages.annotate import Annotator, ThinkingMeter
 from streamrec_dist.stages.context import Context
 from streamrec_dist.stages.decoding import Recommender
+from streamrec_dist.stages.item_ranking import item_model_ranks, likely_items
 from streamrec_dist.training.learner import Learner
 from streamrec_dist.types import GroupCounts
 
@@ -39,6 +40,7 @@ items: {levels: 3, codes: 16, neighbours: 8}
 model: {d_model: 32, layers: 1, heads: 2, d_head: 16, d_ff: 64, precision: fp32}
 learners: {world_size: 1}
 stages:
+  retrieve: {epochs: 2, batch: 64, d_model: 16, folds: 2, eval_users: 40}
   pretrain: {epochs: 2, batch: 64, retrieved: 1, eval_users: 40, lr: 0.003}
   sft: {thoughts: 2, rounds: 2, epochs: 1, batch: 64, eval_users: 40, annotate_batch: 128, own_thoughts: 0}
   rl: {steps: 6, prompts: 16, group_size: 4, negatives: 5, similarity_items: 64, eval_every: 3,
@@ -62,8 +64,15 @@ def tiny_materials(config: Config | None = None, users: int = 120, items: int = 
         ]
     ).astype(np.int32)
     corpus = Corpus.of(dataset, ids, codes, config.data.max_history)
-    counts = Cooccurrence.of(corpus) if config.model.evidence else None
-    return Materials(config, corpus, neighbours, training_rows(dataset), counts)
+    rows = training_rows(dataset)
+    if not config.model.evidence:
+        return Materials(config, corpus, neighbours, rows)
+    # Whatever the evidence says, decoding and training have to make the same of it.
+    most = min(config.model.evidence, dataset.n_items)
+    items = np.argsort(rng.random((len(corpus.items), dataset.n_items)), axis=1)[:, :most].astype(np.int32)
+    evidence = EvidenceTable(items, (rng.random((len(items), most)) ** 4).astype(np.float16))
+    texts = rng.normal(size=(dataset.n_items, 8)).astype(np.float32)
+    return Materials(config, corpus, neighbours, rows, Cooccurrence.of(corpus), texts, evidence)
 
 
 class LocalRuntime:
@@ -97,8 +106,8 @@ class LocalLearners:
         self.world_size = 1
         self.consumed: list[tuple[int, int]] = []
 
-    def begin(self, stage, total_steps, weights=None, checkpoint=None, step=0) -> None:
-        self.learner.begin(stage, total_steps, weights, checkpoint, step)
+    def begin(self, stage, total_steps, weights=None, checkpoint=None, step=0, fold=-1) -> None:
+        self.learner.begin(stage, total_steps, weights, checkpoint, step, fold)
 
     def annotate(self, parts) -> None:
         self.learner.annotate([part() for part in parts])
@@ -184,10 +193,22 @@ class LocalEvaluators(LocalWorkers):
         return Recommender(self.materials, self.model, model, engine=self.engine)
 
     def ranks(self, model, rows, mask_history, weights) -> Task:
+        if model == "retrieve":
+            return lazy(
+                lambda: (item_model_ranks(self.retriever(weights), self.materials, rows, mask_history), None)
+            )
         return lazy(lambda: (self.recommender(model, weights).target_ranks(rows, mask_history), None))
 
     def invalid_share(self, model, rows, weights) -> Task:
         return lazy(lambda: (self.recommender(model, weights).invalid_beam_share(rows), None))
+
+    def likely_items(self, rows, weights) -> Task:
+        return lazy(lambda: (likely_items(self.retriever(weights), self.materials, rows), None))
+
+    def retriever(self, weights):
+        retriever = self.materials.new_retriever().eval()
+        load_vector(retriever, weights.vector)
+        return retriever
 
     def thinking(self, rows, weights) -> Task:
         def work():
@@ -203,6 +224,7 @@ class MemoryStore:
     checkpoints: dict[str, list[Checkpoint]] = field(default_factory=dict)
     weights: dict[str, Any] = field(default_factory=dict)
     results: dict[str, StageResult] = field(default_factory=dict)
+    evidence: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
 
     def emit(self, *events: Event) -> None:
@@ -222,6 +244,12 @@ class MemoryStore:
 
     def finish_stage(self, result: StageResult) -> None:
         self.results[result.stage] = result
+
+    def save_evidence(self, name, part) -> None:
+        self.evidence[name] = part
+
+    def evidence_parts(self) -> list[str]:
+        return list(self.evidence)
 
     def of_kind(self, kind: str, stage: str) -> list[Event]:
         return [event for event in self.events if event.kind == kind and event.stage == stage]

@@ -4,9 +4,24 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
+from streamrec_dist.baselines.counting import CountingModel
+from streamrec_dist.config_file import parse_config
 from streamrec_dist.data.batches import Corpus
-from streamrec_dist.data.evidence import Cooccurrence, evidence_of_rows
+from streamrec_dist.data.build import validate
+from streamrec_dist.data.demo import demo_catalogue
+from streamrec_dist.data.evidence import Cooccurrence, evidence_of_histories, evidence_of_rows
+from streamrec_dist.data.split import split_rows
+from streamrec_dist.decode.engine import Engine
+from streamrec_dist.materials import UNITS
+from streamrec_dist.rl.rollout import Sampler
+from streamrec_dist.stages.decoding import Recommender
+from streamrec_dist.tokens import BOS, FIRST_CODE
+from streamrec_dist.training.pretrain_loss import PretrainLoss, pretrain_batch
+from streamrec_dist.training.rl_loss import rollout_log_probs
+from streamrec_dist.types import PolicyVersion
+from tests.local_ports import TINY, tiny_materials
 
 ITEMS = 12
 
@@ -65,3 +80,172 @@ def test_evidence_counts_as_if_the_sequence_ended_before_the_target(sequences, m
     for number, (user, position) in enumerate(rows):
         expected = by_loops(sequences, user, position, max_history)
         np.testing.assert_allclose(found[number], expected, atol=2e-6, err_msg=f"row {user}, {position}")
+
+
+def test_evidence_of_a_history_is_that_of_a_held_out_row(sequences):
+    corpus = corpus_of(sequences)
+    counts = Cooccurrence.of(corpus)
+    row = np.array([[3, len(sequences[3]) - 1]])
+    history = np.array([sequences[3][:-1][-20:]])
+    expected = evidence_of_rows(counts, corpus, row, 4).toarray()
+    np.testing.assert_allclose(evidence_of_histories(counts, history, 4).toarray(), expected, atol=1e-6)
+    assert (expected > 0).sum() == 4
+
+
+def test_the_counts_are_those_of_the_counting_baseline():
+    dataset = validate(demo_catalogue(users=80, items=60, seed=0))
+    corpus = Corpus.of(dataset, np.zeros((dataset.n_items, 2), dtype=np.int32), 4, 20)
+    rows = split_rows(dataset, "test")
+    found = evidence_of_rows(Cooccurrence.of(corpus), corpus, rows, dataset.n_items).toarray()
+    expected = CountingModel.fit(dataset).score(dataset, rows)
+    np.testing.assert_allclose(found, np.where(expected > 1e-6, expected, 0), rtol=1e-4)
+
+
+# evidence in the model
+
+
+@pytest.fixture(scope="module")
+def materials():
+    return tiny_materials()
+
+
+@pytest.fixture(scope="module")
+def model(materials):
+    model = materials.new_model().eval()
+    with torch.no_grad():
+        model.decoder.evidence.copy_(torch.tensor([0.5, 1.5, 1.0]))
+    return model
+
+
+def evidence_by_loops(materials, model, row: np.ndarray, logits: np.ndarray, prefix: list[int]) -> np.ndarray:
+    """Logits [levels * codes] of the code after `prefix`, with what the row's likely items add."""
+    corpus, level = materials.corpus, len(prefix)
+    event = corpus.offsets[row[0]] + row[1]
+    masses = np.zeros(corpus.codes_per_level)
+    for item, share in zip(materials.evidence.items[event], materials.evidence.share[event], strict=True):
+        codes = corpus.codes[item]
+        if codes[:level].tolist() == prefix:
+            masses[codes[level]] += float(share) * UNITS * corpus.n_items
+    added = logits.copy()
+    start = level * corpus.codes_per_level
+    added[start : start + corpus.codes_per_level] += model.decoder.evidence[level].item() * np.log1p(masses)
+    return added
+
+
+def log_prob_by_loops(materials, model, row: np.ndarray, thoughts: list[int], item: int) -> float:
+    """log P(item | history, thoughts), token by token through the plain model."""
+    corpus = materials.corpus
+    tokens = corpus.item_tokens(np.array([item]))[0].tolist()
+    history = torch.from_numpy(materials.prompts(row[None])[0])
+    total, sequence = 0.0, [BOS, *thoughts]
+    for level, token in enumerate(tokens):
+        hidden, _ = model.decode(torch.tensor([[sequence]]), model.read(history))
+        logits = model.logits(hidden[0, 0, -1]).numpy()
+        prefix = corpus.codes[item][:level].tolist()
+        logits = evidence_by_loops(materials, model, row, logits, prefix)
+        total += logits[token - FIRST_CODE] - np.logaddexp.reduce(logits)
+        sequence.append(token)
+    return total
+
+
+@torch.no_grad()
+def test_logits_with_evidence_equal_loops_over_the_items(materials, model):
+    rows = materials.rows[:5]
+    _, places, below = (torch.from_numpy(array) for array in materials.prompts(rows))
+    evidence = model.evidence(materials.catalogue, places, below)
+    items = np.array([4, 17, 55, 80, 2])
+    tokens = torch.from_numpy(materials.corpus.item_tokens(items))[:, None]
+    logits = torch.randn(5, 1, 3, 48, generator=torch.Generator().manual_seed(0))
+    found = evidence.along(logits, tokens)
+    for number, row in enumerate(rows):
+        for level in range(3):
+            prefix = materials.corpus.codes[items[number]][:level].tolist()
+            expected = evidence_by_loops(materials, model, row, logits[number, 0, level].numpy(), prefix)
+            np.testing.assert_allclose(found[number, 0, level], expected, atol=1e-5)
+    # A prefix that no item has leads nowhere and adds nothing.
+    nowhere = torch.full((5, 1), -1)
+    assert torch.equal(evidence.add(logits[:, :, 1], 1, nowhere), logits[:, :, 1])
+
+
+@torch.no_grad()
+def test_beams_rank_all_items_as_loops_do(materials, model):
+    recommender = Recommender(materials, model, "sft")
+    rows = split_rows(materials.corpus, "test")[:2]
+    ranked = recommender.rank(rows, materials.corpus.n_items, mask_history=False)
+    for number, row in enumerate(rows):
+        thoughts = ranked.thoughts[number].tolist()
+        scores = [log_prob_by_loops(materials, model, row, thoughts, item) for item in range(90)]
+        np.testing.assert_allclose(ranked.scores[number], np.sort(scores)[::-1], atol=1e-4)
+        assert np.array_equal(np.sort(ranked.items[number]), np.arange(90))
+        np.testing.assert_allclose(np.array(scores)[ranked.items[number]], ranked.scores[number], atol=1e-4)
+
+
+@pytest.mark.parametrize("sampling", ["free", "trie"])
+@torch.no_grad()
+def test_rollouts_candidates_and_the_learner_agree_on_evidence(model, sampling):
+    materials = tiny_materials(parse_config(TINY, "tiny", [f"stages.rl.sampling={sampling}"]))
+    config = materials.config.stages.rl
+    batch = Sampler(materials, Engine(model)).rollout(PolicyVersion(0), 0, 6)
+    rows = materials.rows[batch.rows]
+    prompts = [torch.from_numpy(array) for array in materials.prompts(rows)]
+    tokens = torch.from_numpy(batch.tokens.astype(np.int64))
+    again = rollout_log_probs(model, prompts, tokens, config, materials.catalogue)
+    np.testing.assert_allclose(batch.logprobs, again, atol=1e-4)
+    corpus = materials.corpus
+    for number in range(2):
+        target = int(corpus.items[corpus.offsets[rows[number, 0]] + rows[number, 1]])
+        candidates = [target, *materials.neighbours[target, : config.negatives]]
+        thoughts = batch.tokens[number, 1, :2].tolist()
+        expected = [log_prob_by_loops(materials, model, rows[number], thoughts, int(c)) for c in candidates]
+        np.testing.assert_allclose(batch.candidate_logprobs[number, 1], expected, atol=1e-4)
+
+
+def test_the_direct_decoder_has_evidence_only_where_it_is_given_any(materials):
+    plain = materials.new_model()
+    assert plain.direct.evidence is None and plain.decoder.evidence is not None
+    both = tiny_materials(parse_config(TINY, "tiny", ["model.direct_evidence=true"])).new_model()
+    assert both.direct.evidence is not None
+    none = tiny_materials(parse_config(TINY, "tiny", ["model.evidence=0"])).new_model()
+    assert none.decoder.evidence is None
+
+
+def test_the_weight_of_evidence_is_learnt(materials):
+    model = materials.new_model()
+    batch = pretrain_batch(materials, materials.rows[:16], torch.device("cpu"))
+    loss, _ = PretrainLoss(model, 1.0, materials.catalogue)(batch)
+    loss.backward()
+    assert (model.decoder.evidence.grad.abs() > 0).all()
+
+
+# the retriever
+
+
+def test_the_retriever_adds_counts_and_repeats_to_its_scores(materials):
+    retriever = materials.new_retriever().eval()
+    with torch.no_grad():
+        retriever.count_weight.fill_(0.5)
+        retriever.repeat_weight.fill_(-0.2)
+        rows = materials.rows[[3, 40, 41]]
+        history, counted, mass = materials.item_prompts(rows)
+        found = retriever(*(torch.from_numpy(array) for array in (history, counted, mass)))
+        for number in range(3):
+            items = [item for item in history[number].tolist() if item >= 0]
+            vectors = retriever.vectors()
+            alone = torch.tensor([items])
+            state = retriever.states(vectors[alone], torch.tensor([len(items)]))[0]
+            expected = vectors @ state + retriever.bias
+            for item, amount in zip(counted[number], mass[number], strict=True):
+                expected[item] += 0.5 * np.log1p(amount / 0.01)
+            for item in set(items):
+                expected[item] -= 2.0
+            torch.testing.assert_close(found[number], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_later_items_do_not_change_earlier_states(materials):
+    retriever = materials.new_retriever().eval()
+    items = torch.tensor([[5, 7, 9, 11]])
+    other = torch.tensor([[5, 7, 30, 2]])
+    with torch.no_grad():
+        vectors, length = retriever.vectors(), torch.tensor([2])
+        # Positions count from the end of what is read, which is the same for both.
+        assert torch.equal(retriever.states(vectors[items], length), retriever.states(vectors[other], length))

@@ -34,7 +34,8 @@ from tests.local_ports import TINY, tiny_materials
 
 @pytest.fixture(scope="module")
 def materials():
-    return tiny_materials()
+    """Without evidence, of which tests/test_evidence.py is."""
+    return tiny_materials(parse_config(TINY, "tiny", ["model.evidence=0"]))
 
 
 def test_dpo_equals_its_definition():
@@ -140,7 +141,7 @@ def test_pretrain_loss_equals_separate_passes(materials):
     nearest = materials.neighbours[item, 0]
     assert batch.retrieved[0].tolist() == materials.corpus.item_tokens(nearest).tolist()
     with torch.no_grad():
-        loss, parts = PretrainLoss(model, 1.0)(batch)
+        loss, parts = PretrainLoss(model, 1.0, materials.catalogue)(batch)
         for stack, labels in (
             ("thinking", torch.cat([batch.retrieved, batch.target], -1)),
             ("direct", batch.target),
@@ -166,13 +167,13 @@ def test_retrieved_items_stand_nearest_last():
 
 @pytest.mark.parametrize("ste", ["one_pass", "two_pass"])
 def test_sft_loss_equals_its_parts(ste):
-    config = parse_config(TINY, "tiny", [f"stages.sft.ste={ste}"])
+    config = parse_config(TINY, "tiny", ["model.evidence=0", f"stages.sft.ste={ste}"])
     materials = tiny_materials(config)
     model = materials.new_model().eval()
     chosen = np.arange(12)
     annotation = annotate(materials, model, 0, len(materials.rows), 0)
     batch = sft_batch(materials, annotation, chosen, torch.device("cpu"))
-    loss_module = SftLoss(model, config.stages.sft, all_item_tokens(materials))
+    loss_module = SftLoss(model, config.stages.sft, all_item_tokens(materials), materials.catalogue)
     loss, parts = loss_module(batch)
     sequences = torch.cat([batch.thoughts, batch.target], dim=-1)
     with torch.no_grad():

@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 
 from streamrec_dist.config_file import parse_config
-from streamrec_dist.data.split import training_rows
+from streamrec_dist.data.evidence import EvidenceTable
+from streamrec_dist.data.split import split_rows, training_rows
+from streamrec_dist.model.weights import import_weights
+from streamrec_dist.stages.item_ranking import likely_items
 from streamrec_dist.stages.pretrain import pretrain
+from streamrec_dist.stages.retrieve import retrieve
 from streamrec_dist.stages.rl import rl
 from streamrec_dist.stages.sft import sft
 from tests.local_ports import TINY, MemoryStore, local_context, tiny_materials
@@ -18,20 +22,59 @@ from tests.local_ports import TINY, MemoryStore, local_context, tiny_materials
 
 @pytest.fixture(scope="module")
 def materials():
-    return tiny_materials()
+    return tiny_materials(parse_config(TINY, "tiny", ["stages.sft.own_thoughts=0.5"]))
 
 
 @pytest.fixture(scope="module")
 def trained(materials):
-    """A store after stages 1 and 2."""
+    """A store after the retriever and stages 1 and 2."""
     store = MemoryStore()
+    store.finish_stage(retrieve(local_context(materials, store)))
+    informed = with_evidence(materials, store)
     for stage in (pretrain, sft):
-        store.finish_stage(stage(local_context(materials, store)))
+        store.finish_stage(stage(local_context(informed, store)))
     return store
 
 
+def with_evidence(materials, store: MemoryStore):
+    parts = list(store.evidence.values())
+    return replace(materials, evidence=EvidenceTable.joined(len(materials.corpus.items), parts))
+
+
 def copy_of(store: MemoryStore) -> MemoryStore:
-    return MemoryStore(weights=dict(store.weights))
+    return MemoryStore(weights=dict(store.weights), evidence=dict(store.evidence))
+
+
+def test_every_row_has_evidence_from_a_retriever_that_has_not_seen_its_user(materials, trained):
+    assert sorted(trained.evidence) == ["fold-0", "fold-1", "held-out"]
+    held_out = sum(len(split_rows(materials.corpus, split)) for split in ("valid", "test"))
+    assert len(trained.evidence["held-out"]["event"]) == held_out
+    events = np.concatenate([part["event"] for part in trained.evidence.values()])
+    assert len(np.unique(events)) == len(events) == held_out + len(materials.rows)
+    folds = dict(zip(materials.rows[:, 0], materials.folds, strict=True))
+    for fold in range(2):
+        users = np.searchsorted(
+            materials.corpus.offsets, trained.evidence[f"fold-{fold}"]["event"], side="right"
+        )
+        assert {folds[user - 1] for user in users} == {fold}
+    # What the retriever of all users finds for held-out rows, another loop over them finds too.
+    retriever = materials.new_retriever().eval()
+    import_weights(retriever, trained.weights["retrieve"])
+    rows = split_rows(materials.corpus, "valid")
+    again = likely_items(retriever, materials, rows)
+    part = trained.evidence["held-out"]
+    assert np.array_equal(part["event"][: len(rows)], again["event"])
+    np.testing.assert_allclose(part["share"][: len(rows)], again["share"], atol=2e-3)
+
+
+def test_the_retriever_of_a_fold_has_learnt_from_no_user_of_it(materials):
+    context = local_context(materials)
+    learner = context.learners.learner
+    learner.begin("retrieve", 4, fold=1)
+    learner.train_rows(0, 0, 2)
+    chosen = learner.trainee.rows
+    assert set(chosen[:, 0]).isdisjoint(materials.rows[materials.folds == 1, 0])
+    assert len(chosen) == (materials.folds != 1).sum()
 
 
 def test_pretraining_lowers_the_loss_and_keeps_the_best(trained):
@@ -45,7 +88,17 @@ def test_pretraining_lowers_the_loss_and_keeps_the_best(trained):
     assert trained.results["pretrain"].metrics["ndcg@10"] == pytest.approx(best)
 
 
-def test_sft_reports_the_leak_and_lowers_the_nll_of_sampled_thoughts(trained):
+def test_sft_lowers_the_nll_of_sampled_thoughts():
+    """Without evidence, which lets a pretrained decoder find the target whatever it thinks."""
+    config = parse_config(TINY, "tiny", ["stages.sft.own_thoughts=0.5", "model.evidence=0"])
+    store, materials = MemoryStore(), tiny_materials(config)
+    for stage in (pretrain, sft):
+        store.finish_stage(stage(local_context(materials, store)))
+    metrics = store.results["sft"].metrics
+    assert metrics["sampled_nll_last"] < metrics["sampled_nll_first"]
+
+
+def test_sft_reports_the_leak(trained):
     rounds = trained.of_kind("round", "sft")
     assert [event.step for event in rounds] == [0, 1, 2]
     for event in rounds:
@@ -53,8 +106,6 @@ def test_sft_reports_the_leak_and_lowers_the_nll_of_sampled_thoughts(trained):
             event.metrics["sampled_nll"] - event.metrics["gold_nll"]
         )
         assert len(event.metrics["distance"]) == 3
-    metrics = trained.results["sft"].metrics
-    assert metrics["sampled_nll_last"] < metrics["sampled_nll_first"]
 
 
 @pytest.mark.parametrize("staleness", [0, 1, 2])

@@ -27,6 +27,7 @@ class Judged(StrEnum):
 
     counting = "counting"
     popularity = "popularity"
+    retrieve = "retrieve"
     direct = "direct"
     pretrain = "pretrain"
     sft = "sft"

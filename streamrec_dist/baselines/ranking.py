@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from streamrec_dist.data.dataset import Dataset
+from streamrec_dist.data.split import Sequenced
 from streamrec_dist.metrics import ranks_of_targets
 
 BLOCK = 256
@@ -14,7 +14,7 @@ DEPTH = 100
 
 
 def rank_rows(
-    score: Callable[[np.ndarray], np.ndarray], ds: Dataset, rows: np.ndarray, masked: bool, seed: int
+    score: Callable[[np.ndarray], np.ndarray], ds: Sequenced, rows: np.ndarray, masked: bool, seed: int
 ) -> np.ndarray:
     """Ranks of the targets of `rows` [n, 2]: int64 [n], 0 = not in the top 100 or without a score.
 
@@ -31,12 +31,13 @@ def _blocks(rows: np.ndarray) -> list[np.ndarray]:
 
 
 def _rank_block(
-    scores: np.ndarray, ds: Dataset, rows: np.ndarray, masked: bool, rng: np.random.Generator
+    scores: np.ndarray, ds: Sequenced, rows: np.ndarray, masked: bool, rng: np.random.Generator
 ) -> np.ndarray:
     scores[scores <= 0] = -np.inf
     if masked:
         for row, (user, position) in enumerate(rows):
-            scores[row, ds.history(user)[:position]] = -np.inf
+            start = ds.offsets[user]
+            scores[row, ds.items[start : start + position]] = -np.inf
     targets = ds.items[ds.offsets[rows[:, 0]] + rows[:, 1]]
     ranks = ranks_of_targets(scores, targets, rng)
     return np.where(ranks <= DEPTH, ranks, 0)

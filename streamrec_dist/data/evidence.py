@@ -1,14 +1,15 @@
 """Evidence for rows: which items other users took next, as far as it was known before each row's target.
 
-mass(j) = sum over the history items i of .7^e * w(i, j) / sqrt(pop(i) * pop(j)), as in baselines/counting.py: e is the
-distance of i from the end of the history, w(i, j) the pair weights of the training part. A training row's own future
-is in those counts too, and would give its target away; so it is counted out: the events of the row's user from the
-target on count neither in w(i, j) nor in pop(j). What is left is what a held-out row, whose target nobody has
+mass(j) = sum over the history items i of .7^e * w(i, j) / sqrt(pop(i) * pop(j)), as in baselines/counting.py: e is
+the distance of i from the end of the history, w(i, j) the pair weights of the training part. A training row's own
+future is in those counts too, and would give its target away; so it is counted out: the events of the row's user from
+the target on count neither in w(i, j) nor in pop(j). What is left is what a held-out row, whose target nobody has
 counted, will have.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,8 +22,6 @@ from streamrec_dist.data.split import training_part
 DECAY = 0.7
 #: Partners kept of an item, which bounds the counts' memory.
 PARTNERS = 1024
-#: A history with this mass on an item has its logits raised by log 2 times their weight.
-UNIT = 0.01
 #: Mass below this is what rounding leaves of a count that was counted out.
 TINY = 1e-6
 
@@ -171,19 +170,58 @@ def strongest(mass: sparse.csr_array, most: int) -> sparse.csr_array:
     return sparse.csr_array(entries, shape=mass.shape)
 
 
-def along_leaves(mass: sparse.csr_array, place_of: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mass on items, float32 [n, n_items] with at most `most` entries a row, as `model.evidence` takes it.
-
-    `place_of` int64 [n_items] is the leaf of each item. Leaves int64 [n, most], ascending, n_items where there are
-    fewer; and what lies below each, in units of UNIT, float32 [n, most + 1].
-    """
+def padded(mass: sparse.csr_array, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of at most `most` entries as columns: items int64 [n, most] and mass float32 [n, most], 0 where fewer."""
     lengths = np.diff(mass.indptr)
     row = np.repeat(np.arange(len(lengths)), lengths)
-    leaf = place_of[mass.indices]
-    order = np.lexsort((leaf, row))
-    rank = np.arange(len(order)) - np.repeat(mass.indptr[:-1], lengths)
-    places = np.full((len(lengths), most), len(place_of), dtype=np.int64)
-    amounts = np.zeros((len(lengths), most + 1), dtype=np.float64)
-    places[row, rank] = leaf[order]
-    amounts[row, rank + 1] = mass.data[order] / UNIT
-    return places, np.cumsum(amounts, axis=1).astype(np.float32)
+    place = np.arange(len(row)) - np.repeat(mass.indptr[:-1], lengths)
+    items = np.zeros((len(lengths), most), dtype=np.int64)
+    amounts = np.zeros((len(lengths), most), dtype=np.float32)
+    items[row, place], amounts[row, place] = mass.indices, mass.data
+    return items, amounts
+
+
+def along_leaves(items: np.ndarray, mass: np.ndarray, place_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mass float32 [n, K] on distinct `items` int [n, K] as `StreamRec.evidence` takes it.
+
+    `place_of` int64 [n_items] is the leaf of each item. Leaves int64 [n, K], ascending, and what lies below each and
+    in all, float64 [n, K + 1]: of a small mass among large ones float32 would leave little.
+    """
+    leaves = place_of[items]
+    order = np.argsort(leaves, axis=1, kind="stable")
+    amounts = np.take_along_axis(mass, order, axis=1).astype(np.float64)
+    below = np.zeros((len(items), items.shape[1] + 1))
+    np.cumsum(amounts, axis=1, out=below[:, 1:])
+    return np.take_along_axis(leaves, order, axis=1), below
+
+
+@dataclass(frozen=True, eq=False)
+class EvidenceTable:
+    """The likeliest next items at every event that is a target, by the retriever.
+
+    `items` int32 [events, K], distinct, and `share` float16 [events, K], their probabilities; 0 for events that are
+    no targets.
+    """
+
+    items: np.ndarray
+    share: np.ndarray
+
+    @classmethod
+    def joined(cls, events: int, parts: Sequence[Mapping[str, np.ndarray]]) -> EvidenceTable:
+        """Of parts with the `event` int64 [n] of each row, its `items` [n, K] and `share` [n, K]."""
+        most = parts[0]["items"].shape[1]
+        items = np.tile(np.arange(most, dtype=np.int32), (events, 1))
+        share = np.zeros((events, most), dtype=np.float16)
+        for part in parts:
+            items[part["event"]], share[part["event"]] = part["items"], part["share"]
+        return cls(items, share)
+
+    def of(self, corpus: Corpus, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Items and their probabilities [n, K] of rows int64 [n, 2] (user, position)."""
+        events = corpus.offsets[rows[:, 0]] + rows[:, 1]
+        return self.items[events], self.share[events]
+
+
+def no_evidence(rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Items and probabilities [rows, 0]."""
+    return np.zeros((rows, 0), dtype=np.int32), np.zeros((rows, 0), dtype=np.float16)

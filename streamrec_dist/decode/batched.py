@@ -17,11 +17,12 @@ BUCKETS = 5
 
 
 class BatchedDecode:
-    """`function(history, places, below, *arguments)` on rows of a corpus, at most `batch` of similar length at a time.
+    """`function(history, places, below, *arguments)` on rows of a corpus, `batch` of similar length at a time.
 
-    history is int64 [n, S] on `device`, padded with 0; places and below are its evidence; the function returns columns with an entry a row. Where shapes
-    are `static`, S is that of a bucket and n a power of two: the last row stands in for those that lack, and what
-    becomes of it is cut off. Elsewhere nothing is padded beyond the longest row of the batch.
+    history is int64 [n, S] on `device`, padded with 0; places and below are its evidence (`Materials.prompts`); the
+    function returns columns with an entry a row. Where shapes are `static`, S is that of a bucket and n a power of
+    two: the last row stands in for those that lack, and what becomes of it is cut off. Elsewhere nothing is padded
+    beyond the longest row of the batch.
     """
 
     def __init__(

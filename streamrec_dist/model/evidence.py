@@ -23,7 +23,7 @@ class Evidence:
 
     catalogue: Catalogue
     places: Tensor  # int64 [P, K]  numbers of leaves, ascending; n_items where there are fewer
-    below: Tensor  # float32 [P, K + 1]  mass of the leaves before each, and of all
+    below: Tensor  # float64 [P, K + 1]  mass of the leaves before each, and of all
     weight: Tensor  # float32 [levels]
 
     def part(self, some: Tensor) -> Evidence:
@@ -61,4 +61,4 @@ class Evidence:
         before = torch.searchsorted(self.places, leaves.flatten(1))
         cumulated = self.below.gather(1, before).view(leaves.shape)
         # A sum of rounded numbers may come out below one of fewer of them.
-        return (cumulated[..., 1:] - cumulated[..., :-1]).clamp_min(0.0)
+        return (cumulated[..., 1:] - cumulated[..., :-1]).clamp_min(0.0).float()

@@ -16,7 +16,7 @@ BASELINES: dict[str, type[CountingModel] | type[PopularityModel]] = {
     "popularity": PopularityModel,
 }
 #: Stage of an evaluation -> the stage whose weights it uses.
-WEIGHTS = {"direct": "pretrain", "pretrain": "pretrain", "sft": "sft", "rl": "rl"}
+WEIGHTS = {"retrieve": "retrieve", "direct": "pretrain", "pretrain": "pretrain", "sft": "sft", "rl": "rl"}
 KS = (5, 10)
 #: Users of whom the unconstrained beam is looked at; its share of invalid items needs no more.
 INVALID_USERS = 500

@@ -10,9 +10,12 @@ import numpy as np
 import torch
 
 from streamrec_dist.data.dataset import Dataset
+from streamrec_dist.data.evidence import no_evidence
 from streamrec_dist.data.strings import Strings
 from streamrec_dist.errors import UsageError
+from streamrec_dist.model.retriever import Retriever
 from streamrec_dist.stages.decoding import Recommender, decoding_of
+from streamrec_dist.stages.item_ranking import likeliest
 from streamrec_dist.tokens import FIRST_CODE
 
 #: Items named for each thought.
@@ -40,16 +43,19 @@ def given_history(dataset: Dataset, items: Sequence[str]) -> np.ndarray:
     return np.array(numbers, dtype=np.int64)
 
 
-def recommend(recommender: Recommender, dataset: Dataset, history: np.ndarray, k: int) -> dict[str, Any]:
+def recommend(
+    recommender: Recommender, retriever: Retriever | None, dataset: Dataset, history: np.ndarray, k: int
+) -> dict[str, Any]:
     """The best k items after `history` (int64 [n], oldest first), none of which is in it.
 
+    `retriever` finds the evidence for a recommender that is given any.
     `thoughts` are those that lead to the first of them.
     """
     if k < 1:
         raise UsageError(f"-k {k}: expected at least 1")
     corpus = recommender.materials.corpus
     seen = history[-corpus.max_history :]
-    prompt = recommender.materials.prompt_of(history)
+    prompt = _prompt(recommender, retriever, history)
     known = np.unique(history)
     # The beam's last step drops what the user has; it must be wide enough to be left with k.
     beam = max(k + len(known), recommender.config.stages.evaluate.beam)
@@ -67,6 +73,16 @@ def recommend(recommender: Recommender, dataset: Dataset, history: np.ndarray, k
         "decoding": decoding_of(recommender.plan, beam),
         "thoughts": [_explain(recommender, dataset, int(token)) for token in found.thoughts[0]],
     }
+
+
+def _prompt(recommender: Recommender, retriever: Retriever | None, history: np.ndarray) -> list[np.ndarray]:
+    """One history as `Materials.prompts` has those of rows."""
+    materials = recommender.materials
+    tokens = materials.corpus.item_tokens(history[-materials.corpus.max_history :]).reshape(1, -1)
+    found = no_evidence(1)
+    if retriever is not None:
+        found = likeliest(retriever, materials, materials.item_prompt_of(history))
+    return [tokens, *materials.laid_out(*found)]
 
 
 def _explain(recommender: Recommender, dataset: Dataset, token: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from streamrec_dist.config import Config
 from streamrec_dist.data.batches import Corpus
 from streamrec_dist.data.dataset import Dataset
-from streamrec_dist.data.evidence import Cooccurrence
+from streamrec_dist.data.evidence import Cooccurrence, EvidenceTable
 from streamrec_dist.data.files import load_dataset
 from streamrec_dist.data.prepare import prepare
 from streamrec_dist.data.split import split_rows, training_part, training_rows
@@ -112,7 +112,7 @@ class RunStore:
 
     def _save_arrays(self, name: str, arrays: Weights) -> None:
         path = self.run.items_path / f"{name}.safetensors"
-        unfinished = path.with_name(f".{name}.{os.getpid()}")
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
         save_file({key: np.asarray(array, order="C") for key, array in arrays.items()}, unfinished)
         os.replace(unfinished, path)
 
@@ -138,8 +138,22 @@ class RunStore:
                 f"no user has a validation target under the split {dataset.recipe['split']}; prepare the data "
                 "with another split"
             )
-        counts = Cooccurrence.of(corpus) if config.model.evidence else None
-        return Materials(config, corpus, self.item_arrays("neighbours")["neighbours"], rows, counts)
+        neighbours = self.item_arrays("neighbours")["neighbours"]
+        if not config.model.evidence:
+            return Materials(config, corpus, neighbours, rows)
+        parts = [self.item_arrays(f"evidence/{name}") for name in self.evidence_parts()]
+        found = EvidenceTable.joined(len(corpus.items), parts) if parts else None
+        counts, texts = Cooccurrence.of(corpus), self.embeddings()
+        return Materials(config, corpus, neighbours, rows, counts, texts, found)
+
+    def save_evidence(self, name: str, part: Weights) -> None:
+        """A part of an EvidenceTable (`EvidenceTable.joined`)."""
+        (self.run.items_path / "evidence").mkdir(parents=True, exist_ok=True)
+        self._save_arrays(f"evidence/{name}", part)
+
+    def evidence_parts(self) -> list[str]:
+        """The names of the parts there are."""
+        return sorted(path.stem for path in (self.run.items_path / "evidence").glob("[!.]*.safetensors"))
 
     # checkpoints and results
 

@@ -31,7 +31,7 @@ def sft(context: Context) -> StageResult:
     """Annotate and train in turns, from the best weights of stage 1; keep the best round."""
     config = context.config.stages.sft
     started = time.monotonic()
-    per_epoch = steps_per_epoch(context.materials, config.batch)
+    per_epoch = steps_per_epoch(len(context.materials.rows), config.batch)
     total = per_epoch * config.epochs * config.rounds
     best = Best(config.patience)
 

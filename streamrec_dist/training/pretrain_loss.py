@@ -24,7 +24,7 @@ class PretrainBatch:
     target: Tensor  # int64 [B, m]
     retrieved: Tensor  # int64 [B, q], the text neighbours' tokens, nearest last
     places: Tensor  # int64 [B, K]  the evidence (model/evidence.py)
-    below: Tensor  # float32 [B, K + 1]
+    below: Tensor  # float64 [B, K + 1]
 
 
 def pretrain_batch(

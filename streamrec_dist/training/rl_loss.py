@@ -20,7 +20,7 @@ class RlBatch:
 
     history: Tensor  # int64 [P, S]
     places: Tensor  # int64 [P, K]  the evidence (model/evidence.py)
-    below: Tensor  # float32 [P, K + 1]
+    below: Tensor  # float64 [P, K + 1]
     tokens: Tensor  # int64 [P, G, l + m]
     behaviour: Tensor  # float32 [P, G, l + m]
     reference: Tensor  # float32 [P, G, l + m], log-probs of the frozen SFT checkpoint

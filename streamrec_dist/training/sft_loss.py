@@ -45,7 +45,7 @@ class SftBatch:
     shares: Shares
     history: Tensor  # int64 [B, S]
     places: Tensor  # int64 [B, K]  the evidence (model/evidence.py)
-    below: Tensor  # float32 [B, K + 1]
+    below: Tensor  # float64 [B, K + 1]
     thoughts: Tensor  # int64 [B, l]
     own: Tensor  # bool [B]  the model's own thoughts: given, not learnt
     target: Tensor  # int64 [B, m]

@@ -1,0 +1,81 @@
+"""Stages 1 and 2 as trainees: the recommender on training rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from streamrec_dist.config import PretrainConfig, SftConfig
+from streamrec_dist.errors import RunError
+from streamrec_dist.materials import Materials
+from streamrec_dist.model.backbone import StreamRec
+from streamrec_dist.training.pretrain_loss import PretrainBatch, PretrainLoss, pretrain_batch
+from streamrec_dist.training.sft_loss import SftBatch, SftLoss, all_item_tokens, sft_batch
+from streamrec_dist.training.trainee import Trainee
+from streamrec_dist.types import Annotation
+
+
+class PretrainTrainee(Trainee):
+    """Stage 1: both decoders; the thinking heads wait for stage 2."""
+
+    model: StreamRec
+    frozen = ("heads.",)
+
+    def __init__(self, materials: Materials, device: torch.device):
+        super().__init__(materials, device)
+        self.model = materials.new_model().to(device)
+
+    @property
+    def config(self) -> PretrainConfig:
+        return self.whole_config.stages.pretrain
+
+    def started(self) -> nn.Module:
+        catalogue = self.materials.catalogue.to(self.device)
+        return PretrainLoss(self.model, self.config.temperature, catalogue).train()
+
+    def parts(self, mine: np.ndarray, step: np.ndarray) -> list[PretrainBatch]:
+        rows = self.rows[mine]
+        return [
+            pretrain_batch(self.materials, rows[part], self.device, len(part) / len(mine))
+            for part in self.micro_batches(rows)
+        ]
+
+
+class SftTrainee(Trainee):
+    """Stage 2: the thinking decoder with its heads, on annotated rows; the direct decoder is pi_ref by now."""
+
+    model: StreamRec
+    frozen = ("direct.",)
+
+    def __init__(self, materials: Materials, device: torch.device):
+        super().__init__(materials, device)
+        self.model = materials.new_model().to(device)
+        self.annotation: Annotation | None = None
+
+    @property
+    def config(self) -> SftConfig:
+        return self.whole_config.stages.sft
+
+    def started(self) -> nn.Module:
+        items, catalogue = all_item_tokens(self.materials), self.materials.catalogue.to(self.device)
+        return SftLoss(self.model, self.config, items, catalogue).to(self.device).train()
+
+    def annotate(self, parts: Sequence[Annotation]) -> None:
+        """Take the annotations of a round; together they cover all training rows."""
+        parts = sorted(parts, key=lambda part: part.first)
+        columns = ("thoughts", "own", "negatives", "reference_target", "reference_negative")
+        joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in columns}
+        if len(joined["own"]) != len(self.rows):
+            raise RunError(f"annotations cover {len(joined['own'])} of {len(self.rows)} training rows")
+        self.annotation = Annotation(first=0, **joined)
+
+    def parts(self, mine: np.ndarray, step: np.ndarray) -> list[SftBatch]:
+        if self.annotation is None:
+            raise RunError("stage sft trains on annotations, and none were given")
+        return [
+            sft_batch(self.materials, self.annotation, mine[part], self.device, mine, step)
+            for part in self.micro_batches(self.rows[mine])
+        ]
