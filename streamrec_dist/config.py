@@ -209,9 +209,20 @@ class SftConfig(Optimiser):
     state_similarity: Literal["cosine", "dot"] = "cosine"
     ste: Literal["one_pass", "two_pass"] = "one_pass"
     own_thoughts: float = Field(0.5, ge=0, le=1, description="share of rows that train on sampled thoughts")
+    annotated_items: float = Field(
+        0.0, ge=0, le=1, description="weight of items after annotated thoughts, which know them"
+    )
     patience: int = Field(2, ge=1, description="rounds without a better validation NDCG@10")
     eval_users: int = Field(1000, ge=1)
     annotate_batch: int = Field(512, ge=1, description="rows of one annotation call")
+
+    @model_validator(mode="after")
+    def _items_are_learnt(self) -> SftConfig:
+        if self.own_thoughts == 0 and self.annotated_items == 0:
+            raise ValueError(
+                "own_thoughts is 0 and annotated_items is 0, so that no item would be learnt; raise one of them"
+            )
+        return self
 
 
 class RewardWeights(Section):
@@ -312,7 +323,7 @@ class Config(Section):
                 f"stages.pretrain.retrieved is {self.stages.pretrain.retrieved} but only items.neighbours = "
                 f"{self.items.neighbours} text neighbours are kept"
             )
-        for name in ("retrieve", "pretrain", "sft"):
+        for name in ("pretrain", "retrieve", "sft"):
             batch = getattr(self.stages, name).batch
             if batch % self.learners.world_size:
                 raise ValueError(

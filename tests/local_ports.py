@@ -42,7 +42,8 @@ learners: {world_size: 1}
 stages:
   retrieve: {epochs: 2, batch: 64, d_model: 16, folds: 2, eval_users: 40}
   pretrain: {epochs: 2, batch: 64, retrieved: 1, eval_users: 40, lr: 0.003}
-  sft: {thoughts: 2, rounds: 2, epochs: 1, batch: 64, eval_users: 40, annotate_batch: 128, own_thoughts: 0}
+  sft: {thoughts: 2, rounds: 2, epochs: 1, batch: 64, eval_users: 40, annotate_batch: 128,
+        own_thoughts: 0, annotated_items: 1}
   rl: {steps: 6, prompts: 16, group_size: 4, negatives: 5, similarity_items: 64, eval_every: 3,
        eval_users: 40, lr: 0.001}
   evaluate: {beam: 10, batch: 32}

@@ -113,7 +113,7 @@ def materials():
 def model(materials):
     model = materials.new_model().eval()
     with torch.no_grad():
-        model.decoder.evidence.copy_(torch.tensor([0.5, 1.5, 1.0]))
+        model.decoder.evidence.copy_(torch.tensor([0.5, 1.5, 1.0, 0.8]))
     return model
 
 
@@ -168,6 +168,22 @@ def test_logits_with_evidence_equal_loops_over_the_items(materials, model):
 
 
 @torch.no_grad()
+def test_thoughts_are_raised_by_the_items_that_have_their_code(materials, model):
+    rows = materials.rows[:4]
+    _, places, below = (torch.from_numpy(array) for array in materials.prompts(rows))
+    evidence = model.evidence(materials.catalogue, places, below)
+    found = evidence.add_to_thoughts(torch.zeros(4, 2, 48))
+    corpus = materials.corpus
+    for number, (user, position) in enumerate(rows):
+        event = corpus.offsets[user] + position
+        masses = np.zeros(48)
+        for item, share in zip(materials.evidence.items[event], materials.evidence.share[event], strict=True):
+            for level, code in enumerate(corpus.codes[item]):
+                masses[16 * level + code] += float(share) * UNITS * corpus.n_items
+        np.testing.assert_allclose(found[number, 1], 0.8 * np.log1p(masses), atol=1e-5)
+
+
+@torch.no_grad()
 def test_beams_rank_all_items_as_loops_do(materials, model):
     recommender = Recommender(materials, model, "sft")
     rows = split_rows(materials.corpus, "test")[:2]
@@ -214,6 +230,7 @@ def test_the_weight_of_evidence_is_learnt(materials):
     batch = pretrain_batch(materials, materials.rows[:16], torch.device("cpu"))
     loss, _ = PretrainLoss(model, 1.0, materials.catalogue)(batch)
     loss.backward()
+    # Retrieved items are written as thoughts are.
     assert (model.decoder.evidence.grad.abs() > 0).all()
 
 

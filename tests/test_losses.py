@@ -42,7 +42,7 @@ def test_dpo_equals_its_definition():
     preferred, dispreferred = torch.tensor([1.0, -2.0]), torch.tensor([0.5, 3.0])
     plus, minus = (torch.exp(0.1 * x) for x in (preferred, dispreferred))
     expected = -torch.log(plus / (plus + minus)).mean()
-    torch.testing.assert_close(dpo_loss(preferred, dispreferred, 0.1), expected)
+    torch.testing.assert_close(dpo_loss(preferred, dispreferred, 0.1, torch.ones(2)), expected)
 
 
 def test_quantisation_loss_and_where_its_gradients_go():
@@ -87,7 +87,19 @@ def test_state_loss_equals_a_loop_with_duplicates_masked():
 
 def test_sft_nll_leaves_own_thoughts_out():
     thoughts, item = torch.tensor([[-1.0, -2.0], [-30.0, -40.0]]), torch.tensor([[-3.0], [-5.0]])
-    assert sft_nll(thoughts, item, torch.tensor([False, True])).item() == pytest.approx((1 + 2 + 3 + 5) / 4)
+    own = torch.tensor([False, True])
+    assert sft_nll(thoughts, item, own, torch.ones(2)).item() == pytest.approx((1 + 2 + 3 + 5) / 4)
+    # Items after annotated thoughts may count less, or not at all.
+    assert sft_nll(thoughts, item, own, torch.tensor([0.5, 1.0])).item() == pytest.approx(
+        (1 + 2 + 1.5 + 5) / 3.5
+    )
+    assert sft_nll(thoughts, item, own, torch.tensor([0.0, 1.0])).item() == pytest.approx((1 + 2 + 5) / 3)
+
+
+def test_dpo_weighs_its_rows():
+    preferred, dispreferred = torch.tensor([1.0, -2.0]), torch.tensor([0.5, 3.0])
+    only_first = dpo_loss(preferred, dispreferred, 0.1, torch.tensor([1.0, 0.0]))
+    assert only_first.item() == pytest.approx(float(np.log1p(np.exp(-0.05))))
 
 
 def test_thinking_heads_start_as_the_identity():
@@ -190,7 +202,7 @@ def test_sft_loss_equals_its_parts(ste):
             log_probs = model.log_probs(states[:, 0, batch.thoughts.shape[1] :])
             own.append(log_probs.gather(-1, (item - FIRST_CODE)[..., None])[..., 0].sum(-1))
         reference = direct_log_probs(Engine(model), batch.history, pair)
-        expected = dpo_loss(own[0] - reference[:, 0], own[1] - reference[:, 1], 0.1)
+        expected = dpo_loss(own[0] - reference[:, 0], own[1] - reference[:, 1], 0.1, torch.ones(12))
         torch.testing.assert_close(parts["dpo"], expected, atol=1e-5, rtol=1e-4)
     total = parts["nll"] + 0.1 * parts["dpo"] + 0.25 * parts["quantisation"] + 0.1 * parts["state"]
     torch.testing.assert_close(loss, total)

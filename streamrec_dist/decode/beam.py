@@ -113,7 +113,7 @@ def free_beams(start: Branches, length: int, beam: int, item: bool = False) -> F
 
     They are thoughts, or the codes of an `item`, of which prompts may have evidence.
     """
-    engine, device = start.engine, start.hidden.device
+    device = start.hidden.device
     branches = start
     scores = torch.zeros((len(start.prompts), 1), device=device)
     tokens = torch.zeros((len(start.prompts), 1, 0), dtype=torch.long, device=device)
@@ -121,7 +121,7 @@ def free_beams(start: Branches, length: int, beam: int, item: bool = False) -> F
     for depth in range(length):
         if depth > 0:
             branches = branches.advance(tokens[..., -1])
-        logits = branches.item_logits(depth, nodes) if item else engine.logits(branches.hidden)
+        logits = branches.item_logits(depth, nodes) if item else branches.thought_logits()
         log_probs = torch.log_softmax(logits, dim=-1)
         grown = (scores.unsqueeze(-1) + log_probs).flatten(1)
         scores, places = grown.topk(min(beam, grown.shape[1]), dim=-1)

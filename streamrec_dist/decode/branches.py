@@ -51,6 +51,11 @@ class Branches:
     def rows(self) -> int:
         return self.sees.shape[1]
 
+    def thought_logits(self) -> Tensor:
+        """Logits float32 [P, R, levels * codes] of a thought, with the evidence that the prompts may have."""
+        logits, evidence = self.engine.logits(self.hidden), self.prompts.evidence
+        return logits if evidence is None else evidence.add_to_thoughts(logits)
+
     def item_logits(self, depth: int, nodes: Tensor) -> Tensor:
         """Logits float32 [P, R, levels * codes] of an item's code after trie `nodes` int64 [P, R] of `depth`.
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from streamrec_dist.items.catalogue import Catalogue
-from streamrec_dist.model.backbone import StreamRec, token_log_probs
+from streamrec_dist.model.backbone import StreamRec, log_probs_of, token_log_probs
 from streamrec_dist.model.evidence import Evidence
 from streamrec_dist.tokens import FIRST_CODE
 
@@ -50,7 +50,10 @@ def sequence_log_probs(
     if catalogue is None:
         return token_log_probs(model, hidden, tokens, temperature, evidence)
     thoughts = tokens.shape[-1] - catalogue.levels
-    parts = [token_log_probs(model, hidden[..., :thoughts, :], tokens[..., :thoughts], temperature)]
+    logits = model.logits(hidden[..., :thoughts, :]).float()
+    if evidence is not None:
+        logits = evidence.add_to_thoughts(logits)
+    parts = [log_probs_of(logits, tokens[..., :thoughts], temperature)]
     nodes = torch.zeros_like(tokens[..., 0])
     for depth in range(catalogue.levels):
         token = tokens[..., thoughts + depth]

@@ -39,7 +39,7 @@ class Samples:
 def think_greedily(engine: Engine, prompts: Prompts, steps: int) -> Thinking:
     """The most likely thought at each of `steps` steps, one sequence a prompt."""
     start = Branches.start(engine, prompts, steps)
-    return think(start, steps, lambda branches, _: engine.logits(branches.hidden).argmax(dim=-1))
+    return think(start, steps, lambda branches, _: branches.thought_logits().argmax(dim=-1))
 
 
 def sample_thoughts(engine: Engine, prompts: Prompts, uniforms: Tensor, temperature: float = 1.0) -> Thinking:
@@ -48,7 +48,7 @@ def sample_thoughts(engine: Engine, prompts: Prompts, uniforms: Tensor, temperat
     start = Branches.start(engine, prompts, rows * steps).fan(rows)
 
     def draw(branches: Branches, step: int) -> Tensor:
-        return draw_token(engine.logits(branches.hidden) / temperature, uniforms[:, :, step])[0]
+        return draw_token(branches.thought_logits() / temperature, uniforms[:, :, step])[0]
 
     return think(start, steps, draw)
 
@@ -86,7 +86,7 @@ def sample(
     tokens, logprobs, states = [], [], [branches.hidden]
     for place in range(length):
         depth = place - thoughts
-        logits = branches.item_logits(depth, nodes) if depth >= 0 else engine.logits(branches.hidden)
+        logits = branches.item_logits(depth, nodes) if depth >= 0 else branches.thought_logits()
         logits = logits / temperature
         if catalogue is not None and depth >= 0:
             logits = restrict(logits, catalogue, depth, nodes)

@@ -70,12 +70,8 @@ class Catalogue:
     @property
     def codes(self) -> Tensor:
         """The semantic id of each item, int64 [n_items, m], read off the trie."""
-        node = torch.arange(self.n_items, device=self.device)
         codes = torch.empty((self.n_items, self.levels), dtype=torch.long, device=self.device)
-        for depth in reversed(range(self.levels)):
-            codes[self.leaf_item.long(), depth] = self.child_code[depth][node].long()
-            start = self.children_start[depth]
-            node = torch.searchsorted(start, node.to(start.dtype), right=True) - 1
+        codes[self.leaf_item.long()] = self.codes_of_leaves(torch.arange(self.n_items, device=self.device))
         return codes
 
     def nodes(self, depth: int) -> int:
@@ -136,6 +132,15 @@ class Catalogue:
         for level in range(depth, self.levels):
             nodes = self.children_start[level][nodes].long()
         return nodes
+
+    def codes_of_leaves(self, leaves: Tensor) -> Tensor:
+        """The semantic ids int64 [..., m] of leaves int64 [...]."""
+        codes, nodes = [], leaves
+        for depth in reversed(range(self.levels)):
+            codes.append(self.child_code[depth][nodes].long())
+            start = self.children_start[depth]
+            nodes = torch.searchsorted(start, nodes.to(start.dtype), right=True) - 1
+        return torch.stack(codes[::-1], dim=-1)
 
     def leaf_items(self, nodes: Tensor) -> Tensor:
         """Item ids int64 [...] of nodes of depth m."""

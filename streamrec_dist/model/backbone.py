@@ -104,13 +104,14 @@ def token_log_probs(
 ) -> Tensor:
     """Log-probabilities [P, ..., T] that `hidden` [P, ..., T, d] gives to the tokens int64 [P, ..., T].
 
-    The last m of them are an item's, for which each of the P prompts may have evidence.
+    The last m of them are an item's, those before are thoughts; each of the P prompts may have evidence.
     """
     logits = model.logits(hidden)
     if evidence is not None:
         before = tokens.shape[-1] - model.levels
+        thoughts = evidence.add_to_thoughts(logits[..., :before, :].float())
         item = evidence.along(logits[..., before:, :].float(), tokens[..., before:])
-        logits = torch.cat([logits[..., :before, :].float(), item], dim=-2)
+        logits = torch.cat([thoughts, item], dim=-2)
     return log_probs_of(logits, tokens, temperature)
 
 

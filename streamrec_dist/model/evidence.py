@@ -3,12 +3,14 @@
 Codes carry an item's content from one item to another, but not that those who take this very item often take that
 one next; sparse as it is, a count says so exactly. A history's evidence is mass on some items (data/evidence.py).
 At each level of an item, the logit of a code grows by w * log(1 + mass of the items behind it), with a learned
-weight w for each level: where nothing is known nothing changes, and the model learns what the counts leave open.
+weight w for each level: where nothing is known nothing changes, and the model learns what the counts leave open. A
+thought may be any code of what is coming: its logit grows by the mass of all items that have this code.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -24,11 +26,16 @@ class Evidence:
     catalogue: Catalogue
     places: Tensor  # int64 [P, K]  numbers of leaves, ascending; n_items where there are fewer
     below: Tensor  # float64 [P, K + 1]  mass of the leaves before each, and of all
-    weight: Tensor  # float32 [levels]
+    weight: Tensor  # float32 [levels + 1], the last one for thoughts
 
     def part(self, some: Tensor) -> Evidence:
         """That of the prompts `some` int64 [n]."""
         return replace(self, places=self.places[some], below=self.below[some])
+
+    def add_to_thoughts(self, logits: Tensor) -> Tensor:
+        """Logits float32 [P, ..., levels * codes] of a thought, with the mass of all items that have a code."""
+        said = self._by_code * self.weight[-1]
+        return logits + said.view(len(said), *[1] * (logits.ndim - 2), -1)
 
     def add(self, logits: Tensor, depth: int, nodes: Tensor) -> Tensor:
         """Logits float32 [P, ..., levels * codes] of the code after trie `nodes` int64 [P, ...] of `depth`, with the
@@ -53,6 +60,16 @@ class Evidence:
         """The child int64 [...] that `tokens` lead to from trie `nodes` of `depth`; -1 where no item is behind it."""
         codes = tokens - FIRST_CODE - depth * self.catalogue.codes_per_level
         return self.catalogue.child(depth, nodes, codes)
+
+    @cached_property
+    def _by_code(self) -> Tensor:
+        """log(1 + mass of the items with each code at its level), float32 [P, levels * codes]."""
+        catalogue, mass = self.catalogue, self.below.diff(dim=-1)
+        codes = catalogue.codes_of_leaves(self.places)
+        codes = codes + torch.arange(catalogue.levels, device=codes.device) * catalogue.codes_per_level
+        total = mass.new_zeros((len(mass), catalogue.levels * catalogue.codes_per_level))
+        total.scatter_add_(1, codes.flatten(1), mass.repeat_interleave(catalogue.levels, dim=1))
+        return torch.log1p(total).float()
 
     def _mass(self, depth: int, first: Tensor, children: int) -> Tensor:
         """Mass behind the nodes `first`, `first` + 1, .. of level `depth` + 1, float32 [P, ..., children]."""

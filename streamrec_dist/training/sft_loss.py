@@ -13,13 +13,14 @@ from streamrec_dist.config import SftConfig
 from streamrec_dist.data.batches import targets
 from streamrec_dist.items.catalogue import Catalogue
 from streamrec_dist.materials import Materials
-from streamrec_dist.model.backbone import StreamRec, token_log_probs
+from streamrec_dist.model.backbone import StreamRec, log_probs_of, token_log_probs
 from streamrec_dist.model.thinking import unit_rms
 from streamrec_dist.tokens import BOS, FIRST_CODE
 from streamrec_dist.transfer import to_device
 from streamrec_dist.types import Annotation
 
 COMMITMENT = 0.25  # beta of eq. 6 and 15
+TINY = 1e-6  # weight of nothing
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,22 @@ class Shares:
     rows: float = 1.0
     learnt: float = 1.0  # tokens that are learnt
     annotated: float = 1.0  # rows with annotated thoughts
+    items: float = 1.0  # items that are learnt
 
     @classmethod
-    def of(cls, part: np.ndarray, whole: np.ndarray, steps: int, levels: int) -> Shares:
+    def of(
+        cls, part: np.ndarray, whole: np.ndarray, steps: int, levels: int, annotated_items: float
+    ) -> Shares:
         """Of the rows `own` bool [b] among `own` bool [B], which have `steps` thoughts and `levels` codes."""
         annotated, among = (~part).sum(), (~whole).sum()
-        learnt = (annotated * steps + len(part) * levels) / (among * steps + len(whole) * levels)
-        return cls(len(part) / len(whole), float(learnt), float(annotated / max(among, 1)))
+        items, all_items = (own.sum() + annotated_items * (~own).sum() for own in (part, whole))
+        learnt = (annotated * steps + items * levels) / max(among * steps + all_items * levels, TINY)
+        return cls(
+            len(part) / len(whole),
+            float(learnt),
+            float(annotated / max(among, 1)),
+            float(items / max(all_items, TINY)),
+        )
 
 
 @dataclass(frozen=True)
@@ -74,7 +84,8 @@ def sft_batch(
     items = targets(corpus, rows)
     rank = chosen if rank is None else rank
     own = annotation.own
-    shares = Shares.of(own[chosen], own[rank], annotation.thoughts.shape[1], corpus.levels)
+    weight = materials.config.stages.sft.annotated_items
+    shares = Shares.of(own[chosen], own[rank], annotation.thoughts.shape[1], corpus.levels, weight)
     arrays = (
         *materials.prompts(rows),
         annotation.thoughts[chosen].astype(np.int64),
@@ -127,13 +138,18 @@ class SftLoss(nn.Module):
         item_hidden = torch.cat([hidden[:, :, -1:].expand(-1, 2, -1, -1), tail], dim=2)
         evidence = model.evidence(self.catalogue, batch.places, batch.below)
         item_log_probs = token_log_probs(model, item_hidden, items, evidence=evidence)
-        thought_log_probs = token_log_probs(model, hidden[:, 0, :-1], batch.thoughts)
+        logits = model.logits(hidden[:, 0, :-1]).float()
+        if evidence is not None:
+            logits = evidence.add_to_thoughts(logits)
+        thought_log_probs = log_probs_of(logits, batch.thoughts)
 
-        nll = sft_nll(thought_log_probs, item_log_probs[:, 0], batch.own)
+        weight = torch.where(batch.own, 1.0, config.annotated_items)
+        nll = sft_nll(thought_log_probs, item_log_probs[:, 0], batch.own, weight)
         dpo = dpo_loss(
             item_log_probs[:, 0].sum(-1) - batch.reference_target,
             item_log_probs[:, 1].sum(-1) - batch.reference_negative,
             config.dpo_beta,
+            weight,
         )
         thought_states = F.embedding(batch.thoughts, model.embed.weight)
         quantisation = quantisation_loss(residuals, thought_states, batch.own)
@@ -149,7 +165,7 @@ class SftLoss(nn.Module):
             config.state_similarity == "cosine",
         )
         shares = batch.shares
-        nll, dpo = nll * shares.learnt, dpo * shares.rows
+        nll, dpo = nll * shares.learnt, dpo * shares.items
         quantisation, state = quantisation * shares.annotated, state * shares.rows
         loss = nll + config.dpo * dpo + config.quantisation * quantisation + config.state * state
         return loss, {"nll": nll, "dpo": dpo, "quantisation": quantisation, "state": state}
@@ -167,15 +183,21 @@ class SftLoss(nn.Module):
         return model.decoder(torch.cat([start, thoughts], dim=1)[:, None], memory)
 
 
-def sft_nll(thoughts: Tensor, item: Tensor, own: Tensor) -> Tensor:
-    """Mean negative log-likelihood a token: log-probs [B, l] and [B, m]; own thoughts are not learnt."""
-    weight = (~own).float().unsqueeze(-1).expand_as(thoughts)
-    return -((thoughts * weight).sum() + item.sum()) / (weight.sum() + item.numel())
+def sft_nll(thoughts: Tensor, item: Tensor, own: Tensor, items: Tensor) -> Tensor:
+    """Mean negative log-likelihood a token: log-probs [B, l] and [B, m]; own thoughts are not learnt.
+
+    `items` float [B] weighs the item of each row.
+    """
+    learnt = (~own).float().unsqueeze(-1).expand_as(thoughts)
+    weight = items.unsqueeze(-1).expand_as(item)
+    total = learnt.sum() + weight.sum()
+    return -((thoughts * learnt).sum() + (item * weight).sum()) / total.clamp(min=TINY)
 
 
-def dpo_loss(preferred: Tensor, dispreferred: Tensor, beta: float) -> Tensor:
-    """Eq. 18 on the log-ratios of eq. 16 and 17, float [B] each."""
-    return -F.logsigmoid(beta * (preferred - dispreferred)).mean()
+def dpo_loss(preferred: Tensor, dispreferred: Tensor, beta: float, weight: Tensor) -> Tensor:
+    """Eq. 18 on the log-ratios of eq. 16 and 17, float [B] each: the mean by `weight` [B]."""
+    each = -F.logsigmoid(beta * (preferred - dispreferred))
+    return (each * weight).sum() / weight.sum().clamp(min=TINY)
 
 
 def quantisation_loss(residuals: Tensor, tokens: Tensor, own: Tensor) -> Tensor:
@@ -186,7 +208,7 @@ def quantisation_loss(residuals: Tensor, tokens: Tensor, own: Tensor) -> Tensor:
     r, o = unit_rms(residuals), unit_rms(tokens)
     each = ((r.detach() - o) ** 2 + COMMITMENT * (r - o.detach()) ** 2).mean(dim=(1, 2))
     weight = (~own).float()
-    return (each * weight).sum() / weight.sum().clamp(min=1)
+    return (each * weight).sum() / weight.sum().clamp(min=TINY)
 
 
 def state_loss(
