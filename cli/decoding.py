@@ -24,10 +24,8 @@ class DecodingOptions:
         """The run's configuration with these on top. Raises UsageError for one that `stage` has no use for."""
         given = {name: value for name, value in vars(self).items() if value is not None}
         config = run.config([f"stages.evaluate.{name}={value}" for name, value in given.items()])
-        if given and stage in BASELINES:
-            raise UsageError(
-                f"--{next(iter(given))}: {stage} is a baseline, which decodes nothing; leave it out"
-            )
+        if given and decoding(stage, config) is None:
+            raise UsageError(f"--{next(iter(given))}: {stage} decodes nothing; leave it out")
         thinking = sorted(given.keys() & {"thoughts", "samples"}, reverse=True)
         if thinking and stage in ("direct", "pretrain"):
             what = (
@@ -42,8 +40,8 @@ class DecodingOptions:
 
 
 def decoding(stage: str, config: Config) -> dict[str, Any] | None:
-    """How a stage's model decodes under a configuration; None for a baseline."""
-    if stage in BASELINES:
+    """How a stage's model decodes under a configuration; None for one that only scores items."""
+    if stage in BASELINES or stage == "retrieve":
         return None
     return decoding_of(plan_of(stage, config), config.stages.evaluate.beam)
 

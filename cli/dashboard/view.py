@@ -20,6 +20,7 @@ SIGNS = {"done": "✓", "skipped": "✓", "started": "▶", "waiting": "·"}
 ASCII_SIGNS = {"done": "+", "skipped": "+", "started": ">", "waiting": "."}
 LOSSES = {
     "tokenize": ("loss", "recon"),
+    "retrieve": ("loss", "nll"),
     "pretrain": ("loss", "thinking", "direct"),
     "sft": ("loss", "nll", "dpo", "quantisation", "state"),
 }

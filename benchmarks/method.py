@@ -1,0 +1,150 @@
+"""What each stage of a run did, and what thinking longer buys: the numbers behind docs/method.md.
+
+    python benchmarks/method.py --run configs/runs/scientific-1 --users 2000
+
+Reads the run's events, and decodes validation users with its last model in several ways, in this process: more or
+fewer thinking steps, sampled thoughts, wider beams, each with its milliseconds a user. Test users are not looked at.
+Writes --out; `benchmarks/method_plots.py` draws it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from measure import begin, hardware
+
+from streamrec_dist.data.batches import targets
+from streamrec_dist.data.split import rows_of_some, split_rows
+from streamrec_dist.decode.search import Plan
+from streamrec_dist.events import Event, EventReader
+from streamrec_dist.metrics import per_user_ndcg
+from streamrec_dist.model.weights import import_weights
+from streamrec_dist.rundir import RunDir, write_atomically
+from streamrec_dist.stages.decoding import Recommender
+from streamrec_dist.stages.run_store import RunStore
+from streamrec_dist.types import REWARDS
+
+#: Points that a curve of steps is averaged down to.
+POINTS = 24
+
+
+def main() -> None:
+    arguments = _arguments()
+    begin(arguments.threads)
+    run = RunDir.open(arguments.run)
+    events = list(EventReader(run.events_path).new())
+    body = {
+        "run": run.name,
+        "users": arguments.users,
+        "hardware": hardware("", torch.device("cpu"), arguments.threads),
+        "command": f"python benchmarks/method.py --run {arguments.run} --users {arguments.users}",
+        "pretrain": pretraining(events),
+        "sft": rounds(events),
+        "rl": rewards(events),
+        "scaling": scaling(run, arguments.users),
+    }
+    out = arguments.out or Path(__file__).parent / "results" / f"method-{run.name}.json"
+    write_atomically(out, json.dumps(body, indent=1))
+    print(json.dumps(body["scaling"], indent=1))
+
+
+def of_kind(events: list[Event], kind: str, stage: str) -> list[Event]:
+    """The last event of each step, in order: a resumed run does some steps again."""
+    by_step = {event.step: event for event in events if (event.kind, event.stage) == (kind, stage)}
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def curve(events: list[Event], name: str) -> list[tuple[float, float]]:
+    """(step, mean) of a metric in POINTS parts of the steps."""
+    known = [(event.step, event.metrics[name]) for event in events if event.metrics.get(name) is not None]
+    parts = np.array_split(np.array(known, dtype=float).reshape(-1, 2), min(POINTS, max(len(known), 1)))
+    return [(float(part[:, 0].mean()), float(part[:, 1].mean())) for part in parts if len(part)]
+
+
+def validation(events: list[Event], stage: str) -> list[tuple[int, float]]:
+    return [(event.step, event.metrics["ndcg@10"]) for event in of_kind(events, "eval", stage)]
+
+
+def pretraining(events: list[Event]) -> dict[str, Any]:
+    """Negative log-likelihood a token of the long target and of the item, and NDCG@10 of the direct decoder."""
+    steps = of_kind(events, "step", "pretrain")
+    return {name: curve(steps, name) for name in ("thinking", "direct")} | {
+        "ndcg@10": validation(events, "pretrain")
+    }
+
+
+def rounds(events: list[Event]) -> dict[str, Any]:
+    """By round: the distance of states to targets at each thinking step, the leak, and NDCG@10."""
+    names = ("distance", "sampled_nll", "gold_nll", "leak", "distinct_thoughts", "target_share")
+    found = [
+        {"round": event.step} | {name: event.metrics[name] for name in names}
+        for event in of_kind(events, "round", "sft")
+    ]
+    return {"rounds": found, "ndcg@10": validation(events, "sft")}
+
+
+def rewards(events: list[Event]) -> dict[str, Any]:
+    """Each reward's mean, spread within groups and share of the advantage over the steps; NDCG@10."""
+    steps = of_kind(events, "step", "rl")
+    names = [f"{kind}/{name}" for kind in ("reward", "spread", "share") for name in REWARDS]
+    names += ["reward/total", "kl", "entropy"]
+    return {name: curve(steps, name) for name in names} | {"ndcg@10": validation(events, "rl")}
+
+
+def scaling(run: RunDir, users: int) -> dict[str, Any]:
+    """NDCG@10 on validation users, and milliseconds for one, by thinking steps, samples and beam."""
+    store, stage = RunStore(run.path), run.last_model()
+    materials = store.materials(run.config())
+    model = materials.new_model()
+    import_weights(model, store.load_weights(stage))
+    recommender = Recommender(materials, model, stage)
+    rows = rows_of_some(split_rows(materials.corpus, "valid"), users, np.random.default_rng(0))
+    usual = recommender.plan
+    steps = {count: timed(recommender, rows, replace(usual, steps=count)) for count in range(usual.steps + 1)}
+    ranks = np.stack([found.pop("ranks") for found in steps.values()])
+    # The best depth of each user, known only afterwards: no policy that chooses a depth does better.
+    best = np.where(ranks == 0, np.iinfo(np.int64).max, ranks).min(axis=0)
+    oracle = per_user_ndcg(np.where(best == np.iinfo(np.int64).max, 0, best), 10).mean()
+    plans = {count: Plan("sampled", usual.steps, count) for count in (1, 2, 4, 8, 16)}
+    samples = {count: timed(recommender, rows, plan) for count, plan in plans.items()}
+    beams = {beam: timed(recommender, rows, usual, beam) for beam in (5, 10, 20, 50)}
+    for found in (*samples.values(), *beams.values()):
+        found.pop("ranks")
+    return {"steps": steps, "oracle": float(oracle), "samples": samples, "beam": beams}
+
+
+def timed(recommender: Recommender, rows: np.ndarray, plan: Plan, beam: int = 20) -> dict[str, Any]:
+    recommender.plan = plan
+    started = time.perf_counter()
+    ranked = recommender.rank(rows, beam, mask_history=False)
+    seconds = time.perf_counter() - started
+    hits = ranked.items == targets(recommender.materials.corpus, rows)[:, None]
+    ranks = np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, 0)
+    return {
+        "ndcg@10": float(per_user_ndcg(ranks, 10).mean()),
+        "ms": 1000 * seconds / len(rows),
+        "ranks": ranks,
+    }
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--users", type=int, default=2000)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--out", type=Path, help="default: benchmarks/results/method-RUN.json")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

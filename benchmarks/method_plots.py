@@ -1,0 +1,100 @@
+"""Draws docs/figures from what benchmarks/method.py found (needs the extra [plots]).
+
+python benchmarks/method_plots.py benchmarks/results/method-scientific-1.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("svg")
+matplotlib.rcParams["svg.hashsalt"] = "streamrec-dist"  # the same drawing twice is the same file
+
+from matplotlib import pyplot  # noqa: E402 (the backend is chosen first)
+from matplotlib.axes import Axes  # noqa: E402
+
+FIGURES = Path(__file__).resolve().parent.parent / "docs" / "figures"
+REWARDS = ("format", "exact_match", "similarity", "likelihood", "ranking")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--out", type=Path, default=FIGURES)
+    arguments = parser.parse_args()
+    found = json.loads(arguments.file.read_text())
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for name, draw in {"thinking": thinking, "rewards": rewards, "scaling": scaling}.items():
+        figure = draw(found)
+        figure.savefig(arguments.out / f"{name}.svg", metadata={"Date": None})
+        pyplot.close(figure)
+
+
+def thinking(found: dict[str, Any]) -> Any:
+    """Stage 2: distance of states to targets by thinking step, and the leak by round."""
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(8, 3), layout="constrained")
+    rounds = found["sft"]["rounds"]
+    for entry in rounds:
+        left.plot(
+            range(len(entry["distance"])), entry["distance"], marker="o", label=f"round {entry['round']}"
+        )
+    _label(left, "thinking step i", "distance of s_i to the target")
+    left.xaxis.get_major_locator().set_params(integer=True)
+    for name, label in (("sampled_nll", "own thoughts"), ("gold_nll", "annotated thoughts")):
+        right.plot(
+            [entry["round"] for entry in rounds], [entry[name] for entry in rounds], marker="o", label=label
+        )
+    _label(right, "round", "-log P(target | thoughts)")
+    right.xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def rewards(found: dict[str, Any]) -> Any:
+    """Stage 3: each reward's mean, its spread within groups and its share of the advantage."""
+    figure, axes = pyplot.subplots(1, 3, figsize=(10, 3), layout="constrained")
+    kinds = (("reward", "mean"), ("spread", "spread within groups"), ("share", "share of the advantage"))
+    for axis, (kind, title) in zip(axes, kinds, strict=True):
+        for name in REWARDS:
+            points = found["rl"][f"{kind}/{name}"]
+            axis.plot(
+                [step for step, _ in points], [value for _, value in points], label=name.replace("_", " ")
+            )
+        _label(axis, "optimizer step", title, legend=axis is axes[0])
+    return figure
+
+
+def scaling(found: dict[str, Any]) -> Any:
+    """NDCG@10 against thinking steps, samples and beam, with milliseconds a user."""
+    figure, axes = pyplot.subplots(1, 3, figsize=(10, 3), layout="constrained", sharey=True)
+    for axis, (key, title) in zip(
+        axes, (("steps", "thinking steps"), ("samples", "sampled thoughts"), ("beam", "beam")), strict=True
+    ):
+        entries = found["scaling"][key]
+        axis.plot(list(entries), [entry["ndcg@10"] for entry in entries.values()], marker="o")
+        for place, entry in entries.items():
+            axis.annotate(
+                f"{entry['ms']:.0f} ms", (place, entry["ndcg@10"]), fontsize=7, ha="center", va="bottom"
+            )
+        _label(axis, title, "NDCG@10", legend=False)
+    axes[0].axhline(found["scaling"]["oracle"], linestyle=":", label="best depth of each user")
+    axes[0].legend(fontsize=7)
+    return figure
+
+
+def _label(axis: Axes, x: str, y: str, legend: bool = True) -> None:
+    axis.set_xlabel(x)
+    axis.set_ylabel(y)
+    axis.spines[["top", "right"]].set_visible(False)
+    if legend:
+        axis.legend(fontsize=7, frameon=False)
+
+
+if __name__ == "__main__":
+    main()
