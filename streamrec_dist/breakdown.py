@@ -22,8 +22,8 @@ def breakdowns(ranks: TargetRanks) -> dict[str, dict[str, dict[str, Any]]]:
     """{"history", "popularity", "cold"} -> {group: its measures}. No group depends on the ranks.
 
     history: events before the target, in HISTORY_BINS. popularity: q1 (least) to q4 (most): quarters of the *items*
-    that occur in training, by how often they do; so they are the same for both splits, and q4 has most of the
-    targets. cold: targets that the training part has ("seen") and that it never has ("cold", in no quarter).
+    that occur in training, by how often they do; so they are the same for both splits, and q4 has by far the
+    most targets. cold: targets that the training part has ("seen") and that it never has ("cold", in no quarter).
     """
     return {
         "history": _measured(ranks, dict(_by_history(ranks.history_lengths))),

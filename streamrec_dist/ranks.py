@@ -119,7 +119,8 @@ def save_ranks(path: Path, ranks: TargetRanks) -> None:
         pq.write_table(pa.Table.from_arrays(arrays, schema=schema), unfinished)
         os.replace(unfinished, path)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
+        if unfinished.exists():
+            unfinished.unlink()
         raise DataError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
