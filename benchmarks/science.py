@@ -4,8 +4,8 @@
     python benchmarks/science.py --set Beauty --table        # prints what benchmarks/results/science.json has
 
 It brings a cluster up as configs/SET.yaml says, trains one run a seed in configs/runs/ (or goes on with it: every
-part is resumed where it was left), evaluates on the test split, with the history allowed and masked, and adds the rows
-to --out as they come. Everything is selected on validation; the test split is only ever evaluated.
+part is resumed where it was left), evaluates on the test split, with the history allowed and masked, and adds the
+rows to --out as they come. All is selected on validation; the test split is only ever evaluated.
 """
 
 from __future__ import annotations

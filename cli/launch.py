@@ -25,6 +25,7 @@ from streamrec_dist.hardware import resolve_precision
 from streamrec_dist.materials import Materials
 from streamrec_dist.model.retriever import Retriever
 from streamrec_dist.model.weights import flatten, import_weights
+from streamrec_dist.ranks import TargetRanks
 from streamrec_dist.rl.ports import Published
 from streamrec_dist.rundir import RunDir
 from streamrec_dist.stages.context import DEADLINE_S
@@ -34,7 +35,9 @@ from streamrec_dist.stages.evaluate import (
     INVALID_USERS,
     WEIGHTS,
     baseline_ranks,
-    metrics_with_intervals,
+    judge,
+    record,
+    result_name,
 )
 from streamrec_dist.stages.item_ranking import item_model_ranks
 from streamrec_dist.stages.recommend import given_history, user_history
@@ -120,8 +123,9 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Metrics of one stage's model, or of a baseline, with the counting baseline under the same masking.
 
-    `users` evaluates a fixed random choice of them; `on_progress(done, all)` counts users. What is decoded in
-    another way than the run's configuration says is kept beside the run's own result, under a name that says how.
+    `users` evaluates a fixed random choice of them; `on_progress(done, all)` counts targets. The result and the rank
+    of every target are written to the run. What is decoded in another way than the run's configuration says, or of
+    some users only, is kept beside the run's own result, under a name that says so.
     """
     config, store = options.config(run, stage), RunStore(run.path)
     dataset, decoded = store.dataset(), decoding(stage, config)
@@ -130,7 +134,14 @@ def evaluate_run(
         raise DataError(f"no user has a {split} target under the split {dataset.recipe['split']}")
     if users is not None:
         rows = some_of(rows, users, config.seed)
-    counting = baseline_ranks("counting", dataset, rows, mask_history, config.seed)
+
+    def judged(name: str, ranks: np.ndarray) -> TargetRanks:
+        how = decoding(name, config)
+        return judge(
+            dataset, rows, ranks, run=run.name, stage=name, split=split, masked=mask_history, decoding=how
+        )
+
+    counting = judged("counting", baseline_ranks("counting", dataset, rows, mask_history, config.seed))
     invalid: float | None = None
     if stage in BASELINES:
         ranks = baseline_ranks(stage, dataset, rows, mask_history, config.seed)
@@ -138,24 +149,10 @@ def evaluate_run(
     else:
         rank = _rank_on_cluster if use_cluster else _rank_here
         ranks, invalid = rank(store, config, stage, rows, mask_history, on_progress)
-    counting_metrics = metrics_with_intervals(counting)
-    result = {
-        "run": run.name,
-        "stage": stage,
-        "split": split,
-        "masked": mask_history,
-        "decoding": decoded,
-        "users": len(np.unique(rows[:, 0])),
-        "targets": len(rows),
-        **metrics_with_intervals(ranks),
-        "counting_ndcg@10": counting_metrics["ndcg@10"],
-        "invalid_beam_share": invalid,
-        "synthetic": dataset.synthetic,
-        "counting": counting_metrics,
-    }
     other = suffix(decoded) if decoded != decoding(stage, run.config()) else ""
-    run.write_result(f"{stage}-{split}{'-masked' if mask_history else ''}{other}", result)
-    return result
+    other += f"-{users}users" if users is not None else ""
+    name = result_name(stage, split, mask_history, other)
+    return record(run, name, judged(stage, ranks), counting, invalid)
 
 
 def recommend(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+#: What fits beside one another, and what there is.
 MEASURES = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
+ALL_MEASURES = ("recall@5", "recall@10", "recall@20", "ndcg@5", "ndcg@10", "ndcg@20", "mrr@20")
 
 
 def note(message: str) -> None:
@@ -57,25 +59,46 @@ def show(renderable: Any) -> None:
     Console(soft_wrap=False).print(renderable)
 
 
-def measured(result: Mapping[str, Any], measure: str) -> Text:
-    """A measure and, below it, its 95 % interval."""
-    value, interval = result.get(measure), result.get(f"{measure}_ci")
-    if value is None:
-        return Text("-")
-    return Text(f"{four(value)}\n[{four(interval[0])} {four(interval[1])}]" if interval else four(value))
-
-
 def four(value: float) -> str:
     """Four digits after the point, without the zero before it: .0305."""
     return f"{value:.4f}".removeprefix("0")
 
 
+def measured(result: Mapping[str, Any], measure: str) -> Text:
+    """A measure and, below it, its 95 % interval."""
+    value, ends = result.get(measure), result.get(f"{measure}_ci")
+    if value is None:
+        return Text("-")
+    return Text(f"{four(value)}\n{interval(ends)}" if ends else four(value))
+
+
+def interval(ends: Sequence[float], text: Callable[[float], str] = four) -> str:
+    """An interval in brackets: [.0277 .0334]."""
+    return f"[{text(ends[0])} {text(ends[1])}]"
+
+
+def signed(value: float) -> str:
+    """Four digits after the point, with the sign: +.0305."""
+    return f"{value:+.4f}".replace("0.", ".", 1)
+
+
+def title_of(measure: str) -> str:
+    """A measure as people write it: Recall@10, NDCG@10, MRR@20."""
+    return measure.replace("recall", "Recall").replace("ndcg", "NDCG").replace("mrr", "MRR")
+
+
+def measures(title: str, columns: Iterable[tuple[str, Mapping[str, Any]]]) -> Table:
+    """All measures below one another, models side by side."""
+    columns = list(columns)
+    rows = ([title_of(name), *(measured(result, name) for _, result in columns)] for name in ALL_MEASURES)
+    return table(title, ["", *(name for name, _ in columns)], rows)
+
+
 def comparison(title: str, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Table:
     """Models below one another, their measures with intervals side by side."""
-    names = [measure.replace("recall", "Recall").replace("ndcg", "NDCG") for measure in MEASURES]
     return table(
         title,
-        ["", *names],
+        ["", *map(title_of, MEASURES)],
         ([name, *(measured(result, measure) for measure in MEASURES)] for name, result in rows),
     )
 

@@ -1,4 +1,4 @@
-"""Ranking metrics over users, with ties broken at random so that item numbers never decide."""
+"""Ranking measures of targets, and their ranks with ties broken at random so that item numbers never decide."""
 
 from __future__ import annotations
 
@@ -8,43 +8,44 @@ import numpy as np
 
 from streamrec_dist.errors import RunError
 
-# Bootstrap samples drawn at a time: bounds the memory to this many copies of the users.
-CHUNK = 50
+CUTS = (5, 10, 20)
+#: The measures look at this many items, of every model: wide beams and full rankings compare with narrow ones.
+DEPTH = max(CUTS)
+MEASURES = (*(f"{name}@{k}" for name in ("recall", "ndcg") for k in CUTS), f"mrr@{DEPTH}")
 
 
-def per_user_recall(ranks: np.ndarray, k: int) -> np.ndarray:
+def recall(ranks: np.ndarray, k: int) -> np.ndarray:
     """1.0 where the target is among the first k, else 0.0: float64 [n]. `ranks` count from 1; 0 is a miss."""
     return ((ranks >= 1) & (ranks <= k)).astype(np.float64)
 
 
-def per_user_ndcg(ranks: np.ndarray, k: int) -> np.ndarray:
+def ndcg(ranks: np.ndarray, k: int) -> np.ndarray:
     """1 / log2(1 + rank) where the one relevant item is among the first k, else 0: float64 [n]."""
-    return per_user_recall(ranks, k) / np.log2(1.0 + np.maximum(ranks, 1))
+    return recall(ranks, k) / np.log2(1.0 + np.maximum(ranks, 1))
+
+
+def reciprocal_rank(ranks: np.ndarray, k: int) -> np.ndarray:
+    """1 / rank where the target is among the first k, else 0: float64 [n]."""
+    return recall(ranks, k) / np.maximum(ranks, 1)
+
+
+def measure(name: str, ranks: np.ndarray) -> np.ndarray:
+    """One of MEASURES for each target: float64 [n]."""
+    kind, _, k = name.partition("@")
+    return {"recall": recall, "ndcg": ndcg, "mrr": reciprocal_rank}[kind](ranks, int(k))
+
+
+def measured(names: Sequence[str], ranks: np.ndarray) -> np.ndarray:
+    """Several measures of each target, side by side: float64 [n, len(names)]."""
+    return np.stack([measure(name, ranks) for name in names], axis=1)
 
 
 def ranking_metrics(ranks: np.ndarray, ks: Sequence[int] = (5, 10)) -> dict[str, float]:
-    """Means over users: {"recall@k", "ndcg@k"} for each k. `ranks` int [n] count from 1; 0 is a miss."""
+    """Means over targets: {"recall@k", "ndcg@k"} for each k. `ranks` int [n] count from 1; 0 is a miss."""
     if len(ranks) == 0:
         raise RunError("there are no ranks to average: the split has no users")
-    recall = {f"recall@{k}": float(per_user_recall(ranks, k).mean()) for k in ks}
-    return recall | {f"ndcg@{k}": float(per_user_ndcg(ranks, k).mean()) for k in ks}
-
-
-def bootstrap_interval(
-    values: np.ndarray, seed: int = 0, samples: int = 1000, level: float = 0.95
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean over users; `values` float [n] holds one number a user."""
-    if len(values) == 0:
-        raise RunError("there are no values to resample: the split has no users")
-    rng = np.random.default_rng(seed)
-    means = np.concatenate(
-        [
-            values[rng.integers(0, len(values), size=(min(CHUNK, samples - start), len(values)))].mean(axis=1)
-            for start in range(0, samples, CHUNK)
-        ]
-    )
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    names = [f"{name}@{k}" for name in ("recall", "ndcg") for k in ks]
+    return dict(zip(names, measured(names, ranks).mean(axis=0).tolist(), strict=True))
 
 
 def ranks_of_targets(scores: np.ndarray, targets: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -65,3 +66,19 @@ def ranks_of_targets(scores: np.ndarray, targets: np.ndarray, rng: np.random.Gen
 def rank_of_target(scores: np.ndarray, target: int, rng: np.random.Generator) -> int:
     """Rank of one target among scores [n_items]; see ranks_of_targets."""
     return int(ranks_of_targets(scores[None], np.array([target]), rng)[0])
+
+
+def beam_ranks(
+    items: np.ndarray, scores: np.ndarray, targets: np.ndarray, uniforms: np.ndarray
+) -> np.ndarray:
+    """Rank of each row's target among the items of its beam, from 1; 0 where it is not there: int64 [n].
+
+    `items` [n, W] (-1 = none) with `scores` [n, W], targets [n]. Among equal scores, which bf16 gives often, the
+    place is drawn by `uniforms` [n] in [0, 1), whatever order the beam has them in.
+    """
+    hits = items == targets[:, None]
+    own = np.where(hits, scores, -np.inf).max(axis=1, initial=-np.inf)[:, None]
+    better = (scores > own).sum(axis=1)
+    ties = ((scores == own) & (items >= 0)).sum(axis=1)
+    drawn = (uniforms.astype(np.float64) * ties).astype(np.int64)
+    return np.where(hits.any(axis=1), 1 + better + drawn, 0)

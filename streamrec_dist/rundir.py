@@ -7,7 +7,7 @@ runs/NAME/config.yaml                       the resolved configuration
           items/                            embeddings, neighbours, semantic ids
           checkpoints/STAGE/step-N/         weights (the best too), optimizer and state; the last two
           stages/STAGE.json                 the result of a finished stage
-          results/                          evaluations
+          results/NAME.json, NAME.parquet   evaluations: measures, and the rank of every target
 """
 
 from __future__ import annotations
@@ -211,6 +211,10 @@ class RunDir:
         path = self.path / "results" / f"{name}.json"
         write_atomically(path, json.dumps(result, indent=1))
         return path
+
+    def ranks_path(self, name: str) -> Path:
+        """Where the ranks of the targets of a result lie (streamrec_dist/ranks.py)."""
+        return self.path / "results" / f"{name}.parquet"
 
 
 def check_name(name: str) -> None:

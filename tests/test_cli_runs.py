@@ -23,7 +23,8 @@ from tests.conftest import last_json, run_cli
 pytestmark = pytest.mark.cluster
 
 LONG = ("--set", "stages.rl.steps=3000", "--set", "stages.rl.eval_every=5")
-MEASURES = {f"{name}@{k}{ci}" for name in ("recall", "ndcg") for k in (5, 10) for ci in ("", "_ci")}
+MEASURES = {f"{name}@{k}{ci}" for name in ("recall", "ndcg") for k in (5, 10, 20) for ci in ("", "_ci")}
+MEASURES |= {"mrr@20", "mrr@20_ci", "by"}
 
 
 @pytest.fixture(scope="module")

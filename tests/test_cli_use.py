@@ -19,7 +19,7 @@ from streamrec_dist.events import Event, EventLog
 from streamrec_dist.rundir import RunDir, StageResult
 from tests.conftest import last_json, run_cli
 
-COMMANDS = ["init", "up", "status", "down", "train", "watch", "stop", "evaluate", "recommend"]
+COMMANDS = ["init", "up", "status", "down", "train", "watch", "stop", "evaluate", "compare", "recommend"]
 COMMANDS += ["data prepare", "data describe", "data list"]
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from streamrec_dist.baselines.counting import CountingModel
 from streamrec_dist.baselines.popularity import PopularityModel
+from streamrec_dist.baselines.ranking import rank_rows
 from streamrec_dist.data.build import validate
 from streamrec_dist.data.dataset import Dataset
 from streamrec_dist.data.prepare import prepare
@@ -107,6 +108,31 @@ def test_ties_do_not_favour_small_item_numbers():
     ds = dataset(sequences, 40)
     ranks = PopularityModel.fit(ds).ranks(ds, split_rows(ds, "valid"), masked=False, seed=3)
     assert ranks.mean() == pytest.approx(20.5, abs=2.5)
+
+
+@pytest.mark.parametrize("model", [CountingModel, PopularityModel])
+@pytest.mark.parametrize("masked", [False, True])
+def test_other_item_numbers_change_no_rank(model, masked: bool):
+    rng = np.random.default_rng(1)
+    sequences = [rng.permutation(60)[:length].tolist() for length in rng.integers(4, 7, 120)]
+    found = []
+    for renamed in (np.arange(60), np.arange(60)[::-1], rng.permutation(60)):
+        ds = dataset([renamed[sequence].tolist() for sequence in sequences], 60)
+        fitted, rows = model.fit(ds), split_rows(ds, "test")
+        # What is drawn depends on how many items tie, so equal ties give equal ranks.
+        found.append(np.stack([fitted.ranks(ds, rows, masked, seed) for seed in range(5)]))
+    assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
+    assert (np.ptp(found[0], axis=0) > 0).sum() >= 5, "the problem has ties"
+
+
+def test_scores_that_are_equal_but_for_rounding_are_ties():
+    ds = dataset([[0, 1, 2, 3], [1, 0, 3, 2]], 4)
+    rows = np.repeat(split_rows(ds, "test")[:1], 200, axis=0)
+    target = ds.history(0)[3]
+    scores = np.full(4, 0.1 + 0.2)
+    scores[target] = 0.3
+    ranks = rank_rows(lambda block: np.tile(scores, (len(block), 1)), ds, rows, False, seed=0)
+    assert set(ranks.tolist()) == {1, 2, 3, 4}
 
 
 @pytest.mark.parametrize(

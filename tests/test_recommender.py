@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from streamrec_dist.config_file import parse_config
+from streamrec_dist.data.batches import targets
 from streamrec_dist.data.build import validate
 from streamrec_dist.data.demo import demo_catalogue
 from streamrec_dist.data.split import split_rows
@@ -63,6 +65,28 @@ def test_a_ranking_does_not_depend_on_how_rows_are_batched(overrides):
         assert not set(items.tolist()) & set(corpus.items[first : first + position].tolist())
         kept = items[items >= 0].tolist()
         assert len(set(kept)) == len(kept) > 0
+
+
+@pytest.mark.parametrize("overrides", [(), (SAMPLED, "stages.evaluate.samples=3")])
+def test_equally_likely_items_have_ranks_by_chance(overrides):
+    """A model that knows nothing gives all items one probability: each rank is as likely for every target."""
+    ignorant, single = (
+        recommender("sft", "stages.evaluate.beam=90", f"stages.evaluate.batch={batch}", *overrides)
+        for batch in (100, 7)
+    )
+    for model in (ignorant.model, single.model):
+        with torch.no_grad():
+            model.embed.weight.zero_()
+    for judge in (ignorant, single):
+        judge.engine.refresh()
+    rows = split_rows(ignorant.materials.corpus, "test")
+    scores = ignorant.rank(rows[:3], 90, False).scores
+    assert (scores == scores[:, :1]).all()
+    ranks = ignorant.target_ranks(rows, False)
+    assert np.array_equal(single.target_ranks(rows, False), ranks), "however rows are batched"
+    assert len(rows) == 120 and ranks.min() >= 1 and ranks.max() <= 90
+    assert ranks.mean() == pytest.approx(45.5, abs=8)
+    assert np.corrcoef(ranks, targets(ignorant.materials.corpus, rows))[0, 1] == pytest.approx(0, abs=0.25)
 
 
 @pytest.mark.parametrize("name", ["direct", "pretrain"])

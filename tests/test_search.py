@@ -14,7 +14,7 @@ from streamrec_dist.config_file import parse_config
 from streamrec_dist.decode.branches import Branches
 from streamrec_dist.decode.engine import Engine
 from streamrec_dist.decode.joint import joint_beam_search
-from streamrec_dist.decode.merge import merge_rows, sum_runs
+from streamrec_dist.decode.merge import merge_rows, mixed, sum_runs
 from streamrec_dist.decode.random import rollout_uniforms
 from streamrec_dist.decode.sampler import sample_thoughts, think_greedily
 from streamrec_dist.decode.search import Found, Plan, search
@@ -307,6 +307,22 @@ def test_runs_are_summed_as_a_loop_does():
                 expected = scores[row, members, slot].logsumexp(0)
                 torch.testing.assert_close(summed[row, members[-1], slot], expected)
                 assert (summed[row, members[:-1], slot] == -torch.inf).all()
+
+
+def test_item_numbers_do_not_decide_which_of_equal_items_stay():
+    """Of 40 items of one score 20 stay; over many sets of numbers each place in the order stays equally often."""
+    kept = np.zeros(40)
+    for first in range(0, 40 * 400, 40):
+        items = torch.arange(first, first + 40)[torch.randperm(40)].view(1, 2, 20)
+        merged, _ = merge_rows(items, torch.zeros(1, 2, 20), 20)
+        kept[merged[0].numpy() - first] += 1
+    assert kept / 400 == pytest.approx(np.full(40, 0.5), abs=0.13)
+    assert np.corrcoef(kept, np.arange(40))[0, 1] == pytest.approx(0, abs=0.5)
+
+
+def test_mixed_numbers_are_distinct():
+    numbers = torch.cat([torch.arange(-1, 200_000), torch.tensor([2**31, 2**62, -(2**63)])])
+    assert len(mixed(numbers).unique()) == len(numbers)
 
 
 def test_merging_rows_of_which_some_have_run_out():

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 
 from cli import cluster
 from cli.commands.options import (
@@ -17,7 +18,7 @@ from cli.commands.options import (
     ThoughtsOption,
     examples,
 )
-from cli.output import comparison, emit_json, note, show, table
+from cli.output import emit_json, measured, measures, note, show, table
 from cli.workspace import living_cluster, pick_run
 from streamrec_dist.errors import UsageError
 
@@ -50,6 +51,14 @@ class Split(StrEnum):
     test = "test"
 
 
+class By(StrEnum):
+    """What targets can be grouped by."""
+
+    history = "history"
+    popularity = "popularity"
+    cold = "cold"
+
+
 def evaluate(
     run: RunArgument = None,
     stage: Annotated[
@@ -67,6 +76,14 @@ def evaluate(
     thoughts: ThoughtsOption = None,
     samples: SamplesOption = None,
     beam: BeamOption = None,
+    by: Annotated[
+        list[By] | None,
+        typer.Option(
+            show_default=False,
+            help="Show results by length of history, quarter of item popularity, or for items that training never "
+            "has; may be repeated.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Rank the whole catalogue for each user and compare with the counting baseline."""
@@ -90,9 +107,13 @@ def evaluate(
     if as_json:
         emit_json(result)
     else:
-        show(comparison(_title(result), [("counting baseline", result["counting"]), (name, result)]))
+        models = [("counting baseline", result["counting"]), (name, result)]
+        show(measures(_title(result), models))
+        for kind in by or ():
+            show(_breakdown(kind, models))
         note(
-            f"the same with history masked: --mask-history   as JSON: --json   results: {directory.path}/results"
+            f"the same with history masked: --mask-history   by groups: --by history   as JSON: --json   "
+            f"results: {directory.path}/results"
         )
 
 
@@ -133,12 +154,20 @@ def recommend(
         _show_recommendation(result)
 
 
+BREAKDOWNS = {
+    By.history: "by events before the target",
+    By.popularity: "by quarter of the items (and their interactions in training), least popular first",
+    By.cold: "targets that the training part has, and that it never has",
+}
+
+
 def add_to(app: typer.Typer) -> None:
     app.command(
         epilog=examples(
             "streamrec-dist evaluate",
             "streamrec-dist evaluate demo --stage direct --split test --mask-history",
             "streamrec-dist evaluate demo --split test --json",
+            "streamrec-dist evaluate demo --by history --by cold",
             "streamrec-dist evaluate demo --thoughts sampled --samples 16 --beam 50",
         )
     )(evaluate)
@@ -164,7 +193,7 @@ class _Progress:
         tenth = 10 * done // total if total else 0
         if tenth > self.tenth:
             self.tenth = tenth
-            note(f"  {done} of {total} users")
+            note(f"  {done} of {total} targets")
 
 
 def _title(result: dict[str, Any]) -> str:
@@ -175,6 +204,25 @@ def _title(result: dict[str, Any]) -> str:
         f"run {result['run']}, {result['split']} split, {result['users']} users, history {masked}, "
         f"{decoded}95 % intervals{kind}"
     )
+
+
+def _breakdown(by: By, models: list[tuple[str, dict[str, Any]]]) -> Table:
+    """One line a group of targets: how many, and each model's measures."""
+    columns = [f"{name} {short}" for short in ("R@10", "N@10") for name, _ in models]
+    rows = []
+    for group, counts in models[0][1]["by"][by.value].items():
+        grouped = [result["by"][by.value][group] for _, result in models]
+        cells = [measured(one, measure) for measure in ("recall@10", "ndcg@10") for one in grouped]
+        rows.append([_group_label(group, counts), counts["targets"], *cells])
+    return table(BREAKDOWNS[by], ["", "targets", *columns], rows)
+
+
+def _group_label(group: str, counts: dict[str, Any]) -> str:
+    """The group's name and, of a quarter of the items, how often training has them."""
+    if "interactions" not in counts:
+        return group
+    first, last = counts["interactions"]
+    return f"{group} ({first}+)" if last is None else f"{group} ({first}-{last})"
 
 
 def _decoded(decoding: dict[str, Any]) -> str:

@@ -18,8 +18,8 @@ def rank_rows(
 ) -> np.ndarray:
     """Ranks of the targets of `rows` [n, 2]: int64 [n], 0 = not in the top 100 or without a score.
 
-    `score` maps rows [b, 2] to a fresh array [b, n_items] in which 0 means "no evidence". With `masked` the
-    items of the history are no candidates; a target that repeats one of them is then a miss.
+    `score` maps rows [b, 2] to an array [b, n_items], compared in single precision, in which 0 means "no evidence".
+    With `masked` the items of the history are no candidates; a target that repeats one of them is then a miss.
     """
     rng = np.random.default_rng(seed)
     ranks = [_rank_block(score(block), ds, block, masked, rng) for block in _blocks(rows)]
@@ -33,6 +33,8 @@ def _blocks(rows: np.ndarray) -> list[np.ndarray]:
 def _rank_block(
     scores: np.ndarray, ds: Sequenced, rows: np.ndarray, masked: bool, rng: np.random.Generator
 ) -> np.ndarray:
+    # In double precision equal sums differ in their last bits by the order of the items that they are made of.
+    scores = scores.astype(np.float32)
     scores[scores <= 0] = -np.inf
     if masked:
         for row, (user, position) in enumerate(rows):

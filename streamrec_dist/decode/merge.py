@@ -10,8 +10,8 @@ from torch import Tensor
 def sum_runs(keys: Tensor, scores: Tensor, longest: int) -> Tensor:
     """Log-sum-exp over each run of equal keys, at its last place; -inf at its other places.
 
-    keys int64 [P, N] ascending; scores float32 [P, N, ...]; no run is longer than `longest`. A scan by doubling:
-    unlike a scatter its order of summation is fixed, and nothing is read off the device.
+    keys int64 [P, N], equal ones side by side; scores float32 [P, N, ...]; no run is longer than `longest`.
+    A scan by doubling: unlike a scatter its order of summation is fixed, and nothing is read off the device.
     """
     keys = keys.view(*keys.shape, *[1] * (scores.ndim - 2))
     step = 1
@@ -37,6 +37,16 @@ def merge_rows(items: Tensor, scores: Tensor, width: int) -> tuple[Tensor, Tenso
 
     items int64 [P, R, W] (-1 = none), distinct in a row; scores float32 [P, R, W].
     """
-    keys, order = items.flatten(1).sort(dim=-1, stable=True)
-    summed = sum_runs(keys, scores.flatten(1).gather(1, order), longest=items.shape[1])
-    return best_items(keys, summed.masked_fill(keys < 0, -torch.inf), width)
+    # What stands first may decide between equal sums, and item numbers must not.
+    keys, order = mixed(items.flatten(1)).sort(dim=-1, stable=True)
+    items, rows = items.flatten(1).gather(1, order), items.shape[1]
+    summed = sum_runs(keys, scores.flatten(1).gather(1, order), longest=rows)
+    return best_items(items, summed.masked_fill(items < 0, -torch.inf), width)
+
+
+def mixed(numbers: Tensor) -> Tensor:
+    """Distinct numbers for distinct numbers int64, in an order that has nothing to do with theirs."""
+    for factor, shift in ((-0x61C8864680B583EB, 30), (-0x40A7B892E31B1A47, 27)):
+        numbers = numbers * factor
+        numbers = numbers ^ ((numbers >> shift) & ((1 << (64 - shift)) - 1))
+    return numbers

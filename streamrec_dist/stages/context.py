@@ -15,7 +15,7 @@ from streamrec_dist.data.split import rows_of_some, split_rows
 from streamrec_dist.errors import StreamRecError
 from streamrec_dist.events import Event
 from streamrec_dist.materials import Materials
-from streamrec_dist.metrics import bootstrap_interval, per_user_ndcg, ranking_metrics
+from streamrec_dist.metrics import measured, ranking_metrics
 from streamrec_dist.rl.ports import (
     Annotators,
     Evaluators,
@@ -28,6 +28,7 @@ from streamrec_dist.rl.ports import (
     Store,
 )
 from streamrec_dist.rundir import Checkpoint
+from streamrec_dist.statistics import bootstrap_intervals
 
 #: The longest any single piece of work may take before the run ends with an error that names it.
 DEADLINE_S = 1800.0
@@ -79,13 +80,16 @@ class Context:
 
     def evaluate(self, stage: str, model: str, step: int, users: int, weights: Published) -> dict[str, Any]:
         """Rank the validation targets of some users and emit the metrics."""
-        tasks = [self.evaluators.ranks(model, part, False, weights) for part in self.evaluation_parts(users)]
+        parts = self.evaluation_parts(users)
+        tasks = [self.evaluators.ranks(model, part, False, weights) for part in parts]
         ranks = np.concatenate([self.runtime.receipt(task, "evaluation", DEADLINE_S) for task in tasks])
-        return self.report_ranks(stage, step, ranks)
+        return self.report_ranks(stage, step, np.concatenate(parts), ranks)
 
-    def report_ranks(self, stage: str, step: int, ranks: np.ndarray) -> dict[str, Any]:
-        low, high = bootstrap_interval(per_user_ndcg(ranks, 10))
-        metrics = ranking_metrics(ranks) | {"ndcg@10_ci": [low, high], "users": len(ranks)}
+    def report_ranks(self, stage: str, step: int, rows: np.ndarray, ranks: np.ndarray) -> dict[str, Any]:
+        """Emit the metrics of `ranks` [n], those of the targets of rows [n, 2]."""
+        users = rows[:, 0]
+        (interval,) = bootstrap_intervals(measured(["ndcg@10"], ranks), users).tolist()
+        metrics = ranking_metrics(ranks) | {"ndcg@10_ci": interval, "users": len(np.unique(users))}
         self.store.emit(Event("eval", stage, step=step, split="valid", metrics=metrics))
         return metrics
 

@@ -22,6 +22,7 @@ from streamrec_dist.decode.random import rollout_uniforms, row_keys
 from streamrec_dist.decode.sampler import think_greedily
 from streamrec_dist.decode.search import Plan, search
 from streamrec_dist.materials import Materials, arithmetic
+from streamrec_dist.metrics import beam_ranks
 from streamrec_dist.model.backbone import Stack, StreamRec
 
 
@@ -103,10 +104,15 @@ class Recommender:
         return Ranked(*(column.cpu().numpy() for column in vars(found).values()))
 
     def target_ranks(self, rows: np.ndarray, mask_history: bool) -> np.ndarray:
-        """Rank of each row's target in the beam, from 1; 0 where the beam misses it: int64 [n]."""
+        """Rank of each row's target in the beam, from 1; 0 where the beam misses it: int64 [n].
+
+        Its place among equal scores is drawn by chance, always the same for a row.
+        """
         ranked = self.rank(rows, self.config.stages.evaluate.beam, mask_history)
-        hits = ranked.items == targets(self.materials.corpus, rows)[:, None]
-        return np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, 0)
+        wanted = targets(self.materials.corpus, rows)
+        # Seeds of runs are below 2**31: these draws are not those of the thoughts.
+        draws = rollout_uniforms(self.config.seed + 2**31, row_keys(rows), 1, 1)[:, 0, 0]
+        return beam_ranks(ranked.items, ranked.scores, wanted, draws)
 
     def invalid_beam_share(self, rows: np.ndarray) -> float:
         """Share of an unconstrained beam's sequences, after greedy thoughts, that name no item of the catalogue."""

@@ -1,4 +1,8 @@
-"""Evaluation of a run on held-out items: every model and baseline by the same rows and metrics."""
+"""Evaluation of a run on held-out items: every model and baseline by the same rows and measures.
+
+rows --any model--> ranks --TargetRanks.of--> results/NAME.parquet
+                                 |--summary--> results/NAME.json
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,13 @@ import numpy as np
 
 from streamrec_dist.baselines.counting import CountingModel
 from streamrec_dist.baselines.popularity import PopularityModel
+from streamrec_dist.baselines.ranking import DEPTH
+from streamrec_dist.breakdown import breakdowns
 from streamrec_dist.data.dataset import Dataset
-from streamrec_dist.metrics import bootstrap_interval, per_user_ndcg, per_user_recall, ranking_metrics
+from streamrec_dist.metrics import MEASURES, measured
+from streamrec_dist.ranks import TargetRanks, save_ranks
+from streamrec_dist.rundir import RunDir
+from streamrec_dist.statistics import bootstrap_intervals
 
 BASELINES: dict[str, type[CountingModel] | type[PopularityModel]] = {
     "counting": CountingModel,
@@ -17,7 +26,6 @@ BASELINES: dict[str, type[CountingModel] | type[PopularityModel]] = {
 }
 #: Stage of an evaluation -> the stage whose weights it uses.
 WEIGHTS = {"retrieve": "retrieve", "direct": "pretrain", "pretrain": "pretrain", "sft": "sft", "rl": "rl"}
-KS = (5, 10)
 #: Users of whom the unconstrained beam is looked at; its share of invalid items needs no more.
 INVALID_USERS = 500
 
@@ -27,10 +35,63 @@ def baseline_ranks(name: str, dataset: Dataset, rows: np.ndarray, masked: bool, 
     return BASELINES[name].fit(dataset).ranks(dataset, rows, masked, seed)
 
 
-def metrics_with_intervals(ranks: np.ndarray) -> dict[str, Any]:
-    """Recall and NDCG at 5 and 10, each with its 95 % bootstrap interval over users, as `NAME_ci`."""
-    metrics: dict[str, Any] = dict(ranking_metrics(ranks, KS))
-    for k in KS:
-        metrics[f"recall@{k}_ci"] = list(bootstrap_interval(per_user_recall(ranks, k)))
-        metrics[f"ndcg@{k}_ci"] = list(bootstrap_interval(per_user_ndcg(ranks, k)))
-    return metrics
+def result_name(stage: str, split: str, masked: bool, other: str = "") -> str:
+    """The name of a result's files; `other` says how it differs from the run's own, such as `-beam50`."""
+    return f"{stage}-{split}{'-masked' if masked else ''}{other}"
+
+
+def judge(
+    dataset: Dataset,
+    rows: np.ndarray,
+    ranks: np.ndarray,
+    *,
+    run: str,
+    stage: str,
+    split: str,
+    masked: bool,
+    decoding: dict[str, Any] | None,
+) -> TargetRanks:
+    """What any model's `ranks` int64 [n] of the targets of rows [n, 2] are worth; `decoding` None: it scores all."""
+    about = {
+        "run": run,
+        "stage": stage,
+        "split": split,
+        "masked": masked,
+        "decoding": decoding,
+        "depth": decoding["beam"] if decoding else DEPTH,
+        "synthetic": dataset.synthetic,
+    }
+    return TargetRanks.of(dataset, rows, ranks, about)
+
+
+def summary(ranks: TargetRanks) -> dict[str, Any]:
+    """Each of MEASURES, its 95 % bootstrap interval over users as `NAME_ci`, and `by`: those of groups."""
+    values = measured(MEASURES, ranks.ranks)
+    intervals = bootstrap_intervals(values, ranks.user_numbers).tolist()
+    body: dict[str, Any] = dict(zip(MEASURES, values.mean(axis=0).tolist(), strict=True))
+    body |= {f"{name}_ci": interval for name, interval in zip(MEASURES, intervals, strict=True)}
+    return {**body, "by": breakdowns(ranks)}
+
+
+def record(
+    run: RunDir, name: str, ranks: TargetRanks, counting: TargetRanks, invalid_beam_share: float | None
+) -> dict[str, Any]:
+    """Write a result as results/NAME.parquet and NAME.json, and return the latter.
+
+    `counting` are the counting baseline's ranks of the same rows under the same masking.
+    """
+    floor = summary(counting)
+    about = ("run", "stage", "split", "masked", "decoding")
+    result = {
+        **{key: ranks.about[key] for key in about},
+        "users": ranks.n_users,
+        "targets": len(ranks),
+        **summary(ranks),
+        "counting_ndcg@10": floor["ndcg@10"],
+        "invalid_beam_share": invalid_beam_share,
+        "synthetic": ranks.about["synthetic"],
+        "counting": floor,
+    }
+    save_ranks(run.ranks_path(name), ranks)
+    run.write_result(name, result)
+    return result

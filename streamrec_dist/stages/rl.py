@@ -196,7 +196,7 @@ class RlLoop:
             left.remove(task)
             if not left:
                 ranks = [self.context.runtime.receipt(t, "evaluation", DEADLINE_S) for t in tasks]
-                metrics = self.context.report_ranks(STAGE, step, np.concatenate(ranks))
+                metrics = self.context.report_ranks(STAGE, step, np.concatenate(parts), np.concatenate(ranks))
                 self.best.offer(step, metrics, saved)
                 self.evaluated.append(step)
 

@@ -1,0 +1,166 @@
+"""The rank of every target under one model: what all measures are made from, kept so that models can be compared."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from streamrec_dist.data.dataset import Dataset
+from streamrec_dist.data.split import training_part
+from streamrec_dist.data.strings import Strings
+from streamrec_dist.errors import DataError
+
+_ABOUT = b"streamrec_dist"
+#: What every file says of its ranks; a program may add more.
+REQUIRED = ("run", "stage", "split", "masked", "decoding", "data", "depth", "popularity_quartiles")
+COLUMNS = {
+    "user": pa.large_string(),
+    "item": pa.large_string(),
+    "position": pa.int32(),
+    "rank": pa.int32(),
+    "history_length": pa.int32(),
+    "popularity": pa.int32(),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class TargetRanks:
+    """n targets, their ranks, and `about`, which says whose ranks they are (the keys REQUIRED).
+
+    `users` and `items` are original ids. All arrays are int64 [n]: `positions` count from 0 in the user's
+    sequence; `ranks` from 1, 0 is a miss: not among the `depth` items that the model ranks, or without a score;
+    `history_lengths` are the events before the target; `popularity` is how often the training part has it.
+    """
+
+    users: Strings
+    items: Strings
+    positions: np.ndarray
+    ranks: np.ndarray
+    history_lengths: np.ndarray
+    popularity: np.ndarray
+    about: dict[str, Any]
+
+    @classmethod
+    def of(cls, ds: Dataset, rows: np.ndarray, ranks: np.ndarray, about: dict[str, Any]) -> TargetRanks:
+        """The `ranks` [n] that any model gives the targets of rows [n, 2] (user, position)."""
+        numbers, positions = rows[:, 0], rows[:, 1]
+        targets = ds.items[ds.offsets[numbers] + positions]
+        counts = np.bincount(training_part(ds)[0], minlength=ds.n_items)
+        return cls(
+            users=Strings.of(ds.user_ids).take(numbers),
+            items=Strings.of(ds.item_ids).take(targets),
+            positions=positions,
+            ranks=ranks.astype(np.int64),
+            history_lengths=positions,
+            popularity=counts[targets],
+            about={**about, "data": ds.content_hash, "popularity_quartiles": quartiles(counts)},
+        )
+
+    def __len__(self) -> int:
+        return len(self.ranks)
+
+    @cached_property
+    def user_numbers(self) -> np.ndarray:
+        """The same number for the targets of one user: int64 [n]."""
+        encoded = pc.dictionary_encode(self.users.array).combine_chunks()
+        return encoded.indices.to_numpy().astype(np.int64)
+
+    @property
+    def n_users(self) -> int:
+        return int(self.user_numbers.max(initial=-1)) + 1
+
+    @property
+    def name(self) -> str:
+        """Whose ranks they are, as commands name it: RUN:STAGE."""
+        return f"{self.about['run']}:{self.about['stage']}"
+
+
+def quartiles(counts: np.ndarray) -> list[int]:
+    """The quartiles of the counts [items] of the items that occur in training: three counts.
+
+    Items of one count are in one quarter, whatever their numbers.
+    """
+    seen = counts[counts > 0]
+    if len(seen) == 0:
+        return [0, 0, 0]
+    return np.quantile(seen, [0.25, 0.5, 0.75], method="inverted_cdf").astype(int).tolist()
+
+
+def save_ranks(path: Path, ranks: TargetRanks) -> None:
+    """Write a Parquet file with the columns COLUMNS and, in its schema's metadata, `about` as JSON.
+
+    Readers see the old or the new file, never a part. Raises DataError where it cannot be written.
+    """
+    columns = [
+        ranks.users.array,
+        ranks.items.array,
+        ranks.positions,
+        ranks.ranks,
+        ranks.history_lengths,
+        ranks.popularity,
+    ]
+    schema = pa.schema(COLUMNS, metadata={_ABOUT: json.dumps(ranks.about).encode()})
+    arrays = [
+        pa.chunked_array([pa.array(column.astype(np.int32))]) if isinstance(column, np.ndarray) else column
+        for column in columns
+    ]
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_arrays(arrays, schema=schema), unfinished)
+        os.replace(unfinished, path)
+    except OSError as error:
+        if unfinished.exists():
+            unfinished.unlink()
+        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+def load_ranks(path: Path) -> TargetRanks:
+    """Ranks from a file of `save_ranks`.
+
+    Raises DataError naming the file when it is missing or damaged, or is no such file.
+    """
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: not a readable Parquet file ({error})") from error
+    about = _about(table, path)
+    for name, kind in COLUMNS.items():
+        if name not in table.column_names or table.schema.field(name).type != kind:
+            raise DataError(f"{path}: expected a column {name} of {kind}, as `evaluate` writes it")
+        if table[name].null_count:
+            raise DataError(f"{path}: column {name} has gaps; evaluate again")
+    numbers = {name: table[name].to_numpy().astype(np.int64) for name in list(COLUMNS)[2:]}
+    return TargetRanks(
+        users=Strings(table["user"]),
+        items=Strings(table["item"]),
+        positions=numbers["position"],
+        ranks=numbers["rank"],
+        history_lengths=numbers["history_length"],
+        popularity=numbers["popularity"],
+        about=about,
+    )
+
+
+def _about(table: pa.Table, path: Path) -> dict[str, Any]:
+    try:
+        about = json.loads((table.schema.metadata or {})[_ABOUT])
+        missing = [key for key in REQUIRED if key not in about]
+    except (KeyError, ValueError, TypeError):
+        missing = list(REQUIRED)
+    if missing:
+        raise DataError(
+            f"{path}: its metadata lacks {', '.join(missing)}; expected a file that `evaluate` writes to results/"
+        )
+    return about
