@@ -40,10 +40,11 @@ class Materials:
     config: Config
     corpus: Corpus
     neighbours: np.ndarray  # int32 [n_items, k], nearest first
-    rows: np.ndarray  # int64 [rows, 2], the training rows (user, position of the target)
+    rows: np.ndarray  # int64 [rows, 2], the training rows (user, position of the target), kept ones last
     counts: Cooccurrence | None = None  # what the retriever knows of the items: how often they stand together
     texts: np.ndarray | None = None  # float32 [n_items, dim], and what their texts say
     evidence: EvidenceTable | None = None  # what stage retrieve found
+    kept: int = 0  # rows that stages 1 and 2 leave for the prompts of stage 3
 
     def __post_init__(self) -> None:
         self._check_ids(self.config.items.levels, self.config.items.codes, "the configuration")
@@ -60,6 +61,11 @@ class Materials:
                 f"{levels} of {codes}; give items.levels and items.codes the values that the ids were made with, or "
                 "run stage tokenize and the stages after it again"
             )
+
+    @property
+    def supervised(self) -> np.ndarray:
+        """The rows of stages 1 and 2, int64 [n, 2]: the first of all rows."""
+        return self.rows[: len(self.rows) - self.kept]
 
     def prompts(self, rows: np.ndarray) -> list[np.ndarray]:
         """What the recommender reads of rows int64 [n, 2] (user, position).

@@ -16,7 +16,7 @@ from streamrec_dist.data.batches import Corpus
 from streamrec_dist.data.build import validate
 from streamrec_dist.data.demo import demo_catalogue
 from streamrec_dist.data.evidence import Cooccurrence, EvidenceTable
-from streamrec_dist.data.split import training_rows
+from streamrec_dist.data.split import last_rows_behind, training_rows
 from streamrec_dist.decode.engine import Engine
 from streamrec_dist.events import Event
 from streamrec_dist.materials import Materials, arithmetic
@@ -44,7 +44,7 @@ stages:
   pretrain: {epochs: 2, batch: 64, retrieved: 1, eval_users: 40, lr: 0.003}
   sft: {thoughts: 2, rounds: 2, epochs: 1, batch: 64, eval_users: 40, annotate_batch: 128,
         own_thoughts: 0, annotated_items: 1}
-  rl: {steps: 6, prompts: 16, group_size: 4, negatives: 5, similarity_items: 64, eval_every: 3,
+  rl: {rows: all, steps: 6, prompts: 16, group_size: 4, negatives: 5, similarity_items: 64, eval_every: 3,
        eval_users: 40, lr: 0.001}
   evaluate: {beam: 10, batch: 32}
 """
@@ -65,15 +65,17 @@ def tiny_materials(config: Config | None = None, users: int = 120, items: int = 
         ]
     ).astype(np.int32)
     corpus = Corpus.of(dataset, ids, codes, config.data.max_history)
-    rows = training_rows(dataset)
+    rows, kept = training_rows(dataset), 0
+    if config.stages.rl.rows == "last":
+        rows, kept = last_rows_behind(rows)
     if not config.model.evidence:
-        return Materials(config, corpus, neighbours, rows)
+        return Materials(config, corpus, neighbours, rows, kept=kept)
     # Whatever the evidence says, decoding and training have to make the same of it.
     most = min(config.model.evidence, dataset.n_items)
     items = np.argsort(rng.random((len(corpus.items), dataset.n_items)), axis=1)[:, :most].astype(np.int32)
     evidence = EvidenceTable(items, (rng.random((len(items), most)) ** 4).astype(np.float16))
     texts = rng.normal(size=(dataset.n_items, 8)).astype(np.float32)
-    return Materials(config, corpus, neighbours, rows, Cooccurrence.of(corpus), texts, evidence)
+    return Materials(config, corpus, neighbours, rows, Cooccurrence.of(corpus), texts, evidence, kept)
 
 
 class LocalRuntime:

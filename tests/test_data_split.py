@@ -9,7 +9,14 @@ import pytest
 
 from streamrec_dist.baselines.counting import CountingModel
 from streamrec_dist.baselines.popularity import PopularityModel
-from streamrec_dist.data.split import Split, rows_of_some, split_rows, training_part, training_rows
+from streamrec_dist.data.split import (
+    Split,
+    last_rows_behind,
+    rows_of_some,
+    split_rows,
+    training_part,
+    training_rows,
+)
 from streamrec_dist.errors import ConfigError, DataError
 
 #: Users of 5, 1, 3, 2 and 4 events; the third has none before the first moment, the fourth none after it.
@@ -88,3 +95,12 @@ def test_baselines_count_the_training_part_of_a_split_by_time():
     assert (
         CountingModel.fit(no_training).ranks(no_training, split_rows(no_training, "valid"), False) == 0
     ).all()
+
+
+def test_last_rows_of_users_with_several_go_behind():
+    rows = np.array([[0, 1], [0, 2], [0, 3], [1, 1], [2, 1], [2, 2]])
+    found, kept = last_rows_behind(rows)
+    assert kept == 2
+    assert found.tolist() == [[0, 1], [0, 2], [1, 1], [2, 1], [0, 3], [2, 2]]
+    nothing, none = last_rows_behind(np.zeros((0, 2), dtype=np.int64))
+    assert len(nothing) == none == 0

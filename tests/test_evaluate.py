@@ -26,7 +26,7 @@ from streamrec_dist.stages.tokenize import Tokenized
 @pytest.fixture
 def run(folder: Path) -> RunDir:
     """A run whose model of stage rl has the weights that it began with."""
-    run = RunDir.create(folder / "runs", "demo", load_config(folder / "cluster.yaml"))
+    run = RunDir.create(folder / "runs", "demo", load_config(folder / "cluster.yaml", ["model.evidence=0"]))
     store, rng = RunStore(run.path), np.random.default_rng(0)
     items = np.arange(store.dataset().n_items)
     keys = rng.permutation(16**3)[: len(items)]

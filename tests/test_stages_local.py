@@ -11,12 +11,15 @@ import pytest
 from streamrec_dist.config_file import parse_config
 from streamrec_dist.data.evidence import EvidenceTable
 from streamrec_dist.data.split import split_rows, training_rows
+from streamrec_dist.decode.engine import Engine
 from streamrec_dist.model.weights import import_weights
+from streamrec_dist.rl.rollout import Sampler
 from streamrec_dist.stages.item_ranking import likely_items
 from streamrec_dist.stages.pretrain import pretrain
 from streamrec_dist.stages.retrieve import retrieve
 from streamrec_dist.stages.rl import rl
 from streamrec_dist.stages.sft import sft
+from streamrec_dist.types import PolicyVersion
 from tests.local_ports import TINY, MemoryStore, local_context, tiny_materials
 
 
@@ -106,6 +109,20 @@ def test_sft_reports_the_leak(trained):
             event.metrics["sampled_nll"] - event.metrics["gold_nll"]
         )
         assert len(event.metrics["distance"]) == 3
+
+
+def test_stage_3_samples_prompts_of_rows_that_the_others_have_not_learnt():
+    materials = tiny_materials(parse_config(TINY, "tiny", ["stages.rl.rows=last"]))
+    kept = {tuple(row) for row in materials.rows[len(materials.supervised) :].tolist()}
+    learner = local_context(materials).learners.learner
+    learner.begin("pretrain", 2)
+    assert kept.isdisjoint({tuple(row) for row in learner.trainee.rows.tolist()})
+    batch = Sampler(materials, Engine(materials.new_model().eval())).rollout(PolicyVersion(0), 0, 40)
+    assert {tuple(row) for row in materials.rows[batch.rows].tolist()} <= kept
+    users, lasts = np.unique(materials.rows[:, 0]), {}
+    for user, position in training_rows(materials.corpus).tolist():
+        lasts[user] = position
+    assert all(lasts[user] == position for user, position in kept) and len(kept) <= len(users)
 
 
 @pytest.mark.parametrize("staleness", [0, 1, 2])

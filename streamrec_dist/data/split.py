@@ -129,6 +129,15 @@ def training_rows(ds: Sequenced) -> np.ndarray:
     return _rows(np.zeros_like(ds.train_end), ds.train_end)
 
 
+def last_rows_behind(rows: np.ndarray) -> tuple[np.ndarray, int]:
+    """Rows int64 [n, 2] in order of users, with the last row of each user who has several behind all others: the
+    rows, and how many of them these are."""
+    following = np.append(rows[1:, 0], -1) == rows[:, 0]
+    before = np.append(-1, rows[:-1, 0]) == rows[:, 0]
+    last = before & ~following
+    return np.concatenate([rows[~last], rows[last]]), int(last.sum())
+
+
 def training_part(ds: Sequenced) -> tuple[np.ndarray, np.ndarray]:
     """The sequences up to `train_end` of each user: items int32 [kept], offsets int64 [users + 1]."""
     lengths = np.diff(ds.offsets)

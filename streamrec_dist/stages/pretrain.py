@@ -25,7 +25,7 @@ def pretrain(context: Context) -> StageResult:
     """Train until the patience is spent or the epochs are, and keep the best weights."""
     config = context.config.stages.pretrain
     started = time.monotonic()
-    per_epoch = steps_per_epoch(len(context.materials.rows), config.batch)
+    per_epoch = steps_per_epoch(len(context.materials.supervised), config.batch)
     total = per_epoch * config.epochs
     best = Best(config.patience)
 

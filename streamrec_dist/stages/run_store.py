@@ -15,7 +15,7 @@ from streamrec_dist.data.dataset import Dataset
 from streamrec_dist.data.evidence import Cooccurrence, EvidenceTable
 from streamrec_dist.data.files import load_dataset
 from streamrec_dist.data.prepare import prepare
-from streamrec_dist.data.split import split_rows, training_part, training_rows
+from streamrec_dist.data.split import last_rows_behind, split_rows, training_part, training_rows
 from streamrec_dist.errors import DataError
 from streamrec_dist.events import Event, EventLog
 from streamrec_dist.items.foreign_ids import read_ids
@@ -130,7 +130,9 @@ class RunStore:
         ids = self.ids()
         codes_per_level = ids.codes_per_level or config.items.codes
         corpus = Corpus.of(dataset, ids.of(dataset.item_ids), codes_per_level, config.data.max_history)
-        rows = training_rows(dataset)
+        rows, kept = training_rows(dataset), 0
+        if config.stages.rl.rows == "last":
+            rows, kept = last_rows_behind(rows)
         if len(rows) == 0:
             raise DataError("no user has two training events: there is nothing left to train on")
         if len(split_rows(corpus, "valid")) == 0:
@@ -140,11 +142,11 @@ class RunStore:
             )
         neighbours = self.item_arrays("neighbours")["neighbours"]
         if not config.model.evidence:
-            return Materials(config, corpus, neighbours, rows)
+            return Materials(config, corpus, neighbours, rows, kept=kept)
         parts = [self.item_arrays(f"evidence/{name}") for name in self.evidence_parts()]
         found = EvidenceTable.joined(len(corpus.items), parts) if parts else None
         counts, texts = Cooccurrence.of(corpus), self.embeddings()
-        return Materials(config, corpus, neighbours, rows, counts, texts, found)
+        return Materials(config, corpus, neighbours, rows, counts, texts, found, kept)
 
     def save_evidence(self, name: str, part: Weights) -> None:
         """A part of an EvidenceTable (`EvidenceTable.joined`)."""

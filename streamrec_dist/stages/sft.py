@@ -31,7 +31,7 @@ def sft(context: Context) -> StageResult:
     """Annotate and train in turns, from the best weights of stage 1; keep the best round."""
     config = context.config.stages.sft
     started = time.monotonic()
-    per_epoch = steps_per_epoch(len(context.materials.rows), config.batch)
+    per_epoch = steps_per_epoch(len(context.materials.supervised), config.batch)
     total = per_epoch * config.epochs * config.rounds
     best = Best(config.patience)
 
@@ -95,7 +95,7 @@ def sft(context: Context) -> StageResult:
 def annotate_all(context: Context, round_number: int, weights: Published) -> tuple[list[Payload], float]:
     """Annotate all training rows; returns the annotations by reference and rows a second."""
     assert context.annotators is not None
-    rows, batch = len(context.materials.rows), context.config.stages.sft.annotate_batch
+    rows, batch = len(context.materials.supervised), context.config.stages.sft.annotate_batch
     before = time.monotonic()
     running: dict[Task, None] = {
         context.annotators.submit(first, min(first + batch, rows), round_number, weights): None

@@ -18,15 +18,24 @@ from streamrec_dist.training.trainee import Trainee
 from streamrec_dist.types import Annotation
 
 
-class PretrainTrainee(Trainee):
-    """Stage 1: both decoders; the thinking heads wait for stage 2."""
+class SupervisedTrainee(Trainee):
+    """The recommender on the rows that stage 3 does not keep for its prompts."""
 
     model: StreamRec
-    frozen = ("heads.",)
 
     def __init__(self, materials: Materials, device: torch.device):
         super().__init__(materials, device)
         self.model = materials.new_model().to(device)
+
+    @property
+    def rows(self) -> np.ndarray:
+        return self.materials.supervised
+
+
+class PretrainTrainee(SupervisedTrainee):
+    """Stage 1: both decoders; the thinking heads wait for stage 2."""
+
+    frozen = ("heads.",)
 
     @property
     def config(self) -> PretrainConfig:
@@ -44,15 +53,13 @@ class PretrainTrainee(Trainee):
         ]
 
 
-class SftTrainee(Trainee):
+class SftTrainee(SupervisedTrainee):
     """Stage 2: the thinking decoder with its heads, on annotated rows; the direct decoder is pi_ref by now."""
 
-    model: StreamRec
     frozen = ("direct.",)
 
     def __init__(self, materials: Materials, device: torch.device):
         super().__init__(materials, device)
-        self.model = materials.new_model().to(device)
         self.annotation: Annotation | None = None
 
     @property
