@@ -113,7 +113,7 @@ def materials():
 def model(materials):
     model = materials.new_model().eval()
     with torch.no_grad():
-        model.decoder.evidence.copy_(torch.tensor([0.5, 1.5, 1.0, 0.8]))
+        model.decoder.evidence.copy_(torch.tensor([[0.9, 0.6, 1.1, 0.7], [0.5, 1.5, 1.0, 0.8]]))
     return model
 
 
@@ -126,9 +126,10 @@ def evidence_by_loops(materials, model, row: np.ndarray, logits: np.ndarray, pre
         codes = corpus.codes[item]
         if codes[:level].tolist() == prefix:
             masses[codes[level]] += float(share) * UNITS * corpus.n_items
-    added = logits.copy()
+    own, told = model.decoder.evidence[:, level].tolist()
+    added = logits * own
     start = level * corpus.codes_per_level
-    added[start : start + corpus.codes_per_level] += model.decoder.evidence[level].item() * np.log1p(masses)
+    added[start : start + corpus.codes_per_level] += told * np.log1p(masses)
     return added
 
 
@@ -162,9 +163,9 @@ def test_logits_with_evidence_equal_loops_over_the_items(materials, model):
             prefix = materials.corpus.codes[items[number]][:level].tolist()
             expected = evidence_by_loops(materials, model, row, logits[number, 0, level].numpy(), prefix)
             np.testing.assert_allclose(found[number, 0, level], expected, atol=1e-5)
-    # A prefix that no item has leads nowhere and adds nothing.
+    # Of a prefix that no item has there is no evidence.
     nowhere = torch.full((5, 1), -1)
-    assert torch.equal(evidence.add(logits[:, :, 1], 1, nowhere), logits[:, :, 1])
+    torch.testing.assert_close(evidence.add(logits[:, :, 1], 1, nowhere), 0.6 * logits[:, :, 1])
 
 
 @torch.no_grad()
@@ -172,7 +173,7 @@ def test_thoughts_are_raised_by_the_items_that_have_their_code(materials, model)
     rows = materials.rows[:4]
     _, places, below = (torch.from_numpy(array) for array in materials.prompts(rows))
     evidence = model.evidence(materials.catalogue, places, below)
-    found = evidence.add_to_thoughts(torch.zeros(4, 2, 48))
+    found = evidence.add_to_thoughts(torch.ones(4, 2, 48))
     corpus = materials.corpus
     for number, (user, position) in enumerate(rows):
         event = corpus.offsets[user] + position
@@ -180,7 +181,7 @@ def test_thoughts_are_raised_by_the_items_that_have_their_code(materials, model)
         for item, share in zip(materials.evidence.items[event], materials.evidence.share[event], strict=True):
             for level, code in enumerate(corpus.codes[item]):
                 masses[16 * level + code] += float(share) * UNITS * corpus.n_items
-        np.testing.assert_allclose(found[number, 1], 0.8 * np.log1p(masses), atol=1e-5)
+        np.testing.assert_allclose(found[number, 1], 0.7 + 0.8 * np.log1p(masses), atol=1e-5)
 
 
 @torch.no_grad()

@@ -15,10 +15,11 @@ from streamrec_dist.decode.engine import Engine
 from streamrec_dist.model.weights import import_weights
 from streamrec_dist.rl.rollout import Sampler
 from streamrec_dist.stages.item_ranking import likely_items
+from streamrec_dist.stages.patience import Best
 from streamrec_dist.stages.pretrain import pretrain
 from streamrec_dist.stages.retrieve import retrieve
 from streamrec_dist.stages.rl import rl
-from streamrec_dist.stages.sft import sft
+from streamrec_dist.stages.sft import calibrate, sft
 from streamrec_dist.types import PolicyVersion
 from tests.local_ports import TINY, MemoryStore, local_context, tiny_materials
 
@@ -205,3 +206,16 @@ def test_a_split_by_time_trains_and_evaluates():
     assert not (kind[rows[:, 0]] == 1).any()
     result = pretrain(context)
     assert 0 <= result.metrics["ndcg@10"] <= 1
+
+
+def test_calibration_moves_only_the_say_of_decoder_and_evidence(trained):
+    config = parse_config(TINY, "tiny", ["stages.rl.rows=last", "stages.sft.own_thoughts=0.5"])
+    materials = tiny_materials(config)
+    context = local_context(materials, copy_of(trained))
+    best = Best(patience=1)
+    start = trained.weights["pretrain"]
+    best.offer(5, {"ndcg@10": -1.0}, start)
+    calibrate(context, 0, 9, best)
+    assert best.step == 9
+    moved = {name for name, array in best.weights.items() if not np.array_equal(array, start[name])}
+    assert moved == {"decoder.evidence"}

@@ -131,13 +131,14 @@ def _with_evidence(thoughts: Branches, candidates: Tensor, tree: PrefixTree, log
         return logits
     evidence = thoughts.prompts.evidence.part(tree.prompts)
     nodes = torch.zeros_like(candidates[..., 0])
-    said = logits.new_zeros((*tree.tokens.shape, logits.shape[-1]))
+    said = nothing = logits.new_zeros((*tree.tokens.shape, logits.shape[-1]))
     for depth in range(tree.node.shape[-1]):
         nodes = evidence.descend(depth, nodes, candidates[..., depth])
         # Nodes of other lengths, and those that no candidate has, are none.
         here = torch.full_like(tree.tokens, -1).scatter_(1, tree.node[..., depth], nodes)
-        said = evidence.add(said, depth + 1, here)
-    return logits + said.unsqueeze(1)
+        said = said + evidence.add(nothing, depth + 1, here)
+    own = evidence.weight[0][tree.depth].unsqueeze(-1)
+    return logits * own.unsqueeze(1) + said.unsqueeze(1)
 
 
 def _tree_states(thoughts: Branches, tree: PrefixTree) -> Tensor:

@@ -102,9 +102,9 @@ class Decoder(nn.Module):
     """Causal stack over thoughts and item codes."""
 
     def __init__(self, config: ModelConfig, levels: int = 0):
-        """With `levels` of codes, it has a weight for the evidence at each, and one for that in thoughts."""
+        """With `levels` of codes, it has weights of its logits and of evidence at each, and in thoughts."""
         super().__init__()
-        self.evidence = nn.Parameter(torch.ones(levels + 1)) if levels else None
+        self.evidence = nn.Parameter(torch.ones(2, levels + 1)) if levels else None
         self.rate = config.dropout
         self.bias = RelativeBias(config.heads, bidirectional=False)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.layers))

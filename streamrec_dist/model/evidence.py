@@ -2,9 +2,9 @@
 
 Codes carry an item's content from one item to another, but not that those who take this very item often take that
 one next; sparse as it is, a count says so exactly. A history's evidence is mass on some items (data/evidence.py).
-At each level of an item, the logit of a code grows by w * log(1 + mass of the items behind it), with a learned
-weight w for each level: where nothing is known nothing changes, and the model learns what the counts leave open. A
-thought may be any code of what is coming: its logit grows by the mass of all items that have this code.
+At each level of an item, the logit z of a code becomes v z + w log(1 + mass of the items behind it), with learned
+weights v and w for each level: v says how far the decoder is trusted where evidence is at hand. A thought may be any
+code of what is coming: with it counts the mass of all items that have the code.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Evidence:
     catalogue: Catalogue
     places: Tensor  # int64 [P, K]  numbers of leaves, ascending; n_items where there are fewer
     below: Tensor  # float64 [P, K + 1]  mass of the leaves before each, and of all
-    weight: Tensor  # float32 [levels + 1], the last one for thoughts
+    weight: Tensor  # float32 [2, levels + 1], of the decoder's own logits and of evidence; the last ones for thoughts
 
     def part(self, some: Tensor) -> Evidence:
         """That of the prompts `some` int64 [n]."""
@@ -34,8 +34,9 @@ class Evidence:
 
     def add_to_thoughts(self, logits: Tensor) -> Tensor:
         """Logits float32 [P, ..., levels * codes] of a thought, with the mass of all items that have a code."""
-        said = self._by_code * self.weight[-1]
-        return logits + said.view(len(said), *[1] * (logits.ndim - 2), -1)
+        own, told = self.weight[:, -1]
+        said = self._by_code * told
+        return logits * own + said.view(len(said), *[1] * (logits.ndim - 2), -1)
 
     def add(self, logits: Tensor, depth: int, nodes: Tensor) -> Tensor:
         """Logits float32 [P, ..., levels * codes] of the code after trie `nodes` int64 [P, ...] of `depth`, with the
@@ -43,10 +44,11 @@ class Evidence:
         catalogue = self.catalogue
         codes, first, valid = catalogue.child_codes(depth, nodes.clamp_min(0))
         valid = valid & (nodes >= 0).unsqueeze(-1)
-        said = torch.log1p(self._mass(depth, first, codes.shape[-1])) * self.weight[depth]
+        own, told = self.weight[:, depth]
+        said = torch.log1p(self._mass(depth, first, codes.shape[-1])) * told
         # Entries that are no child repeat some child's code, and add nothing to it.
         said = said.masked_fill(~valid, 0.0)
-        return logits.scatter_add(-1, codes + depth * catalogue.codes_per_level, said)
+        return (logits * own).scatter_add(-1, codes + depth * catalogue.codes_per_level, said)
 
     def along(self, logits: Tensor, tokens: Tensor) -> Tensor:
         """Logits [P, ..., m, levels * codes] that predict item `tokens` int64 [P, ..., m], with the evidence."""

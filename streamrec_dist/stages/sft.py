@@ -5,7 +5,7 @@
        '---- learners (DDP): SFT + DPO + quantisation + state losses, some epochs <-'
 
 A round ends with the leak (how much the annotated thoughts know of the target that sampled ones do not) and
-validation NDCG@10; rounds go on until that stops improving.
+validation NDCG@10; rounds go on until that stops improving. Last, the best decoder is calibrated.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from streamrec_dist.stages.pretrain import train_epoch
 from streamrec_dist.training.learner import steps_per_epoch
 
 STAGE = "sft"
+CALIBRATE = "calibrate"
+CALIBRATION_EPOCHS = 3
 
 
 def sft(context: Context) -> StageResult:
@@ -66,7 +68,7 @@ def sft(context: Context) -> StageResult:
         weights = context.publisher.publish(context.learners.vector())
         if first_nll is None:
             first_nll = last_nll = report_thinking(context, 0, weights, {})["sampled_nll"]
-        parts, rate = annotate_all(context, round_number, weights)
+        parts, rate = annotate_all(context, round_number, weights, len(context.materials.supervised))
         context.learners.annotate(parts)
         for epoch in range(round_number * config.epochs, (round_number + 1) * config.epochs):
             train_epoch(context, STAGE, epoch, per_epoch, total, {"round": round_number + 1})
@@ -81,6 +83,8 @@ def sft(context: Context) -> StageResult:
         context.check_stop(lambda at=round_number: checkpoint(at))  # type: ignore[misc]
 
     assert best.weights is not None
+    if context.materials.kept >= config.batch and context.config.model.evidence:
+        calibrate(context, round_number, total + 1, best)
     context.store.save_weights(STAGE, best.weights)
     metrics = {
         **best.metrics,
@@ -92,10 +96,29 @@ def sft(context: Context) -> StageResult:
     return StageResult(STAGE, seconds_before + time.monotonic() - started, best.step, metrics)
 
 
-def annotate_all(context: Context, round_number: int, weights: Published) -> tuple[list[Payload], float]:
-    """Annotate all training rows; returns the annotations by reference and rows a second."""
+def calibrate(context: Context, round_number: int, step: int, best: Best) -> None:
+    """Learn from the rows kept for stage 3 how far the best decoder is trusted beside evidence."""
+    config = context.config.stages.sft
+    context.learners.begin(STAGE, 1, weights=best.weights)
+    weights = context.publisher.publish(context.learners.vector())
+    parts, _ = annotate_all(context, round_number, weights, len(context.materials.rows))
+    per_epoch = steps_per_epoch(context.materials.kept, config.batch)
+    context.learners.begin(CALIBRATE, per_epoch * CALIBRATION_EPOCHS, weights=best.weights)
+    context.learners.annotate(parts)
+    for epoch in range(CALIBRATION_EPOCHS):
+        context.runtime.receipt(context.learners.train_rows(epoch, 0, per_epoch), "calibration", DEADLINE_S)
+        context.leave_if_stopped()
+    weights = context.publisher.publish(context.learners.vector())
+    metrics = context.evaluate(STAGE, STAGE, step, config.eval_users, weights)
+    best.offer(step, best.metrics | metrics, context.learners.weights())
+
+
+def annotate_all(
+    context: Context, round_number: int, weights: Published, rows: int
+) -> tuple[list[Payload], float]:
+    """Annotate the first `rows` training rows; returns the annotations by reference and rows a second."""
     assert context.annotators is not None
-    rows, batch = len(context.materials.supervised), context.config.stages.sft.annotate_batch
+    batch = context.config.stages.sft.annotate_batch
     before = time.monotonic()
     running: dict[Task, None] = {
         context.annotators.submit(first, min(first + batch, rows), round_number, weights): None

@@ -23,7 +23,7 @@ from streamrec_dist.training.item_trainees import RetrieverTrainee
 from streamrec_dist.training.loader import prefetched
 from streamrec_dist.training.optimiser import Optimiser, learning_rate
 from streamrec_dist.training.rl_trainee import RlTrainee, Shard
-from streamrec_dist.training.row_trainees import PretrainTrainee, SftTrainee
+from streamrec_dist.training.row_trainees import CalibrationTrainee, PretrainTrainee, SftTrainee
 from streamrec_dist.training.trainee import Trainee
 from streamrec_dist.types import Annotation, GroupCounts, PolicyVersion
 
@@ -33,6 +33,7 @@ TRAINEES: dict[str, tuple[type[Trainee], int]] = {
     "sft": (SftTrainee, 1),
     "rl": (RlTrainee, 2),
     "retrieve": (RetrieverTrainee, 3),
+    "calibrate": (CalibrationTrainee, 4),
 }
 
 
@@ -69,7 +70,7 @@ class Learner:
         if weights is not None:
             import_weights(self.model, weights)
         for name, value in self.model.named_parameters():
-            value.requires_grad_(not name.startswith(trainee.frozen))
+            value.requires_grad_(name.startswith(trainee.only) and not name.startswith(trainee.frozen))
         loss = trainee.started()
         if checkpoint is not None:
             prefix = "model."

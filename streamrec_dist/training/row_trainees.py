@@ -17,6 +17,9 @@ from streamrec_dist.training.sft_loss import SftBatch, SftLoss, all_item_tokens,
 from streamrec_dist.training.trainee import Trainee
 from streamrec_dist.types import Annotation
 
+#: Learning rate of the few numbers that are calibrated.
+CALIBRATION_RATE = 0.02
+
 
 class SupervisedTrainee(Trainee):
     """The recommender on the rows that stage 3 does not keep for its prompts."""
@@ -70,13 +73,18 @@ class SftTrainee(SupervisedTrainee):
         items, catalogue = all_item_tokens(self.materials), self.materials.catalogue.to(self.device)
         return SftLoss(self.model, self.config, items, catalogue).to(self.device).train()
 
+    @property
+    def last(self) -> int:
+        """Rows that have to be annotated."""
+        return len(self.materials.supervised)
+
     def annotate(self, parts: Sequence[Annotation]) -> None:
-        """Take the annotations of a round; together they cover all training rows."""
+        """Take the annotations of a round; together they cover the rows there are to learn."""
         parts = sorted(parts, key=lambda part: part.first)
         columns = ("thoughts", "own", "negatives", "reference_target", "reference_negative")
         joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in columns}
-        if len(joined["own"]) != len(self.rows):
-            raise RunError(f"annotations cover {len(joined['own'])} of {len(self.rows)} training rows")
+        if len(joined["own"]) < self.last:
+            raise RunError(f"annotations cover {len(joined['own'])} of {self.last} training rows")
         self.annotation = Annotation(first=0, **joined)
 
     def parts(self, mine: np.ndarray, step: np.ndarray) -> list[SftBatch]:
@@ -84,5 +92,35 @@ class SftTrainee(SupervisedTrainee):
             raise RunError("stage sft trains on annotations, and none were given")
         return [
             sft_batch(self.materials, self.annotation, mine[part], self.device, mine, step)
-            for part in self.micro_batches(self.rows[mine])
+            for part in self.micro_batches(self.materials.rows[mine])
         ]
+
+
+class CalibrationTrainee(SftTrainee):
+    """How far a finished decoder is trusted beside evidence, learnt from the rows that it has not learnt.
+
+    Its logits are sharper on rows that it has seen: weights learnt there would trust it too much. A few numbers are
+    trained, without dropout, on the likelihood of thoughts and items alone.
+    """
+
+    only = ("decoder.evidence",)
+
+    @property
+    def config(self) -> SftConfig:
+        own = {"lr": CALIBRATION_RATE, "weight_decay": 0.0, "dpo": 0.0, "quantisation": 0.0, "state": 0.0}
+        return super().config.model_copy(update=own)
+
+    @property
+    def last(self) -> int:
+        return len(self.materials.rows)
+
+    @property
+    def rows(self) -> np.ndarray:
+        return self.materials.rows[len(self.materials.supervised) :]
+
+    def started(self) -> nn.Module:
+        return super().started().eval()
+
+    def parts(self, mine: np.ndarray, step: np.ndarray) -> list[SftBatch]:
+        before = len(self.materials.supervised)
+        return super().parts(mine + before, step + before)

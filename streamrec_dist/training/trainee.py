@@ -20,6 +20,8 @@ class Trainee:
 
     #: Prefixes of the parameters that are left alone.
     frozen: tuple[str, ...] = ()
+    #: Where only some are trained, the prefixes of these.
+    only: tuple[str, ...] = ("",)
     model: nn.Module
 
     def __init__(self, materials: Materials, device: torch.device):
