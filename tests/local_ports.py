@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from learners.publisher import WeightPublisher
-from streamrec_dist.baselines.config import ITEM_MODELS
 from streamrec_dist.config import Config
 from streamrec_dist.config_file import parse_config
 from streamrec_dist.data.batches import Corpus
@@ -31,7 +30,7 @@ from streamrec_dist.rundir import Checkpoint, StageResult
 from streamrec_dist.stages.annotate import Annotator, ThinkingMeter
 from streamrec_dist.stages.context import Context
 from streamrec_dist.stages.decoding import Recommender
-from streamrec_dist.stages.item_ranking import item_model_ranks, likely_items
+from streamrec_dist.stages.item_ranking import SCORES_ITEMS, item_model_ranks, likely_items
 from streamrec_dist.training.learner import Learner
 from streamrec_dist.types import GroupCounts
 
@@ -199,7 +198,7 @@ class LocalEvaluators(LocalWorkers):
         return Recommender(self.materials, self.model, model, engine=self.engine)
 
     def ranks(self, model, rows, mask_history, weights) -> Task:
-        if model in ("retrieve", *ITEM_MODELS):
+        if model in SCORES_ITEMS:
             return lazy(
                 lambda: (
                     item_model_ranks(self.item_model(model, weights), self.materials, rows, mask_history),

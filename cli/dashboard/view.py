@@ -21,6 +21,10 @@ ASCII_SIGNS = {"done": "+", "skipped": "+", "started": ">", "waiting": "."}
 LOSSES = {
     "tokenize": ("loss", "recon"),
     "pretrain": ("loss", "thinking", "direct"),
+    "tiger": ("loss", "nll"),
+    "sasrec": ("loss",),
+    "sasrec-bce": ("loss",),
+    "gru4rec": ("loss",),
     "sft": ("loss", "nll", "dpo", "quantisation", "state"),
 }
 ROUND_MEASURES = {
