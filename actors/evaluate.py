@@ -6,17 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from actors.model_slot import ModelSlot
+from actors.model_slot import ItemSlot, ModelSlot
 from actors.placement import start_worker
 from actors.pool import Pool
+from streamrec_dist.baselines.item_model import ItemModel
 from streamrec_dist.config import ActorConfig
 from streamrec_dist.materials import Materials
-from streamrec_dist.model.retriever import Retriever
-from streamrec_dist.model.weights import load_vector
 from streamrec_dist.rl.ports import Published, Task
 from streamrec_dist.stages.annotate import ThinkingMeter
 from streamrec_dist.stages.decoding import Recommender
-from streamrec_dist.stages.item_ranking import item_model_ranks, likely_items
+from streamrec_dist.stages.item_ranking import SCORES_ITEMS, item_model_ranks, likely_items
 from streamrec_dist.types import PolicyVersion
 
 
@@ -27,27 +26,25 @@ class EvaluateActor:
         self.materials = materials
         self.device = start_worker(cpus, materials.config.deterministic)
         self.slot = ModelSlot(materials, self.device)
-        self.retriever: Retriever | None = None
-        self.retrieving: PolicyVersion | None = None
+        self.item_slots: dict[str, ItemSlot] = {}
         self.meter = ThinkingMeter(materials, self.slot.engine)
 
     def _recommender(self, name: str, version: PolicyVersion, vector: np.ndarray) -> Recommender:
         self.slot.adopt(version, vector)
         return Recommender(self.materials, self.slot.model, name, self.device, self.slot.engine)
 
-    def _retrieves(self, version: PolicyVersion, vector: np.ndarray) -> Retriever:
-        if self.retriever is None:
-            self.retriever = self.materials.new_retriever().to(self.device).eval()
-        if version != self.retrieving:
-            load_vector(self.retriever, vector)
-            self.retrieving = version
-        return self.retriever
+    def _item_model(self, name: str, version: PolicyVersion, vector: np.ndarray) -> ItemModel:
+        if name not in self.item_slots:
+            self.item_slots[name] = ItemSlot(self.materials, name, self.device)
+        self.item_slots[name].adopt(version, vector)
+        return self.item_slots[name].model
 
     def ranks(
         self, model: str, rows: np.ndarray, mask_history: bool, version: PolicyVersion, vector: np.ndarray
     ) -> np.ndarray:
-        if model == "retrieve":
-            return item_model_ranks(self._retrieves(version, vector), self.materials, rows, mask_history)
+        if model in SCORES_ITEMS:
+            item_model = self._item_model(model, version, vector)
+            return item_model_ranks(item_model, self.materials, rows, mask_history)
         return self._recommender(model, version, vector).target_ranks(rows, mask_history)
 
     def invalid_share(
@@ -58,7 +55,7 @@ class EvaluateActor:
     def likely_items(
         self, rows: np.ndarray, version: PolicyVersion, vector: np.ndarray
     ) -> dict[str, np.ndarray]:
-        return likely_items(self._retrieves(version, vector), self.materials, rows)
+        return likely_items(self._item_model("retrieve", version, vector), self.materials, rows)
 
     def thinking(self, rows: np.ndarray, version: PolicyVersion, vector: np.ndarray) -> dict[str, np.ndarray]:
         self.slot.adopt(version, vector)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from streamrec_dist.baselines.item_model import ItemModel
 from streamrec_dist.decode.engine import Engine
 from streamrec_dist.materials import Materials, arithmetic
 from streamrec_dist.model.backbone import StreamRec
@@ -27,6 +28,19 @@ class ModelSlot:
         if version != self.version:
             load_vector(self.model, vector)
             self.engine.refresh()
+            self.version = version
+
+
+class ItemSlot:
+    """A model over item ids in a worker (`Materials.new_item_model`), likewise."""
+
+    def __init__(self, materials: Materials, name: str, device: str):
+        self.model: ItemModel = materials.new_item_model(name).to(device).eval()
+        self.version: PolicyVersion | None = None
+
+    def adopt(self, version: PolicyVersion, vector: np.ndarray) -> None:
+        if version != self.version:
+            load_vector(self.model, vector)
             self.version = version
 
 

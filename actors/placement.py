@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import ray
 
+from streamrec_dist.baselines.config import TRAINED
 from streamrec_dist.config import ActorConfig, Config, LearnersConfig
 from streamrec_dist.errors import ConfigError
 from streamrec_dist.hardware import use_cores
@@ -15,14 +16,15 @@ from streamrec_dist.repeatable import compute_repeatably
 Role = TypeVar("Role", ActorConfig, LearnersConfig)
 #: Parts of a resource that Ray tells apart.
 SHARES = 10_000
-#: The actors of each stage; they run beside the learners, except in tokenize, where they end before those begin.
-ROLES = {
+#: The actors of each stage and baseline; they run beside the learners, except in tokenize, where they end before
+#: those begin.
+ROLES: dict[str, tuple[str, ...]] = {
     "tokenize": ("embed",),
     "retrieve": ("evaluate",),
     "pretrain": ("evaluate",),
     "sft": ("annotate", "evaluate"),
     "rl": ("rollout", "reward", "evaluate"),
-}
+} | dict.fromkeys(TRAINED, ("evaluate",))
 
 
 def stage_config(config: Config, stage: str, gpus: float) -> Config:

@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,13 @@ from actors.store import STORE_DEADLINE_S, RemoteStore
 from learners.group import LearnerGroup
 from learners.publisher import WeightPublisher
 from learners.tokenizer import TokenizerGroup
+from streamrec_dist.baselines.config import TRAINED
 from streamrec_dist.config import Config
 from streamrec_dist.errors import StreamRecError, WorkerLost, summary
 from streamrec_dist.events import Event
 from streamrec_dist.materials import Materials
 from streamrec_dist.rundir import StageResult
+from streamrec_dist.stages.baseline import config_of, train_baseline
 from streamrec_dist.stages.context import Context, Stopped
 from streamrec_dist.stages.pretrain import pretrain
 from streamrec_dist.stages.retrieve import retrieve
@@ -43,6 +46,7 @@ LOOPS: dict[str, Callable[[Context], StageResult]] = {
     "pretrain": pretrain,
     "sft": sft,
     "rl": rl,
+    **{name: partial(train_baseline, name=name) for name in TRAINED},
 }
 #: How often a stage is started again from its last checkpoint after one of its processes died.
 STAGE_RESTARTS = 3
@@ -138,7 +142,7 @@ class Controller:
     @contextmanager
     def _roles(self, stage: str):
         """Start the actors and learners of a stage, and end them with it."""
-        materials, shared = self._load_materials()
+        materials, shared = self._load_materials(stage)
         settled = stage_config(self.config, stage, cluster_gpus())
         actors = settled.actors
         learners = LearnerGroup(settled.learners, shared)
@@ -165,9 +169,10 @@ class Controller:
             for pool in pools.values():
                 pool.close()
 
-    def _load_materials(self) -> tuple[Materials, Any]:
+    def _load_materials(self, stage: str) -> tuple[Materials, Any]:
         if self._materials is None:
-            materials = self.store.materials(self.config)
+            # A run trains either a baseline or its stages, never both at once.
+            materials = self.store.materials(config_of(self.config, stage))
             self._materials = (materials, ray.put(materials))
         return self._materials
 

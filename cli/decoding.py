@@ -8,8 +8,9 @@ from typing import Any
 from streamrec_dist.config import Config
 from streamrec_dist.errors import UsageError
 from streamrec_dist.rundir import RunDir
-from streamrec_dist.stages.decoding import decoding_of, plan_of
+from streamrec_dist.stages.decoding import DIRECT, decoding_of, plan_of
 from streamrec_dist.stages.evaluate import BASELINES
+from streamrec_dist.stages.item_ranking import SCORES_ITEMS
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,10 @@ class DecodingOptions:
         given = {name: value for name, value in vars(self).items() if value is not None}
         config = run.config([f"stages.evaluate.{name}={value}" for name, value in given.items()])
         if given and decoding(stage, config) is None:
-            raise UsageError(f"--{next(iter(given))}: {stage} decodes nothing; leave it out")
+            raise UsageError(f"--{next(iter(given))}: {stage} scores items and decodes nothing; leave it out")
         thinking = sorted(given.keys() & {"thoughts", "samples"}, reverse=True)
-        if thinking and stage in ("direct", "pretrain"):
-            what = (
-                "decodes items directly" if stage == "direct" else "decodes retrieved items, always greedily"
-            )
+        if thinking and stage in (*DIRECT, "pretrain"):
+            what = "decodes items directly" if stage in DIRECT else "decodes retrieved items, always greedily"
             raise UsageError(f"--{thinking[0]}: the model of stage {stage} {what}; only sft and rl think")
         if self.samples is not None and config.stages.evaluate.thoughts != "sampled":
             raise UsageError(
@@ -40,8 +39,8 @@ class DecodingOptions:
 
 
 def decoding(stage: str, config: Config) -> dict[str, Any] | None:
-    """How a stage's model decodes under a configuration; None for one that only scores items."""
-    if stage in BASELINES or stage == "retrieve":
+    """How a stage's model decodes under a configuration; None for what scores items."""
+    if stage in BASELINES or stage in SCORES_ITEMS:
         return None
     return decoding_of(plan_of(stage, config), config.stages.evaluate.beam)
 

@@ -14,6 +14,7 @@ from cli.dashboard.plain import PlainView, line
 from cli.dashboard.state import ViewState
 from cli.output import emit_json, note
 from cli.record import ClusterRecord
+from streamrec_dist.baselines.config import TRAINED
 from streamrec_dist.errors import EnvironmentProblem, RunError
 from streamrec_dist.events import Event, EventReader
 from streamrec_dist.rundir import RunDir
@@ -118,15 +119,16 @@ class Follower:
 def finish(run: RunDir, state: str, begun: float, as_json: bool) -> None:
     """Say how a run ended and what to type next. Raises RunError when it failed or died."""
     if as_json:
-        stages = {
-            name: result.metrics for name in run.finished_stages() if (result := run.stage_result(name))
-        }
+        stages = {name: result.metrics for name in run.finished() if (result := run.stage_result(name))}
         seconds = round(time.monotonic() - begun, 1)
         emit_json({"run": run.name, "state": state, "stages": stages, "seconds": seconds})
     if state == "done":
         note(f"run {run.name} is done; next:")
-        note(f"  streamrec-dist evaluate {run.name} --split test")
-        note(f"  streamrec-dist recommend {run.name} --user U --explain")
+        goal = _goal(run)
+        of = f" --stage {goal}" if goal in TRAINED else ""
+        note(f"  streamrec-dist evaluate {run.name}{of} --split test")
+        if not of:
+            note(f"  streamrec-dist recommend {run.name} --user U --explain")
     elif state == "stopped":
         note(f"run {run.name} was stopped; continue it with:")
         note(f"  {resume_line(run)}")
@@ -159,5 +161,16 @@ def _failure(run: RunDir) -> str:
 
 
 def resume_line(run: RunDir) -> str:
-    """The command that continues a run."""
-    return f"streamrec-dist train --stage all --resume --run {run.name}"
+    """The command that continues a run, towards the baseline that it was last about if it was."""
+    goal = _goal(run)
+    wanted = f"--baseline {goal}" if goal in TRAINED else "--stage all"
+    return f"streamrec-dist train {wanted} --resume --run {run.name}"
+
+
+def _goal(run: RunDir) -> str:
+    """The stage or baseline that a run was last started for; empty for one that never was."""
+    events = EventReader(run.events_path).new()
+    goals = [
+        event.metrics["stages"][-1] for event in events if event.kind == "run" and "stages" in event.metrics
+    ]
+    return goals[-1] if goals else ""

@@ -18,16 +18,17 @@ from actors.placement import cluster_gpus, stage_config
 from actors.pool import RayRuntime, wait_started
 from cli.controller import Controller
 from cli.decoding import DecodingOptions, decoding, suffix
+from streamrec_dist.baselines.item_model import ItemModel
 from streamrec_dist.config import Config
 from streamrec_dist.data.split import rows_of_some, split_rows
 from streamrec_dist.errors import DataError, EnvironmentProblem, RunError, UsageError
 from streamrec_dist.hardware import resolve_precision
 from streamrec_dist.materials import Materials
-from streamrec_dist.model.retriever import Retriever
 from streamrec_dist.model.weights import flatten, import_weights
 from streamrec_dist.ranks import TargetRanks
 from streamrec_dist.rl.ports import Published
 from streamrec_dist.rundir import RunDir
+from streamrec_dist.stages.baseline import config_of
 from streamrec_dist.stages.context import DEADLINE_S
 from streamrec_dist.stages.decoding import Recommender
 from streamrec_dist.stages.evaluate import (
@@ -39,7 +40,7 @@ from streamrec_dist.stages.evaluate import (
     record,
     result_name,
 )
-from streamrec_dist.stages.item_ranking import item_model_ranks
+from streamrec_dist.stages.item_ranking import SCORES_ITEMS, item_model_ranks
 from streamrec_dist.stages.recommend import given_history, user_history
 from streamrec_dist.stages.recommend import recommend as rank_items
 from streamrec_dist.stages.run_store import RunStore
@@ -168,9 +169,8 @@ def recommend(
     config, store = options.config(run, stage), RunStore(run.path)
     dataset = store.dataset()
     items = user_history(dataset, user) if user is not None else given_history(dataset, history or [])
-    materials, retriever = store.materials(config), None
-    if config.model.evidence:
-        retriever = _retriever(materials, store)
+    materials = store.materials(config)
+    retriever = _item_model(materials, store, "retrieve") if config.model.evidence else None
     found = rank_items(_recommender(materials, store, stage), retriever, dataset, items, k)
     return {"run": run.name, "stage": stage, "user": user, "synthetic": dataset.synthetic, **found}
 
@@ -181,10 +181,10 @@ def _recommender(materials: Materials, store: RunStore, stage: str) -> Recommend
     return Recommender(materials, model, stage)
 
 
-def _retriever(materials: Materials, store: RunStore) -> Retriever:
-    retriever = materials.new_retriever()
-    import_weights(retriever, store.load_weights("retrieve"))
-    return retriever.eval()
+def _item_model(materials: Materials, store: RunStore, name: str) -> ItemModel:
+    model = materials.new_item_model(name)
+    import_weights(model, store.load_weights(name))
+    return model.eval()
 
 
 def _rank_here(
@@ -195,9 +195,9 @@ def _rank_here(
     mask_history: bool,
     on_progress: Callable[[int, int], None],
 ) -> tuple[np.ndarray, float | None]:
-    materials = store.materials(config)
-    if stage == "retrieve":
-        ranks = item_model_ranks(_retriever(materials, store), materials, rows, mask_history)
+    materials = store.materials(config_of(config, stage))
+    if stage in SCORES_ITEMS:
+        ranks = item_model_ranks(_item_model(materials, store, stage), materials, rows, mask_history)
         on_progress(len(rows), len(rows))
         return ranks, None
     recommender = _recommender(materials, store, stage)
@@ -216,9 +216,11 @@ def _rank_on_cluster(
     mask_history: bool,
     on_progress: Callable[[int, int], None],
 ) -> tuple[np.ndarray, float | None]:
-    materials = store.materials(config)
-    model: torch.nn.Module = materials.new_retriever() if stage == "retrieve" else materials.new_model()
-    import_weights(model, store.load_weights(WEIGHTS[stage]))
+    saved = store.load_weights(WEIGHTS[stage])
+    materials = store.materials(config_of(config, stage))
+    scores_items = stage in SCORES_ITEMS
+    model: torch.nn.Module = materials.new_item_model(stage) if scores_items else materials.new_model()
+    import_weights(model, saved)
     weights = Published(PolicyVersion(0), ray.put(flatten(model, policy_only=False)))
     settled = stage_config(config, "pretrain", cluster_gpus())
     evaluators, runtime = EvaluatePool(settled.actors.evaluate, ray.put(materials)), RayRuntime()
@@ -227,7 +229,7 @@ def _rank_on_cluster(
         parts = [rows[first : first + EVALUATION_CHUNK] for first in range(0, len(rows), EVALUATION_CHUNK)]
         tasks = [evaluators.ranks(stage, part, mask_history, weights) for part in parts]
         some, share = some_of(rows, INVALID_USERS, config.seed), None
-        if stage != "retrieve":
+        if not scores_items:
             share = evaluators.invalid_share(stage, some, weights)
         ranks = []
         for task in tasks:

@@ -10,6 +10,7 @@ from pathlib import Path
 from cli.output import note
 from cli.record import ClusterRecord
 from cli.workspace import pick_run
+from streamrec_dist.baselines.config import TRAINED
 from streamrec_dist.config import Config
 from streamrec_dist.config_file import load_config
 from streamrec_dist.errors import UsageError
@@ -25,6 +26,17 @@ class StageName(StrEnum):
     sft = "sft"
     rl = "rl"
     all = "all"
+
+
+class BaselineName(StrEnum):
+    """What `train --baseline` takes."""
+
+    counting = "counting"
+    popularity = "popularity"
+    sasrec = "sasrec"
+    sasrec_bce = "sasrec-bce"
+    gru4rec = "gru4rec"
+    tiger = "tiger"
 
 
 @dataclass(frozen=True)
@@ -64,29 +76,48 @@ def plan_run(
     return RunPlan(record.runs, name, wanted, resume=False)
 
 
-def missing_stages(plan: RunPlan, stage: StageName, only: bool) -> tuple[str, ...]:
-    """The stages up to `stage` that the run lacks, in order; says which come first.
+def training_goal(stage: StageName | None, baseline: BaselineName | None, run: str | None) -> str:
+    """The stage or baseline that is to be trained. Raises UsageError unless there is one."""
+    if (stage is None) == (baseline is None):
+        raise UsageError("train needs one of --stage STAGE and --baseline NAME")
+    if baseline is None:
+        return STAGES[-1] if stage is StageName.all else str(stage)
+    if baseline.value not in TRAINED:
+        judge = f"streamrec-dist evaluate {run or ''}".rstrip()
+        raise UsageError(
+            f"{baseline} has nothing to train, it is counted anew whenever it is judged:\n"
+            f"  {judge} --stage {baseline}"
+        )
+    return baseline.value
 
-    Raises UsageError under `only` when others than `stage` itself are missing.
+
+def missing_stages(plan: RunPlan, last: str, only: bool, quiet: bool = False) -> tuple[str, ...]:
+    """The stages up to `last`, or what the baseline `last` needs and itself, that the run lacks, in order.
+
+    Says which come first, unless `quiet`. Raises UsageError under `only` when others than `last` itself are missing.
     """
-    last = last_stage(stage)
-    finished = plan.run().finished_stages() if plan.resume else []
+    finished = plan.run().finished() if plan.resume else []
+    if last in TRAINED:
+        return _wanted(plan, ["tokenize", last], finished, only, quiet)
     stages = [name for name in STAGES if name != "retrieve" or plan.config.model.evidence]
     if last not in stages:
         raise UsageError(f"model.evidence is 0, so that run {plan.name} has no stage {last}")
-    wanted = [name for name in stages[: stages.index(last) + 1] if name not in finished]
+    return _wanted(plan, stages[: stages.index(last) + 1], finished, only, quiet)
+
+
+def _wanted(
+    plan: RunPlan, stages: list[str], finished: list[str], only: bool, quiet: bool
+) -> tuple[str, ...]:
+    last = stages[-1]
+    wanted = [name for name in stages if name not in finished]
     before = [name for name in wanted if name != last]
     if before and only:
         raise UsageError(
             f"run {plan.name} lacks {', '.join(before)}, which {last} needs; leave out --only to run them first"
         )
-    if before and stage is not StageName.all:
+    if before and not quiet:
         note(f"run {plan.name} lacks {', '.join(before)}: they run first")
     return tuple(wanted)
-
-
-def last_stage(stage: StageName) -> str:
-    return STAGES[-1] if stage is StageName.all else stage.value
 
 
 def _default_name(config: Config) -> str:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from streamrec_dist.baselines.config import (
+    TRAINED,
+    AttentionConfig,
+    BaselinesConfig,
+    ItemModelConfig,
+    TigerConfig,
+    section_name,
+)
 from streamrec_dist.data.formats import Format
-
-
-class Section(BaseModel):
-    """A part of the tree: frozen, and strict about keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+from streamrec_dist.section import Epochs, Optimiser, Section
 
 
 class ClusterConfig(Section):
@@ -132,15 +135,6 @@ class LearnersConfig(Section):
     )
 
 
-class Optimiser(Section):
-    """AdamW with linear warm-up and cosine decay."""
-
-    lr: float = Field(1e-3, gt=0, lt=1)
-    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps spent warming up")
-    weight_decay: float = Field(0.01, ge=0, lt=1)
-    clip_norm: float = Field(1.0, gt=0)
-
-
 class TokenizeConfig(Section):
     """Stage 0: the RQ-VAE."""
 
@@ -151,29 +145,7 @@ class TokenizeConfig(Section):
     hidden: tuple[int, ...] = (512, 256, 128)
 
 
-class ItemModelConfig(Optimiser):
-    """A model over item ids, trained with a softmax over the whole catalogue."""
-
-    d_model: int = Field(64, ge=4)
-    layers: int = Field(2, ge=1)
-    heads: int = Field(2, ge=1)
-    dropout: float = Field(0.5, ge=0, lt=1)
-    lr: float = Field(1e-3, gt=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0, lt=1)
-    epochs: int = Field(40, ge=1)
-    batch: int = Field(256, ge=2)
-    patience: int = Field(5, ge=1, description="evaluations without a better validation NDCG@10")
-    eval_every: int = Field(1, ge=1, description="epochs between evaluations")
-    eval_users: int = Field(2000, ge=1, description="validation users of an evaluation while training")
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> ItemModelConfig:
-        if self.d_model % self.heads:
-            raise ValueError(f"d_model {self.d_model} does not divide by heads {self.heads}")
-        return self
-
-
-class RetrieveConfig(ItemModelConfig):
+class RetrieveConfig(AttentionConfig):
     """The retriever, whose items are the evidence for the stages after it."""
 
     epochs: int = Field(6, ge=1)
@@ -181,16 +153,11 @@ class RetrieveConfig(ItemModelConfig):
     folds: int = Field(3, ge=2, description="a training row gets its evidence from users of other folds")
 
 
-class PretrainConfig(Optimiser):
+class PretrainConfig(Epochs):
     """Stage 1: long targets, and the direct decoder beside them."""
 
-    epochs: int = Field(30, ge=1)
-    batch: int = Field(256, ge=2)
     retrieved: int = Field(2, ge=0, description="text neighbours put before the target")
     temperature: float = Field(1.0, gt=0)
-    patience: int = Field(5, ge=1, description="evaluations without a better validation NDCG@10")
-    eval_every: int = Field(1, ge=1, description="epochs between evaluations")
-    eval_users: int = Field(1000, ge=1, description="validation users of an evaluation while training")
 
 
 class SftConfig(Optimiser):
@@ -301,6 +268,16 @@ class Config(Section):
     actors: ActorsConfig = ActorsConfig()
     learners: LearnersConfig = LearnersConfig()
     stages: StagesConfig = StagesConfig()
+    baselines: BaselinesConfig = BaselinesConfig()
+
+    def trained(self, name: str) -> RetrieveConfig | PretrainConfig | ItemModelConfig | TigerConfig:
+        """The section of a stage or baseline that trains by epochs."""
+        return self.baselines.of(name) if name in TRAINED else getattr(self.stages, name)
+
+    def without_evidence(self) -> Config:
+        """The configuration of a model that is told histories and nothing else."""
+        plain = self.model.model_copy(update={"evidence": 0, "direct_evidence": False})
+        return self.model_copy(update={"model": plain})
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Config:
@@ -326,11 +303,12 @@ class Config(Section):
                 f"stages.pretrain.retrieved is {self.stages.pretrain.retrieved} but only items.neighbours = "
                 f"{self.items.neighbours} text neighbours are kept"
             )
-        for name in ("pretrain", "retrieve", "sft"):
-            batch = getattr(self.stages, name).batch
+        batches = {name: getattr(self.stages, name).batch for name in ("pretrain", "retrieve", "sft")}
+        batches |= {name: self.baselines.of(name).batch for name in TRAINED}
+        for name, batch in batches.items():
             if batch % self.learners.world_size:
                 raise ValueError(
-                    f"stages.{name}.batch is {batch}, which {self.learners.world_size} learner ranks "
+                    f"{section_name(name)}.batch is {batch}, which {self.learners.world_size} learner ranks "
                     "(learners.world_size) cannot share evenly"
                 )
         if self.items.codes**self.items.levels >= 2**63:

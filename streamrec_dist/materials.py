@@ -8,6 +8,8 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from streamrec_dist.baselines.item_model import ItemModel
+from streamrec_dist.baselines.models import new_item_model
 from streamrec_dist.config import Config
 from streamrec_dist.data.batches import Corpus, history_items, history_tokens
 from streamrec_dist.data.evidence import (
@@ -83,12 +85,16 @@ class Materials:
         mass = share.astype(np.float32) * (UNITS * self.corpus.n_items)
         return along_leaves(items, mass, self._place_of)
 
-    def item_prompts(self, rows: np.ndarray) -> list[np.ndarray]:
-        """What the retriever reads of rows int64 [n, 2]: histories int64 [n, L] of items, padded with -1, the items
-        that the counts speak for int64 [n, K], and their mass float32 [n, K]."""
-        assert self.counts is not None
+    def item_prompts(self, rows: np.ndarray, counted: bool = True) -> list[np.ndarray]:
+        """What a model over item ids reads of rows int64 [n, 2]: histories int64 [n, L] of items, padded with -1.
+
+        With `counted` also the items that the counts speak for int64 [n, K], and their mass float32 [n, K].
+        """
         corpus = self.corpus
         history, _ = history_items(corpus.items, corpus.offsets, rows, corpus.max_history)
+        if not counted:
+            return [history]
+        assert self.counts is not None
         return [history, *padded(evidence_of_rows(self.counts, corpus, rows, COUNTED), COUNTED)]
 
     def item_prompt_of(self, history: np.ndarray) -> list[np.ndarray]:
@@ -112,6 +118,14 @@ class Materials:
     @cached_property
     def catalogue(self) -> Catalogue:
         return Catalogue(self.corpus.codes, self.corpus.codes_per_level)
+
+    def new_item_model(self, name: str) -> ItemModel:
+        """The retriever (`retrieve`) or a baseline of `ITEM_MODELS`, likewise."""
+        if name == "retrieve":
+            return self.new_retriever()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            return new_item_model(name, self.config, self.corpus.n_items)
 
     def new_retriever(self) -> Retriever:
         """The retriever of this configuration, likewise. Raises DataError where the configuration has none."""

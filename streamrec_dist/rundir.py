@@ -6,7 +6,7 @@ runs/NAME/config.yaml                       the resolved configuration
           dataset/                          the prepared data, with its content hash
           items/                            embeddings, neighbours, semantic ids
           checkpoints/STAGE/step-N/         weights (the best too), optimizer and state; the last two
-          stages/STAGE.json                 the result of a finished stage
+          stages/STAGE.json                 the result of a finished stage, or of a baseline
           results/NAME.json, NAME.parquet   evaluations: measures, and the rank of every target
 """
 
@@ -26,6 +26,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from streamrec_dist.baselines.config import TRAINED
 from streamrec_dist.config import Config
 from streamrec_dist.config_file import differing_keys, dump_config, load_config
 from streamrec_dist.errors import DataError, UsageError
@@ -97,7 +98,7 @@ class RunDir:
     @staticmethod
     def open(path: Path) -> RunDir:
         """An existing run. Raises UsageError when there is none."""
-        if not (path / "config.yaml").is_file():
+        if not run_exists(path.parent, path.name):
             names = [run.name for run in list_runs(path.parent)]
             known = f"there are: {', '.join(names)}" if names else "there are no runs yet"
             raise UsageError(f"no run {path.name} in {path.parent}; {known}")
@@ -124,6 +125,13 @@ class RunDir:
 
     def finished_stages(self) -> list[str]:
         return [stage for stage in STAGES if self.stage_result(stage)]
+
+    def finished_baselines(self) -> list[str]:
+        return [name for name in TRAINED if self.stage_result(name)]
+
+    def finished(self) -> list[str]:
+        """Finished stages, and the baselines beside them."""
+        return self.finished_stages() + self.finished_baselines()
 
     def last_model(self) -> str:
         """The last finished stage that left a model. Raises UsageError when there is none."""
@@ -223,6 +231,10 @@ def check_name(name: str) -> None:
         raise UsageError(
             f"{name!r} cannot name a run: letters, digits, '.', '_' and '-', starting with a letter or digit"
         )
+
+
+def run_exists(runs: Path, name: str) -> bool:
+    return (runs / name / "config.yaml").is_file()
 
 
 def list_runs(runs: Path) -> list[RunDir]:

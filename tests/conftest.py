@@ -31,6 +31,11 @@ stages:
   sft: {thoughts: 2, rounds: 2, epochs: 1, batch: 64, eval_users: 40, annotate_batch: 64}
   rl: {steps: 4, prompts: 8, group_size: 4, negatives: 8, similarity_items: 16, eval_every: 2, eval_users: 40}
   evaluate: {beam: 5, batch: 32}
+baselines:
+  sasrec: {epochs: 2, batch: 64, d_model: 16, eval_users: 40}
+  sasrec_bce: {epochs: 2, batch: 64, d_model: 16, eval_users: 40}
+  gru4rec: {epochs: 2, batch: 64, d_model: 16, hidden: 16, eval_users: 40}
+  tiger: {epochs: 2, batch: 64, eval_users: 40}
 """
 
 

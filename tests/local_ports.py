@@ -30,7 +30,7 @@ from streamrec_dist.rundir import Checkpoint, StageResult
 from streamrec_dist.stages.annotate import Annotator, ThinkingMeter
 from streamrec_dist.stages.context import Context
 from streamrec_dist.stages.decoding import Recommender
-from streamrec_dist.stages.item_ranking import item_model_ranks, likely_items
+from streamrec_dist.stages.item_ranking import SCORES_ITEMS, item_model_ranks, likely_items
 from streamrec_dist.training.learner import Learner
 from streamrec_dist.types import GroupCounts
 
@@ -47,6 +47,11 @@ stages:
   rl: {rows: all, steps: 6, prompts: 16, group_size: 4, negatives: 5, similarity_items: 64, eval_every: 3,
        eval_users: 40, lr: 0.001}
   evaluate: {beam: 10, batch: 32}
+baselines:
+  sasrec: {epochs: 2, batch: 64, d_model: 16, eval_users: 40, lr: 0.01}
+  sasrec_bce: {epochs: 2, batch: 64, d_model: 16, eval_users: 40, lr: 0.01}
+  gru4rec: {epochs: 2, batch: 64, d_model: 16, hidden: 24, eval_users: 40, lr: 0.01}
+  tiger: {epochs: 2, batch: 64, eval_users: 40, lr: 0.003}
 """
 
 
@@ -196,9 +201,12 @@ class LocalEvaluators(LocalWorkers):
         return Recommender(self.materials, self.model, model, engine=self.engine)
 
     def ranks(self, model, rows, mask_history, weights) -> Task:
-        if model == "retrieve":
+        if model in SCORES_ITEMS:
             return lazy(
-                lambda: (item_model_ranks(self.retriever(weights), self.materials, rows, mask_history), None)
+                lambda: (
+                    item_model_ranks(self.item_model(model, weights), self.materials, rows, mask_history),
+                    None,
+                )
             )
         return lazy(lambda: (self.recommender(model, weights).target_ranks(rows, mask_history), None))
 
@@ -206,12 +214,12 @@ class LocalEvaluators(LocalWorkers):
         return lazy(lambda: (self.recommender(model, weights).invalid_beam_share(rows), None))
 
     def likely_items(self, rows, weights) -> Task:
-        return lazy(lambda: (likely_items(self.retriever(weights), self.materials, rows), None))
+        return lazy(lambda: (likely_items(self.item_model("retrieve", weights), self.materials, rows), None))
 
-    def retriever(self, weights):
-        retriever = self.materials.new_retriever().eval()
-        load_vector(retriever, weights.vector)
-        return retriever
+    def item_model(self, name, weights):
+        model = self.materials.new_item_model(name).eval()
+        load_vector(model, weights.vector)
+        return model
 
     def thinking(self, rows, weights) -> Task:
         def work():

@@ -41,7 +41,14 @@ def test_help_is_there_at_once_and_names_all_commands(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["status", "down", "train --stage rl", "train --stage all --detach", "stop demo"],
+    [
+        "status",
+        "down",
+        "train --stage rl",
+        "train --stage all --detach",
+        "train --baseline tiger",
+        "stop demo",
+    ],
 )
 def test_without_a_cluster_the_line_to_type_is_given(command: str, folder: Path) -> None:
     RunDir.create(folder / "runs", "demo", Config())
@@ -56,6 +63,10 @@ def test_without_a_cluster_the_line_to_type_is_given(command: str, folder: Path)
     [
         ("train", "--stage"),
         ("train --stage warmup", "warmup"),
+        ("train --stage rl --baseline sasrec", "one of --stage STAGE and --baseline NAME"),
+        ("train --baseline caser", "caser"),
+        ("train --baseline counting --run demo", "streamrec-dist evaluate demo --stage counting"),
+        ("train --baseline popularity", "streamrec-dist evaluate --stage popularity"),
         ("watch", "no runs in"),
         ("watch nobody", "no run nobody in"),
         ("evaluate", "no runs in"),

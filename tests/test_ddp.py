@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from streamrec_dist.baselines.config import ITEM_MODELS
 from streamrec_dist.config_file import parse_config
 from streamrec_dist.decode.engine import Engine
 from streamrec_dist.items.rqvae import train_rqvae
@@ -25,8 +26,10 @@ from streamrec_dist.types import GroupCounts, PolicyVersion
 from tests.local_ports import TINY, tiny_materials
 
 # Dropout is drawn per rank, so it is off where ranks are compared with one.
-NO_DROPOUT = ["model.dropout=0"]
-STAGES = ["pretrain", "sft", "rl"]
+NO_DROPOUT = ["model.dropout=0", "baselines.gru4rec.dropout=0"]
+STAGES = ["pretrain", "sft", "rl", "gru4rec"]
+#: Those that train on rows and nothing else.
+ROW_STAGES = ("pretrain", "gru4rec")
 
 
 def materials(*overrides: str):
@@ -37,8 +40,8 @@ def train(stage: str, rank: int, world_size: int, *overrides: str) -> dict[str, 
     torch.set_num_threads(1)
     things = materials(*overrides)
     learner = Learner(things, rank, world_size)
-    learner.begin(stage, 10, weights=initial_weights(things))
-    if stage == "pretrain":
+    learner.begin(stage, 10, weights=initial_weights(things, stage))
+    if stage in ROW_STAGES:
         metrics = learner.train_rows(0, 0, 3)[-1]
     elif stage == "sft":
         model = things.new_model().eval()
@@ -59,8 +62,8 @@ def train(stage: str, rank: int, world_size: int, *overrides: str) -> dict[str, 
     return {**learner.weights(), "grad_norm": np.array(metrics["grad_norm"])}
 
 
-def initial_weights(things):
-    return export_weights(things.new_model())
+def initial_weights(things, stage: str):
+    return export_weights(things.new_item_model(stage) if stage in ITEM_MODELS else things.new_model())
 
 
 def train_tokenizer() -> dict[str, np.ndarray]:
@@ -116,7 +119,7 @@ def test_two_ranks_equal_one(stage, overrides):
     found = on_two_ranks(stage, *overrides)
     alone = train(stage, 0, 1)
     moved = 0.0
-    start = initial_weights(materials())
+    start = initial_weights(materials(), stage)
     for name, array in alone.items():
         assert np.array_equal(found[0][name], found[1][name]), name
         np.testing.assert_allclose(found[0][name], array, atol=2e-5, rtol=1e-4, err_msg=name)

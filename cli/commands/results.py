@@ -28,6 +28,10 @@ class Judged(StrEnum):
 
     counting = "counting"
     popularity = "popularity"
+    sasrec = "sasrec"
+    sasrec_bce = "sasrec-bce"
+    gru4rec = "gru4rec"
+    tiger = "tiger"
     retrieve = "retrieve"
     direct = "direct"
     pretrain = "pretrain"

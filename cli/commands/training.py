@@ -12,15 +12,25 @@ from cli import cluster
 from cli.commands.options import JsonOption, RunArgument, examples
 from cli.follow import Follower, finish, resume_line
 from cli.output import emit_json, note
-from cli.plan import StageName, last_stage, missing_stages, plan_run
+from cli.plan import BaselineName, StageName, missing_stages, plan_run, training_goal
 from cli.workspace import living_cluster, pick_run
 from streamrec_dist.errors import RunError, UsageError
+from streamrec_dist.rundir import run_exists
 
 STOP_SECONDS = 600
 
 
 def train(
-    stage: Annotated[StageName, typer.Option(help="How far to train; `all` is the same as `rl`.")],
+    stage: Annotated[
+        StageName | None,
+        typer.Option(show_default=False, help="How far to train; `all` is the same as `rl`."),
+    ] = None,
+    baseline: Annotated[
+        BaselineName | None,
+        typer.Option(
+            show_default=False, help="Train a model to compare with instead, beside a run's stages."
+        ),
+    ] = None,
     run: Annotated[
         str | None, typer.Option(metavar="NAME", help="Name of the run; default: data and time.")
     ] = None,
@@ -37,16 +47,19 @@ def train(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a run up to a stage, first running the stages it lacks, and show it live.
+    """Train a run up to a stage, or a baseline on its data, first running the stages it lacks, and show it live.
 
     Leaving the view (q, or Ctrl-C) leaves the run going on the cluster.
     """
+    goal = training_goal(stage, baseline, run)
     record = cluster.find_cluster()
+    # A baseline joins the run of that name, whose data and ids it shares.
+    resume = resume or (baseline is not None and run is not None and run_exists(record.runs, run))
     plan = plan_run(record, run=run, config=config, overrides=overrides or [], resume=resume)
     begun = time.monotonic()
-    stages = missing_stages(plan, stage, only=only)
+    stages = missing_stages(plan, goal, only=only, quiet=stage is StageName.all)
     if not stages:
-        note(f"run {plan.name} has finished {last_stage(stage)} already; nothing to do")
+        note(f"run {plan.name} has finished {goal} already; nothing to do")
         return finish(plan.run(), "done", begun, as_json)
 
     note(f"connecting to the cluster at {record.address} ...")
@@ -111,6 +124,7 @@ def add_to(app: typer.Typer) -> None:
             "streamrec-dist train --stage all",
             "streamrec-dist train --stage rl --run big --set stages.rl.steps=1000 --detach",
             "streamrec-dist train --stage rl --run big --resume",
+            "streamrec-dist train --baseline sasrec --run big",
         )
     )(train)
     app.command(epilog=examples("streamrec-dist watch", "streamrec-dist watch demo --plain"))(watch)

@@ -16,6 +16,10 @@ HEADLINES = {
     "tokenize": ("loss", "recon", "used_codes"),
     "pretrain": ("loss", "thinking", "direct", "lr", "rows_per_s"),
     "sft": ("loss", "nll", "dpo", "quantisation", "state", "rows_per_s"),
+    "tiger": ("loss", "nll", "lr", "rows_per_s"),
+    "sasrec": ("loss", "lr", "rows_per_s"),
+    "sasrec-bce": ("loss", "lr", "rows_per_s"),
+    "gru4rec": ("loss", "lr", "rows_per_s"),
     "rl": (
         *(
             f"reward/{name}"

@@ -22,6 +22,10 @@ LOSSES = {
     "tokenize": ("loss", "recon"),
     "retrieve": ("loss", "nll"),
     "pretrain": ("loss", "thinking", "direct"),
+    "tiger": ("loss", "nll"),
+    "sasrec": ("loss",),
+    "sasrec-bce": ("loss",),
+    "gru4rec": ("loss",),
     "sft": ("loss", "nll", "dpo", "quantisation", "state"),
 }
 ROUND_MEASURES = {

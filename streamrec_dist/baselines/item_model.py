@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from streamrec_dist.config import ItemModelConfig
+from streamrec_dist.baselines.config import ItemModelConfig
 
 
 class ItemModel(nn.Module):
@@ -14,6 +14,9 @@ class ItemModel(nn.Module):
     A subclass turns embedded histories into states. Item numbers are no features: the vectors are initialised alike
     and at random.
     """
+
+    #: Whether it is told what counts say of a history, besides the history (`Materials.item_prompts`).
+    counted = False
 
     def __init__(self, config: ItemModelConfig, n_items: int):
         super().__init__()
@@ -36,9 +39,16 @@ class ItemModel(nn.Module):
         `known` is what else a subclass is told of them.
         """
         vectors = self.vectors()
-        lengths = (items >= 0).sum(dim=1)
-        states = self.states(vectors[items.clamp_min(0)], lengths)
-        return (states @ vectors.T).float() + self.bias
+        return (self._read(vectors, items) @ vectors.T).float() + self.bias
+
+    def scores(self, items: Tensor, candidates: Tensor) -> Tensor:
+        """The logits float32 [B, C] of the candidates int64 [B, C] alone, after histories int64 [B, L]."""
+        vectors = self.vectors()
+        states = self._read(vectors, items)
+        return (states.unsqueeze(1) * vectors[candidates]).sum(-1).float() + self.bias[candidates]
+
+    def _read(self, vectors: Tensor, items: Tensor) -> Tensor:
+        return self.states(vectors[items.clamp_min(0)], (items >= 0).sum(dim=1))
 
 
 def at_last(states: Tensor, lengths: Tensor) -> Tensor:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from streamrec_dist.baselines.config import AttentionConfig
 from streamrec_dist.baselines.item_model import ItemModel, at_last
-from streamrec_dist.config import ItemModelConfig
 
 
 class SasRec(ItemModel):
     """Learned positions, counted from the end of the history, and post-norm blocks."""
 
-    def __init__(self, config: ItemModelConfig, n_items: int, max_history: int):
+    def __init__(self, config: AttentionConfig, n_items: int, max_history: int):
         super().__init__(config, n_items)
         self.position = nn.Embedding(max_history, config.d_model)
         nn.init.normal_(self.position.weight, std=0.02)

@@ -26,6 +26,8 @@ PACE = 10.0
 class Retriever(SasRec):
     """Needs the catalogue's text embeddings, which are features and no weights."""
 
+    counted = True
+
     def __init__(self, config: Config, n_items: int, texts: np.ndarray):
         """`texts` float [n_items, dim]."""
         stage = config.stages.retrieve

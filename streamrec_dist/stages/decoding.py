@@ -25,10 +25,13 @@ from streamrec_dist.materials import Materials, arithmetic
 from streamrec_dist.metrics import beam_ranks
 from streamrec_dist.model.backbone import Stack, StreamRec
 
+#: What decodes an item directly: the direct decoder after stage 1, and TIGER, which is one trained alone.
+DIRECT = ("direct", "tiger")
+
 
 def plan_of(model: str, config: Config) -> Plan:
     """What is decoded before the item: nothing directly, retrieved items greedily after stage 1, thoughts later."""
-    if model == "direct":
+    if model in DIRECT:
         return Plan()
     if model == "pretrain":
         return Plan("greedy", config.stages.pretrain.retrieved * config.items.levels)
@@ -73,7 +76,7 @@ class Recommender:
         self.engine = engine or Engine(self.model, arithmetic(self.config))
         self.device = torch.device(device)
         self.plan = plan_of(name, self.config)
-        self.stack: Stack = "direct" if name == "direct" else "thinking"
+        self.stack: Stack = "direct" if name in DIRECT else "thinking"
         self.catalogue = materials.catalogue.to(device)
 
     def rank(self, rows: np.ndarray, beam: int, mask_history: bool) -> Ranked:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from streamrec_dist.baselines.config import TRAINED
 from streamrec_dist.baselines.counting import CountingModel
 from streamrec_dist.baselines.popularity import PopularityModel
 from streamrec_dist.baselines.ranking import DEPTH
@@ -24,8 +25,8 @@ BASELINES: dict[str, type[CountingModel] | type[PopularityModel]] = {
     "counting": CountingModel,
     "popularity": PopularityModel,
 }
-#: Stage of an evaluation -> the stage whose weights it uses.
-WEIGHTS = {"retrieve": "retrieve", "direct": "pretrain", "pretrain": "pretrain", "sft": "sft", "rl": "rl"}
+#: Stage, or trained baseline, of an evaluation -> the stage whose weights it uses.
+WEIGHTS = {"direct": "pretrain"} | {name: name for name in ("retrieve", "pretrain", "sft", "rl", *TRAINED)}
 #: Users of whom the unconstrained beam is looked at; its share of invalid items needs no more.
 INVALID_USERS = 500
 

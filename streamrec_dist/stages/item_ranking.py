@@ -4,33 +4,37 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import nn
 
+from streamrec_dist.baselines.config import ITEM_MODELS
+from streamrec_dist.baselines.item_model import ItemModel
 from streamrec_dist.baselines.ranking import rank_rows
 from streamrec_dist.materials import Materials
 
+#: What scores every item of the catalogue.
+SCORES_ITEMS = ("retrieve", *ITEM_MODELS)
 #: Rows scored at a time: a score for every item each.
 BLOCK = 256
 
 
 @torch.no_grad()
-def item_scores(model: nn.Module, inputs: list[np.ndarray]) -> torch.Tensor:
+def item_scores(model: ItemModel, inputs: list[np.ndarray]) -> torch.Tensor:
     """Logits float32 [n, n_items] of prompts (`Materials.item_prompts`)."""
     device = next(model.parameters()).device
     return model(*(torch.from_numpy(array).to(device) for array in inputs))
 
 
-def item_model_ranks(model: nn.Module, materials: Materials, rows: np.ndarray, masked: bool) -> np.ndarray:
+def item_model_ranks(model: ItemModel, materials: Materials, rows: np.ndarray, masked: bool) -> np.ndarray:
     """Ranks of the targets of rows int64 [n, 2]: int64 [n], 0 = not in the top 100; ties in random order."""
 
     def score(block: np.ndarray) -> np.ndarray:
         # Every item has a score above 0, which there means that something speaks for it.
-        return torch.softmax(item_scores(model, materials.item_prompts(block)).double(), dim=-1).cpu().numpy()
+        logits = item_scores(model, materials.item_prompts(block, model.counted))
+        return torch.softmax(logits.double(), dim=-1).cpu().numpy()
 
     return rank_rows(score, materials.corpus, rows, masked, materials.config.seed)
 
 
-def likely_items(model: nn.Module, materials: Materials, rows: np.ndarray) -> dict[str, np.ndarray]:
+def likely_items(model: ItemModel, materials: Materials, rows: np.ndarray) -> dict[str, np.ndarray]:
     """A part of an EvidenceTable: the most likely items of rows int64 [n, 2], and their probabilities."""
     events = materials.corpus.offsets[rows[:, 0]] + rows[:, 1]
     found = [
@@ -42,7 +46,7 @@ def likely_items(model: nn.Module, materials: Materials, rows: np.ndarray) -> di
 
 
 def likeliest(
-    model: nn.Module, materials: Materials, inputs: list[np.ndarray]
+    model: ItemModel, materials: Materials, inputs: list[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Items int32 [n, K] and their probabilities float16 [n, K], K = min(model.evidence, items), best first."""
     most = min(materials.config.model.evidence, materials.corpus.n_items)

@@ -11,16 +11,13 @@ retriever that has not seen their users: what the recommender learns to make of 
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 
 from streamrec_dist.data.split import SPLITS, split_rows
 from streamrec_dist.rl.ports import Published, Task
-from streamrec_dist.rundir import Checkpoint, StageResult
+from streamrec_dist.rundir import StageResult
 from streamrec_dist.stages.context import DEADLINE_S, Context
-from streamrec_dist.stages.patience import Best
-from streamrec_dist.stages.pretrain import train_epoch
+from streamrec_dist.stages.epochs import TrainingByEpochs, train_epoch
 from streamrec_dist.training.learner import steps_per_epoch
 
 STAGE = "retrieve"
@@ -31,47 +28,20 @@ CHUNK = 4096
 
 def retrieve(context: Context) -> StageResult:
     """Train the retriever on all users, then once without each fold, and keep what each finds for the others."""
-    config = context.config.stages.retrieve
-    started = time.monotonic()
-    per_epoch = steps_per_epoch(len(context.materials.rows), config.batch)
-    total = per_epoch * config.epochs
-    best = Best(config.patience)
-
-    saved = context.store.newest_checkpoint(STAGE)
-    epoch = saved.state["epoch"] if saved else 0
-    seconds_before = saved.state["seconds"] if saved else 0.0
-    if saved:
-        best.restore(saved.arrays, saved.state["best"])
-    checkpoint = saved.arrays if saved else None
-    context.learners.begin(STAGE, total, checkpoint=checkpoint, step=epoch * per_epoch)
-    best_vector = None
-    while epoch < config.epochs and not best.exhausted:
-        train_epoch(context, STAGE, epoch, per_epoch, total, {"epoch": epoch + 1})
-        epoch += 1
-        weights = context.publisher.publish(context.learners.vector(policy_only=False))
-        metrics = context.evaluate(STAGE, STAGE, epoch * per_epoch, config.eval_users, weights)
-        if best.offer(epoch * per_epoch, metrics, context.learners.weights()):
-            best_vector = weights
-        seconds = seconds_before + time.monotonic() - started
-        state = {"epoch": epoch, "best": best.state(), "seconds": seconds}
-        arrays = {**context.learners.checkpoint(), **best.arrays()}
-        context.store.save_checkpoint(Checkpoint(STAGE, epoch * per_epoch, arrays, state))
-        context.leave_if_stopped()
-
-    assert best.weights is not None
-    context.store.save_weights(STAGE, best.weights)
-    epochs, done = best.step // per_epoch, set(context.store.evidence_parts())
+    training = TrainingByEpochs(context, STAGE, len(context.materials.rows))
+    training.run(STAGE)
+    best, published = training.best, training.published
+    done = set(context.store.evidence_parts())
     if HELD_OUT not in done:
-        if best_vector is None:
-            context.learners.begin(STAGE, total, weights=best.weights)
-            best_vector = context.publisher.publish(context.learners.vector(policy_only=False))
+        if published is None:
+            context.learners.begin(STAGE, training.total, weights=best.weights)
+            published = context.publisher.publish(context.learners.vector(policy_only=False))
         held_out = np.concatenate([split_rows(context.materials.corpus, split) for split in SPLITS])
-        find_evidence(context, HELD_OUT, held_out, best_vector)
-    for fold in range(config.folds):
+        find_evidence(context, HELD_OUT, held_out, published)
+    for fold in range(context.config.stages.retrieve.folds):
         if f"fold-{fold}" not in done:
-            without_fold(context, fold, epochs)
-    metrics = {**best.metrics, "best_step": best.step, "epochs": epoch}
-    return StageResult(STAGE, seconds_before + time.monotonic() - started, epoch * per_epoch, metrics)
+            without_fold(context, fold, best.step // training.per_epoch)
+    return training.result()
 
 
 def without_fold(context: Context, fold: int, epochs: int) -> None:

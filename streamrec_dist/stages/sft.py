@@ -20,8 +20,8 @@ from streamrec_dist.events import Event
 from streamrec_dist.rl.ports import Payload, Published, Task
 from streamrec_dist.rundir import Checkpoint, StageResult
 from streamrec_dist.stages.context import DEADLINE_S, Context
+from streamrec_dist.stages.epochs import train_epoch
 from streamrec_dist.stages.patience import Best
-from streamrec_dist.stages.pretrain import train_epoch
 from streamrec_dist.training.learner import steps_per_epoch
 
 STAGE = "sft"

@@ -1,48 +1,57 @@
-"""The retriever as a trainee: a softmax over the whole catalogue."""
+"""Models over item ids as trainees: the retriever and the baselines."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from streamrec_dist.config import RetrieveConfig
+from streamrec_dist.baselines.config import ItemModelConfig
+from streamrec_dist.baselines.item_model import ItemModel
 from streamrec_dist.data.batches import targets
 from streamrec_dist.materials import Materials
+from streamrec_dist.training.item_losses import ItemBatch, NegativeLoss, SoftmaxLoss
 from streamrec_dist.training.trainee import Trainee
 from streamrec_dist.transfer import to_device
 
 
-@dataclass(frozen=True)
-class ItemBatch:
-    """Training rows as items."""
+class ItemTrainee(Trainee):
+    """A model over item ids by name: a softmax over the catalogue, or for sasrec-bce one sampled negative a row."""
 
-    share: float  # of these rows among a rank's of the optimizer step
-    inputs: tuple[Tensor, ...]  # what the model scores: histories int64 [B, L] first
-    target: Tensor  # int64 [B]
+    model: ItemModel
+
+    def __init__(self, name: str, materials: Materials, device: torch.device):
+        super().__init__(materials, device)
+        self.name = name
+        self.model = materials.new_item_model(name).to(device)
+
+    @property
+    def config(self) -> ItemModelConfig:
+        section = self.whole_config.trained(self.name)
+        assert isinstance(section, ItemModelConfig)
+        return section
+
+    def started(self) -> nn.Module:
+        loss = NegativeLoss if self.name == "sasrec-bce" else SoftmaxLoss
+        return loss(self.model).train()
+
+    def parts(self, mine: np.ndarray, step: np.ndarray) -> list[ItemBatch]:
+        rows = self.rows[mine]
+        return [self._batch(rows[part], len(part) / len(mine)) for part in self.micro_batches(rows)]
+
+    def _batch(self, rows: np.ndarray, share: float) -> ItemBatch:
+        inputs = self.materials.item_prompts(rows, self.model.counted)
+        target = targets(self.materials.corpus, rows)
+        return ItemBatch(
+            share, tuple(to_device(array, self.device) for array in inputs), to_device(target, self.device)
+        )
 
 
-class SoftmaxLoss(nn.Module):
-    """Mean negative log-likelihood of the target among all items."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch: ItemBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        loss = F.cross_entropy(self.model(*batch.inputs), batch.target) * batch.share
-        return loss, {"nll": loss}
-
-
-class RetrieverTrainee(Trainee):
+class RetrieverTrainee(ItemTrainee):
     """On all training rows, or on those of the users outside of one fold."""
 
     def __init__(self, materials: Materials, device: torch.device):
-        super().__init__(materials, device)
-        self.model = materials.new_retriever().to(device)
+        super().__init__("retrieve", materials, device)
         self.chosen = materials.rows
 
     def leave_out(self, fold: int) -> None:
@@ -50,23 +59,5 @@ class RetrieverTrainee(Trainee):
         self.chosen = self.materials.rows[self.materials.folds != fold]
 
     @property
-    def config(self) -> RetrieveConfig:
-        return self.whole_config.stages.retrieve
-
-    @property
     def rows(self) -> np.ndarray:
         return self.chosen
-
-    def started(self) -> nn.Module:
-        return SoftmaxLoss(self.model).train()
-
-    def parts(self, mine: np.ndarray, step: np.ndarray) -> list[ItemBatch]:
-        rows = self.rows[mine]
-        return [
-            ItemBatch(
-                len(part) / len(mine),
-                tuple(to_device(array, self.device) for array in self.materials.item_prompts(rows[part])),
-                to_device(targets(self.materials.corpus, rows[part]), self.device),
-            )
-            for part in self.micro_batches(rows)
-        ]

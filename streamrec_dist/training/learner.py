@@ -14,27 +14,30 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from streamrec_dist.baselines.config import ITEM_MODELS, section_name
 from streamrec_dist.config import RlConfig
 from streamrec_dist.data.batches import epoch_order, history_lengths, rank_rows
 from streamrec_dist.errors import RunError
 from streamrec_dist.materials import Materials, autocast
 from streamrec_dist.model.weights import export_weights, flatten, import_weights
-from streamrec_dist.training.item_trainees import RetrieverTrainee
+from streamrec_dist.training.item_trainees import ItemTrainee, RetrieverTrainee
 from streamrec_dist.training.loader import prefetched
 from streamrec_dist.training.optimiser import Optimiser, learning_rate
 from streamrec_dist.training.rl_trainee import RlTrainee, Shard
 from streamrec_dist.training.row_trainees import CalibrationTrainee, PretrainTrainee, SftTrainee
+from streamrec_dist.training.tiger import TigerTrainee
 from streamrec_dist.training.trainee import Trainee
 from streamrec_dist.types import Annotation, GroupCounts, PolicyVersion
 
-#: A stage's trainee, and the number that its dropout is drawn by.
-TRAINEES: dict[str, tuple[type[Trainee], int]] = {
+#: The trainee of a stage or baseline, and the number that its dropout is drawn by.
+TRAINEES: dict[str, tuple[Callable[[Materials, torch.device], Trainee], int]] = {
     "pretrain": (PretrainTrainee, 0),
     "sft": (SftTrainee, 1),
     "rl": (RlTrainee, 2),
     "retrieve": (RetrieverTrainee, 3),
     "calibrate": (CalibrationTrainee, 4),
-}
+    "tiger": (TigerTrainee, 5),
+} | {name: (partial(ItemTrainee, name), 6 + number) for number, name in enumerate(ITEM_MODELS)}
 
 
 class Learner:
@@ -62,8 +65,8 @@ class Learner:
         is left out.
         """
         self.stage, self.total_steps, self.step = stage, total_steps, step
-        kind, self.number = TRAINEES[stage]
-        trainee = kind(self.materials, self.device)
+        make, self.number = TRAINEES[stage]
+        trainee = make(self.materials, self.device)
         if isinstance(trainee, RetrieverTrainee):
             trainee.leave_out(fold)
         self.trainee, self.model = trainee, trainee.model
@@ -175,7 +178,7 @@ class Learner:
         if not np.isfinite(values["grad_norm"]):
             raise RunError(
                 f"the gradient of stage {self.stage} is not finite at step {number}; try a smaller "
-                f"stages.{self.stage}.lr, or model.precision: fp32"
+                f"{section_name(self.stage)}.lr, or model.precision: fp32"
             )
         return values
 

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from streamrec_dist.config import Config, ItemModelConfig, PretrainConfig, RlConfig, SftConfig
+from streamrec_dist.baselines.config import ItemModelConfig, TigerConfig
+from streamrec_dist.config import Config, PretrainConfig, RlConfig, SftConfig
 from streamrec_dist.data.batches import history_lengths, micro_batches
 from streamrec_dist.materials import Materials
 
-StageConfig = ItemModelConfig | PretrainConfig | SftConfig | RlConfig
+StageConfig = ItemModelConfig | TigerConfig | PretrainConfig | SftConfig | RlConfig
 
 
 class Trainee:

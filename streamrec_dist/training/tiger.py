@@ -1,0 +1,83 @@
+"""TIGER as a trainee: the encoder and the direct decoder of the recommender, alone (Rajput et al., 2023)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from streamrec_dist.baselines.config import TigerConfig
+from streamrec_dist.data.batches import history_tokens, targets
+from streamrec_dist.materials import Materials
+from streamrec_dist.model.backbone import StreamRec, shift_right
+from streamrec_dist.tokens import FIRST_CODE, PAD
+from streamrec_dist.training.trainee import Trainee
+from streamrec_dist.transfer import to_device
+
+
+@dataclass(frozen=True)
+class TigerBatch:
+    """Training rows as tokens."""
+
+    share: float  # of these rows among a rank's of the optimizer step
+    history: Tensor  # int64 [B, S]
+    target: Tensor  # int64 [B, m]
+
+
+class TigerLoss(nn.Module):
+    """Mean negative log-likelihood of the target's tokens, (1 - e) * nll + e * (mean over the vocabulary)."""
+
+    def __init__(self, model: StreamRec, config: TigerConfig):
+        super().__init__()
+        self.model, self.config = model, config
+
+    def forward(self, batch: TigerBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        history = leave_out_items(batch.history, self.model.levels, self.config.history_dropout)
+        memory = self.model.read(history, "direct")
+        hidden, _ = self.model.decode(shift_right(batch.target)[:, None], memory, stack="direct")
+        log_probs = self.model.log_probs(hidden[:, 0])
+        nll = -log_probs.gather(-1, (batch.target - FIRST_CODE).unsqueeze(-1)).mean() * batch.share
+        smoothing = self.config.label_smoothing
+        return (1 - smoothing) * nll - smoothing * log_probs.mean() * batch.share, {"nll": nll}
+
+
+def leave_out_items(history: Tensor, levels: int, share: float) -> Tensor:
+    """History tokens int64 [B, S] in which a random `share` of the items is padding; never a history's last."""
+    if share == 0:
+        return history
+    items = history.unflatten(1, (-1, levels))
+    there = items[..., 0] != PAD
+    last = there.sum(dim=1, keepdim=True) - 1
+    dropped = torch.rand(there.shape, device=history.device) < share
+    dropped = dropped.scatter(1, last.clamp_min(0), False)
+    return items.masked_fill(dropped.unsqueeze(-1), PAD).flatten(1)
+
+
+class TigerTrainee(Trainee):
+    """What thinks is left as it was made."""
+
+    model: StreamRec
+    frozen = ("heads.", "decoder.")
+
+    def __init__(self, materials: Materials, device: torch.device):
+        super().__init__(materials, device)
+        self.model = materials.new_model().to(device)
+
+    @property
+    def config(self) -> TigerConfig:
+        return self.whole_config.baselines.tiger
+
+    def started(self) -> nn.Module:
+        return TigerLoss(self.model, self.config).train()
+
+    def parts(self, mine: np.ndarray, step: np.ndarray) -> list[TigerBatch]:
+        rows = self.rows[mine]
+        return [self._batch(rows[part], len(part) / len(mine)) for part in self.micro_batches(rows)]
+
+    def _batch(self, rows: np.ndarray, share: float) -> TigerBatch:
+        corpus = self.materials.corpus
+        history, _ = history_tokens(corpus, rows)
+        target = corpus.item_tokens(targets(corpus, rows))
+        return TigerBatch(share, to_device(history, self.device), to_device(target, self.device))
