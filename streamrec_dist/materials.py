@@ -28,8 +28,6 @@ from streamrec_dist.model.retriever import Retriever
 
 #: Items of the counts that the retriever is told of.
 COUNTED = 256
-#: An item of probability 1 / (UNITS * n_items) has evidence of mass 1.
-UNITS = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,8 +80,7 @@ class Materials:
 
     def laid_out(self, items: np.ndarray, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Likely items int [n, K], distinct, and their probabilities float [n, K], along the leaves of the trie."""
-        mass = share.astype(np.float32) * (UNITS * self.corpus.n_items)
-        return along_leaves(items, mass, self._place_of)
+        return along_leaves(items, share, self._place_of)
 
     def item_prompts(self, rows: np.ndarray, counted: bool = True) -> list[np.ndarray]:
         """What a model over item ids reads of rows int64 [n, 2]: histories int64 [n, L] of items, padded with -1.

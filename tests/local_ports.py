@@ -78,9 +78,14 @@ def tiny_materials(config: Config | None = None, users: int = 120, items: int = 
     # Whatever the evidence says, decoding and training have to make the same of it.
     most = min(config.model.evidence, dataset.n_items)
     items = np.argsort(rng.random((len(corpus.items), dataset.n_items)), axis=1)[:, :most].astype(np.int32)
-    evidence = EvidenceTable(items, (rng.random((len(items), most)) ** 4).astype(np.float16))
+    evidence = EvidenceTable(items, _shares(rng.random((len(items), most)) ** 4))
     texts = rng.normal(size=(dataset.n_items, 8)).astype(np.float32)
     return Materials(config, corpus, neighbours, rows, Cooccurrence.of(corpus), texts, evidence, kept)
+
+
+def _shares(weights: np.ndarray) -> np.ndarray:
+    """Probabilities that leave some for the items that are not named."""
+    return (0.8 * weights / weights.sum(axis=1, keepdims=True)).astype(np.float16)
 
 
 class LocalRuntime:

@@ -14,7 +14,6 @@ from streamrec_dist.data.demo import demo_catalogue
 from streamrec_dist.data.evidence import Cooccurrence, evidence_of_histories, evidence_of_rows
 from streamrec_dist.data.split import split_rows
 from streamrec_dist.decode.engine import Engine
-from streamrec_dist.materials import UNITS
 from streamrec_dist.rl.rollout import Sampler
 from streamrec_dist.stages.decoding import Recommender
 from streamrec_dist.tokens import BOS, FIRST_CODE
@@ -117,15 +116,23 @@ def model(materials):
     return model
 
 
+def item_masses(materials, row: np.ndarray) -> np.ndarray:
+    """Mass of every item for a row: in probabilities of one of those that are not named."""
+    table, n_items = materials.evidence, materials.corpus.n_items
+    event = materials.corpus.offsets[row[0]] + row[1]
+    named = dict(zip(table.items[event].tolist(), table.share[event].astype(float).tolist(), strict=True))
+    left = max(1 - sum(named.values()), 1e-3) / (n_items - len(named))
+    return np.array([named.get(item, left) / left for item in range(n_items)])
+
+
 def evidence_by_loops(materials, model, row: np.ndarray, logits: np.ndarray, prefix: list[int]) -> np.ndarray:
     """Logits [levels * codes] of the code after `prefix`, with what the row's likely items add."""
     corpus, level = materials.corpus, len(prefix)
-    event = corpus.offsets[row[0]] + row[1]
     masses = np.zeros(corpus.codes_per_level)
-    for item, share in zip(materials.evidence.items[event], materials.evidence.share[event], strict=True):
+    for item, mass in enumerate(item_masses(materials, row)):
         codes = corpus.codes[item]
         if codes[:level].tolist() == prefix:
-            masses[codes[level]] += float(share) * UNITS * corpus.n_items
+            masses[codes[level]] += 20 * mass
     own, told = model.decoder.evidence[:, level].tolist()
     added = logits * own
     start = level * corpus.codes_per_level
@@ -175,12 +182,11 @@ def test_thoughts_are_raised_by_the_items_that_have_their_code(materials, model)
     evidence = model.evidence(materials.catalogue, places, below)
     found = evidence.add_to_thoughts(torch.ones(4, 2, 48))
     corpus = materials.corpus
-    for number, (user, position) in enumerate(rows):
-        event = corpus.offsets[user] + position
+    for number, row in enumerate(rows):
         masses = np.zeros(48)
-        for item, share in zip(materials.evidence.items[event], materials.evidence.share[event], strict=True):
+        for item, mass in enumerate(item_masses(materials, row)):
             for level, code in enumerate(corpus.codes[item]):
-                masses[16 * level + code] += float(share) * UNITS * corpus.n_items
+                masses[16 * level + code] += 20 * mass
         np.testing.assert_allclose(found[number, 1], 0.7 + 0.8 * np.log1p(masses), atol=1e-5)
 
 

@@ -24,6 +24,8 @@ DECAY = 0.7
 PARTNERS = 1024
 #: Mass below this is what rounding leaves of a count that was counted out.
 TINY = 1e-6
+#: Probability that all items not named have together, at least.
+LEFT = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,15 +183,18 @@ def padded(mass: sparse.csr_array, most: int) -> tuple[np.ndarray, np.ndarray]:
     return items, amounts
 
 
-def along_leaves(items: np.ndarray, mass: np.ndarray, place_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mass float32 [n, K] on distinct `items` int [n, K] as `StreamRec.evidence` takes it.
+def along_leaves(items: np.ndarray, share: np.ndarray, place_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities float [n, K] of distinct `items` int [n, K] as `StreamRec.evidence` takes them.
 
-    `place_of` int64 [n_items] is the leaf of each item. Leaves int64 [n, K], ascending, and what lies below each and
-    in all, float64 [n, K + 1]: of a small mass among large ones float32 would leave little.
+    `place_of` int64 [n_items] is the leaf of each item. What they leave of 1 is spread evenly over all other items, of
+    which each then has mass 1. Leaves int64 [n, K], ascending, and how much more mass than 1 lies on those before
+    each and on all, float64 [n, K + 1]: of a small mass among large ones float32 would leave little.
     """
-    leaves = place_of[items]
+    leaves, share = place_of[items], share.astype(np.float64)
     order = np.argsort(leaves, axis=1, kind="stable")
-    amounts = np.take_along_axis(mass, order, axis=1).astype(np.float64)
+    left = np.maximum(1.0 - share.sum(axis=1, keepdims=True), LEFT)
+    others = max(len(place_of) - items.shape[1], 1)
+    amounts = np.take_along_axis(share / (left / others) - 1.0, order, axis=1)
     below = np.zeros((len(items), items.shape[1] + 1))
     np.cumsum(amounts, axis=1, out=below[:, 1:])
     return np.take_along_axis(leaves, order, axis=1), below

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -74,6 +75,12 @@ class Catalogue:
         codes[self.leaf_item.long()] = self.codes_of_leaves(torch.arange(self.n_items, device=self.device))
         return codes
 
+    @cached_property
+    def items_by_code(self) -> Tensor:
+        """How many items have each code at its level, int64 [levels * codes_per_level]."""
+        codes = self.codes + torch.arange(self.levels, device=self.device) * self.codes_per_level
+        return torch.bincount(codes.flatten(), minlength=self.levels * self.codes_per_level)
+
     def nodes(self, depth: int) -> int:
         """How many nodes there are of a depth 0..m."""
         return len(self.child_code[depth - 1]) if depth else 1
@@ -83,6 +90,7 @@ class Catalogue:
         if torch.device(device) == self.device:
             return self
         moved = copy.copy(self)
+        moved.__dict__.pop("items_by_code", None)
         moved.leaf_item = self.leaf_item.to(device)
         moved.children_start = [tensor.to(device) for tensor in self.children_start]
         moved.child_code = [tensor.to(device) for tensor in self.child_code]

@@ -18,14 +18,20 @@ from torch import Tensor
 from streamrec_dist.items.catalogue import Catalogue
 from streamrec_dist.tokens import FIRST_CODE
 
+#: Mass is measured in this: what no item is behind counts as a twentieth of an item of which nothing is known.
+UNIT = 20.0
+
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """Mass on K leaves of the trie for each of P prompts, and the weights of a decoder for it."""
+    """Mass on the leaves of the trie for each of P prompts, and the weights of a decoder for it.
+
+    K leaves have masses of their own, all others have mass 1.
+    """
 
     catalogue: Catalogue
     places: Tensor  # int64 [P, K]  numbers of leaves, ascending; n_items where there are fewer
-    below: Tensor  # float64 [P, K + 1]  mass of the leaves before each, and of all
+    below: Tensor  # float64 [P, K + 1]  mass beyond 1 of those before each, and of all
     weight: Tensor  # float32 [2, levels + 1], of the decoder's own logits and of evidence; the last ones for thoughts
 
     def part(self, some: Tensor) -> Evidence:
@@ -45,7 +51,7 @@ class Evidence:
         codes, first, valid = catalogue.child_codes(depth, nodes.clamp_min(0))
         valid = valid & (nodes >= 0).unsqueeze(-1)
         own, told = self.weight[:, depth]
-        said = torch.log1p(self._mass(depth, first, codes.shape[-1])) * told
+        said = torch.log1p(UNIT * self._mass(depth, first, codes.shape[-1])) * told
         # Entries that are no child repeat some child's code, and add nothing to it.
         said = said.masked_fill(~valid, 0.0)
         return (logits * own).scatter_add(-1, codes + depth * catalogue.codes_per_level, said)
@@ -66,18 +72,18 @@ class Evidence:
     @cached_property
     def _by_code(self) -> Tensor:
         """log(1 + mass of the items with each code at its level), float32 [P, levels * codes]."""
-        catalogue, mass = self.catalogue, self.below.diff(dim=-1)
+        catalogue, more = self.catalogue, self.below.diff(dim=-1)
         codes = catalogue.codes_of_leaves(self.places)
         codes = codes + torch.arange(catalogue.levels, device=codes.device) * catalogue.codes_per_level
-        total = mass.new_zeros((len(mass), catalogue.levels * catalogue.codes_per_level))
-        total.scatter_add_(1, codes.flatten(1), mass.repeat_interleave(catalogue.levels, dim=1))
-        return torch.log1p(total).float()
+        total = catalogue.items_by_code.to(more.dtype).expand(len(more), -1)
+        total = total.scatter_add(1, codes.flatten(1), more.repeat_interleave(catalogue.levels, dim=1))
+        return torch.log1p(UNIT * total.clamp_min(0.0)).float()
 
     def _mass(self, depth: int, first: Tensor, children: int) -> Tensor:
         """Mass behind the nodes `first`, `first` + 1, .. of level `depth` + 1, float32 [P, ..., children]."""
         ends = first.unsqueeze(-1) + torch.arange(children + 1, device=first.device)
         leaves = self.catalogue.first_leaves(depth + 1, ends)
         before = torch.searchsorted(self.places, leaves.flatten(1))
-        cumulated = self.below.gather(1, before).view(leaves.shape)
+        cumulated = leaves + self.below.gather(1, before).view(leaves.shape)
         # A sum of rounded numbers may come out below one of fewer of them.
         return (cumulated[..., 1:] - cumulated[..., :-1]).clamp_min(0.0).float()
