@@ -186,8 +186,8 @@ def padded(mass: sparse.csr_array, most: int) -> tuple[np.ndarray, np.ndarray]:
 def along_leaves(items: np.ndarray, share: np.ndarray, place_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities float [n, K] of distinct `items` int [n, K] as `StreamRec.evidence` takes them.
 
-    `place_of` int64 [n_items] is the leaf of each item. What they leave of 1 is spread evenly over all other items, of
-    which each then has mass 1. Leaves int64 [n, K], ascending, and how much more mass than 1 lies on those before
+    `place_of` int64 [n_items] is the leaf of each item. What they leave of 1 is spread evenly over all other items,
+    each of which then has mass 1. Leaves int64 [n, K], ascending, and how much more mass than 1 lies on those before
     each and on all, float64 [n, K + 1]: of a small mass among large ones float32 would leave little.
     """
     leaves, share = place_of[items], share.astype(np.float64)
