@@ -46,7 +46,8 @@ LOOPS: dict[str, Callable[[Context], StageResult]] = {
     "pretrain": pretrain,
     "sft": sft,
     "rl": rl,
-} | {name: partial(train_baseline, name=name) for name in TRAINED}
+    **{name: partial(train_baseline, name=name) for name in TRAINED},
+}
 #: How often a stage is started again from its last checkpoint after one of its processes died.
 STAGE_RESTARTS = 3
 #: Millions of items take hours.

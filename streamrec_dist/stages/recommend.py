@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from streamrec_dist.baselines.item_model import ItemModel
 from streamrec_dist.data.dataset import Dataset
 from streamrec_dist.data.evidence import no_evidence
 from streamrec_dist.data.strings import Strings
 from streamrec_dist.errors import UsageError
-from streamrec_dist.model.retriever import Retriever
 from streamrec_dist.stages.decoding import Recommender, decoding_of
 from streamrec_dist.stages.item_ranking import likeliest
 from streamrec_dist.tokens import FIRST_CODE
@@ -44,7 +44,7 @@ def given_history(dataset: Dataset, items: Sequence[str]) -> np.ndarray:
 
 
 def recommend(
-    recommender: Recommender, retriever: Retriever | None, dataset: Dataset, history: np.ndarray, k: int
+    recommender: Recommender, retriever: ItemModel | None, dataset: Dataset, history: np.ndarray, k: int
 ) -> dict[str, Any]:
     """The best k items after `history` (int64 [n], oldest first), none of which is in it.
 
@@ -75,7 +75,7 @@ def recommend(
     }
 
 
-def _prompt(recommender: Recommender, retriever: Retriever | None, history: np.ndarray) -> list[np.ndarray]:
+def _prompt(recommender: Recommender, retriever: ItemModel | None, history: np.ndarray) -> list[np.ndarray]:
     """One history as `Materials.prompts` has those of rows."""
     materials = recommender.materials
     tokens = materials.corpus.item_tokens(history[-materials.corpus.max_history :]).reshape(1, -1)
