@@ -49,7 +49,7 @@ stages:
   evaluate: {beam: 10, batch: 32}
 baselines:
   sasrec: {epochs: 2, batch: 64, d_model: 16, eval_users: 40, lr: 0.01}
-  sasrec_bce: {epochs: 2, batch: 64, d_model: 16, eval_users: 40, lr: 0.01}
+  sasrec_bce: {epochs: 2, batch: 16, d_model: 16, eval_users: 40, lr: 0.01, dropout: 0}
   gru4rec: {epochs: 2, batch: 64, d_model: 16, hidden: 24, eval_users: 40, lr: 0.01}
   tiger: {epochs: 2, batch: 64, eval_users: 40, lr: 0.003}
 """

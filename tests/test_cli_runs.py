@@ -32,7 +32,7 @@ def trained(cluster_root: Path) -> RunDir:
     """A run of all stages, made by `train --stage rl`."""
     done = run_cli("train", "--stage", "rl", "--run", "whole", "--json", cwd=cluster_root, timeout=400)
     assert done.returncode == 0, done.stderr
-    assert "run whole lacks tokenize, pretrain, sft: they run first" in done.stderr
+    assert "run whole lacks tokenize, retrieve, pretrain, sft: they run first" in done.stderr
     body = last_json(done)
     assert (body["run"], body["state"], set(body["stages"])) == ("whole", "done", set(STAGES))
     assert done.stdout.count("\n") == 1, "with --json the rest goes to stderr"
