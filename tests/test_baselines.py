@@ -261,7 +261,7 @@ def test_the_weights_that_are_kept_rank_as_they_did(trained, name):
         ranks = Recommender(materials, model, name).target_ranks(rows, False)
     else:
         ranks = item_model_ranks(model.eval(), materials, rows, False)
-    again = context.report_ranks(name, 0, ranks)["ndcg@10"]
+    again = context.report_ranks(name, 0, rows, ranks)["ndcg@10"]
     assert again == pytest.approx(trained[name].results[name].metrics["ndcg@10"])
 
 

@@ -80,7 +80,9 @@ def test_peak_bytes_are_those_held_at_once(measure):
 
 def test_counted_operations_are_those_of_the_matrices(measure):
     config = parse_config(
-        "items: {levels: 4, codes: 8}\nmodel: {d_model: 16, layers: 2, heads: 2, d_head: 4, d_ff: 32}", "test"
+        "items: {levels: 4, codes: 8}\n"
+        "model: {evidence: 0, d_model: 16, layers: 2, heads: 2, d_head: 4, d_ff: 32}",
+        "test",
     )
     model = StreamRec(config)
 

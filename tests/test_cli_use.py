@@ -248,7 +248,7 @@ def test_how_one_evaluation_is_decoded(tmp_path: Path) -> None:
         (DecodingOptions(thoughts="beam"), "pretrain", "decodes retrieved items, always greedily"),
         (DecodingOptions(samples=4), "rl", "--samples 4 needs --thoughts sampled; now they are greedy"),
         (DecodingOptions("beam", samples=4), "sft", "now they are beam"),
-        (DecodingOptions(beam=50), "counting", "--beam: counting is a baseline"),
+        (DecodingOptions(beam=50), "counting", "--beam: counting scores items and decodes nothing"),
         (DecodingOptions(beam=0), "rl", "stages.evaluate.beam"),
         (DecodingOptions(thoughts="beams"), "rl", "did you mean beam?"),
     ],

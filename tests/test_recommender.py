@@ -71,7 +71,9 @@ def test_a_ranking_does_not_depend_on_how_rows_are_batched(overrides):
 def test_equally_likely_items_have_ranks_by_chance(overrides):
     """A model that knows nothing gives all items one probability: each rank is as likely for every target."""
     ignorant, single = (
-        recommender("sft", "stages.evaluate.beam=90", f"stages.evaluate.batch={batch}", *overrides)
+        recommender(
+            "sft", "stages.evaluate.beam=90", f"stages.evaluate.batch={batch}", "model.evidence=0", *overrides
+        )
         for batch in (100, 7)
     )
     for model in (ignorant.model, single.model):
@@ -106,8 +108,8 @@ def test_models_that_do_not_think_are_decoded_as_ever(name):
 def test_a_recommendation_says_how_it_was_decoded(overrides, thoughts):
     dataset = validate(demo_catalogue(users=120, items=90, seed=0))
     history = dataset.history(3).astype(np.int64)
-    found = recommend(recommender("rl", *overrides), dataset, history, 7)
-    assert found == recommend(recommender("rl", *overrides), dataset, history, 7)
+    found = recommend(recommender("rl", *overrides), None, dataset, history, 7)
+    assert found == recommend(recommender("rl", *overrides), None, dataset, history, 7)
     assert (found["decoding"]["thoughts"], found["decoding"]["steps"]) == (thoughts, 2)
     assert found["decoding"]["beam"] >= 7 + len(np.unique(history))
     assert len(found["thoughts"]) == 2

@@ -120,7 +120,7 @@ def test_ids_of_another_size(other, has):
 @pytest.fixture
 def run(folder: Path) -> RunDir:
     """A run of 3 levels of 16 codes, with ids and weights."""
-    config = load_config(folder / "cluster.yaml")
+    config = load_config(folder / "cluster.yaml", ["model.evidence=0"])
     run = RunDir.create(folder / "runs", "one", config)
     store = RunStore(run.path)
     save_ids(store, levels=3)

@@ -79,7 +79,8 @@ class Catalogue:
     def items_by_code(self) -> Tensor:
         """How many items have each code at its level, int64 [levels * codes_per_level]."""
         codes = self.codes + torch.arange(self.levels, device=self.device) * self.codes_per_level
-        return torch.bincount(codes.flatten(), minlength=self.levels * self.codes_per_level)
+        counts = codes.new_zeros(self.levels * self.codes_per_level)
+        return counts.scatter_add_(0, codes.flatten(), torch.ones_like(codes).flatten())
 
     def nodes(self, depth: int) -> int:
         """How many nodes there are of a depth 0..m."""

@@ -42,7 +42,7 @@ class Evidence:
         """Logits float32 [P, ..., levels * codes] of a thought, with the mass of all items that have a code."""
         own, told = self.weight[:, -1]
         said = self._by_code * told
-        return logits * own + said.view(len(said), *[1] * (logits.ndim - 2), -1)
+        return logits * own + said.view(len(said), *[1] * (logits.ndim - 2), said.shape[-1])
 
     def add(self, logits: Tensor, depth: int, nodes: Tensor) -> Tensor:
         """Logits float32 [P, ..., levels * codes] of the code after trie `nodes` int64 [P, ...] of `depth`, with the
