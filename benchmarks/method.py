@@ -25,7 +25,7 @@ from streamrec_dist.data.batches import targets
 from streamrec_dist.data.split import rows_of_some, split_rows
 from streamrec_dist.decode.search import Plan
 from streamrec_dist.events import Event, EventReader
-from streamrec_dist.metrics import per_user_ndcg
+from streamrec_dist.metrics import ndcg
 from streamrec_dist.model.weights import import_weights
 from streamrec_dist.rundir import RunDir, write_atomically
 from streamrec_dist.stages.decoding import Recommender
@@ -112,7 +112,7 @@ def scaling(run: RunDir, users: int) -> dict[str, Any]:
     ranks = np.stack([found.pop("ranks") for found in steps.values()])
     # The best depth of each user, known only afterwards: no policy that chooses a depth does better.
     best = np.where(ranks == 0, np.iinfo(np.int64).max, ranks).min(axis=0)
-    oracle = per_user_ndcg(np.where(best == np.iinfo(np.int64).max, 0, best), 10).mean()
+    oracle = ndcg(np.where(best == np.iinfo(np.int64).max, 0, best), 10).mean()
     plans = {count: Plan("sampled", usual.steps, count) for count in (1, 2, 4, 8, 16)}
     samples = {count: timed(recommender, rows, plan) for count, plan in plans.items()}
     beams = {beam: timed(recommender, rows, usual, beam) for beam in (5, 10, 20, 50)}
@@ -129,7 +129,7 @@ def timed(recommender: Recommender, rows: np.ndarray, plan: Plan, beam: int = 20
     hits = ranked.items == targets(recommender.materials.corpus, rows)[:, None]
     ranks = np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, 0)
     return {
-        "ndcg@10": float(per_user_ndcg(ranks, 10).mean()),
+        "ndcg@10": float(ndcg(ranks, 10).mean()),
         "ms": 1000 * seconds / len(rows),
         "ranks": ranks,
     }
