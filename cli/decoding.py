@@ -26,7 +26,7 @@ class DecodingOptions:
         given = {name: value for name, value in vars(self).items() if value is not None}
         config = run.config([f"stages.evaluate.{name}={value}" for name, value in given.items()])
         if given and decoding(stage, config) is None:
-            raise UsageError(f"--{next(iter(given))}: {stage} scores items and decodes nothing; leave it out")
+            raise UsageError(f"--{next(iter(given))}: {stage} decodes nothing; leave it out")
         thinking = sorted(given.keys() & {"thoughts", "samples"}, reverse=True)
         if thinking and stage in (*DIRECT, "pretrain"):
             what = "decodes items directly" if stage in DIRECT else "decodes retrieved items, always greedily"

@@ -90,46 +90,38 @@ def test_every_stage_can_be_evaluated(trained: RunDir, stage: str) -> None:
     assert body["counting_ndcg@10"] == body["counting"]["ndcg@10"]
 
 
-DECODINGS = {"sasrec-bce": None, "tiger": {"thoughts": "none", "steps": 0, "samples": None, "beam": 5}}
-
-
-def test_baselines_join_a_run_and_are_judged_beside_its_stages(trained: RunDir) -> None:
-    root, last = trained.path.parents[1], trained.last_model()
-    for name in ("sasrec-bce", "tiger"):
-        done = run_cli("train", "--baseline", name, "--run", "whole", "--json", cwd=root)
-        assert done.returncode == 0, done.stderr
-        body = last_json(done)
-        assert body["state"] == "done" and name in body["stages"] and "rl" in body["stages"]
-        assert f"streamrec-dist evaluate whole --stage {name} --split test" in done.stderr
-        judged = last_json(run_cli("evaluate", "whole", "--stage", name, "--json", cwd=root))
-        assert judged["stage"] == name and judged["users"] == 80
-        assert judged["decoding"] == DECODINGS[name]
-    assert trained.last_model() == last
-    again = run_cli("train", "--baseline", "tiger", "--run", "whole", cwd=root)
-    assert again.returncode == 0 and "has finished tiger already" in again.stderr, again.stderr
-    other = ("--run", "whole", "--set", "baselines.gru4rec.lr=0.1")
-    refused = run_cli("train", "--baseline", "gru4rec", *other, cwd=root)
-    assert refused.returncode == 2 and "baselines.gru4rec.lr: 0.001 -> 0.1" in refused.stderr
-    refused = run_cli("evaluate", "whole", "--stage", "sasrec-bce", "--beam", "5", cwd=root)
-    assert refused.returncode == 2 and "decodes nothing" in refused.stderr
-    untrained = run_cli("evaluate", "whole", "--stage", "gru4rec", cwd=root)
-    assert untrained.returncode == 2 and "no weights of stage gru4rec" in untrained.stderr
-
-
-def test_a_baseline_of_a_new_run_brings_its_ids(cluster_root: Path) -> None:
-    choice = ("--baseline", "gru4rec", "--run", "compared")
-    done = run_cli("train", *choice, "--json", cwd=cluster_root)
+def test_baselines_are_trained_with_what_they_need_and_join_a_run(cluster_root: Path) -> None:
+    root = cluster_root
+    done = run_cli("train", "--baseline", "sasrec-bce", "--run", "compared", "--json", cwd=root)
     assert done.returncode == 0, done.stderr
     assert "run compared lacks tokenize: they run first" in done.stderr
-    assert set(last_json(done)["stages"]) == {"tokenize", "gru4rec"}
-    on_cluster = last_json(run_cli("evaluate", "compared", "--stage", "gru4rec", "--json", cwd=cluster_root))
-    outside = cluster_root.parent / f"{cluster_root.name}-outside"
+    assert "streamrec-dist evaluate compared --stage sasrec-bce --split test" in done.stderr
+    assert set(last_json(done)["stages"]) == {"tokenize", "sasrec-bce"}
+    joined = run_cli("train", "--baseline", "tiger", "--run", "compared", "--json", cwd=root)
+    assert joined.returncode == 0, joined.stderr
+    assert set(last_json(joined)["stages"]) == {"tokenize", "sasrec-bce", "tiger"}
+    again = run_cli("train", "--baseline", "tiger", "--run", "compared", cwd=root)
+    assert again.returncode == 0 and "has finished tiger already" in again.stderr, again.stderr
+    other = ("--run", "compared", "--set", "baselines.gru4rec.lr=0.1")
+    refused = run_cli("train", "--baseline", "gru4rec", *other, cwd=root)
+    assert refused.returncode == 2 and "baselines.gru4rec.lr: 0.001 -> 0.1" in refused.stderr
+
+    judged = {}
+    for name, decoding in (("sasrec-bce", None), ("tiger", {"thoughts": "none", "steps": 0, "beam": 5})):
+        judged[name] = last_json(run_cli("evaluate", "compared", "--stage", name, "--json", cwd=root))
+        assert (judged[name]["stage"], judged[name]["users"]) == (name, 80)
+        assert judged[name]["decoding"] == (decoding and decoding | {"samples": None})
+    outside = root.parent / f"{root.name}-outside"
     (outside / "runs").mkdir(parents=True)
-    (outside / "runs" / "compared").symlink_to(cluster_root / "runs" / "compared")
-    here = run_cli("evaluate", "--stage", "gru4rec", "--json", cwd=outside)
-    assert "in this process" in here.stderr and last_json(here) == on_cluster
-    missing = run_cli("evaluate", "compared", cwd=cluster_root)
-    assert missing.returncode == 2 and "no trained model yet" in missing.stderr
+    (outside / "runs" / "compared").symlink_to(root / "runs" / "compared")
+    here = run_cli("evaluate", "--stage", "sasrec-bce", "--json", cwd=outside)
+    assert "in this process" in here.stderr and last_json(here) == judged["sasrec-bce"]
+    refused = run_cli("evaluate", "--stage", "sasrec-bce", "--beam", "5", cwd=outside)
+    assert refused.returncode == 2 and "decodes nothing" in refused.stderr
+    untrained = run_cli("evaluate", "--stage", "gru4rec", cwd=outside)
+    assert untrained.returncode == 2 and "no weights of stage gru4rec" in untrained.stderr
+    nothing = run_cli("evaluate", cwd=outside)
+    assert nothing.returncode == 2 and "no trained model yet" in nothing.stderr
 
 
 def test_evaluation_without_a_cluster_gives_the_same_numbers(trained: RunDir, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from cli.decoding import DecodingOptions, decoding, suffix
 from cli.demo import reward_course
-from cli.follow import last_words
+from cli.follow import last_words, resume_line
 from cli.output import clean, comparison, four, measured, show, span
 from cli.record import ClusterRecord, read_record, root_of, write_private
 from streamrec_dist.config import Config
@@ -248,7 +248,9 @@ def test_how_one_evaluation_is_decoded(tmp_path: Path) -> None:
         (DecodingOptions(thoughts="beam"), "pretrain", "decodes retrieved items, always greedily"),
         (DecodingOptions(samples=4), "rl", "--samples 4 needs --thoughts sampled; now they are greedy"),
         (DecodingOptions("beam", samples=4), "sft", "now they are beam"),
-        (DecodingOptions(beam=50), "counting", "--beam: counting scores items and decodes nothing"),
+        (DecodingOptions(beam=50), "counting", "--beam: counting decodes nothing"),
+        (DecodingOptions(beam=50), "sasrec-bce", "--beam: sasrec-bce decodes nothing"),
+        (DecodingOptions(samples=4), "tiger", "--samples: the model of stage tiger decodes items"),
         (DecodingOptions(beam=0), "rl", "stages.evaluate.beam"),
         (DecodingOptions(thoughts="beams"), "rl", "did you mean beam?"),
     ],
@@ -309,6 +311,15 @@ def test_the_reward_course_is_that_of_the_last_try_of_each_step(tmp_path: Path) 
     EventLog(run.events_path).append([*steps, *resumed])
     assert reward_course(run) == (1.5, 95.0)
     assert last_words(run) == "its last event: rl 10/10 total 100"
+
+
+def test_the_line_that_continues_a_run_names_the_baseline_it_was_about(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path, "one", Config())
+    log = EventLog(run.events_path)
+    assert resume_line(run) == "streamrec-dist train --stage all --resume --run one"
+    for stages, wanted in ((["tokenize", "sasrec-bce"], "--baseline sasrec-bce"), (["rl"], "--stage all")):
+        log.append([Event("run", state="started", metrics={"stages": stages}), Event("run", state="failed")])
+        assert resume_line(run) == f"streamrec-dist train {wanted} --resume --run one"
 
 
 def test_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

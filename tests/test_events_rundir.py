@@ -93,6 +93,16 @@ def test_finished_stages_come_in_their_order(tmp_path: Path) -> None:
     assert run.stage_result("rl") is None
 
 
+def test_a_baseline_is_no_stage_and_never_the_last_model(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path, "one", Config())
+    for name in ("tokenize", "tiger", "sasrec-bce"):
+        run.finish_stage(StageResult(name, 1.5, 10, {}))
+    assert run.finished_stages() == ["tokenize"]
+    assert run.finished() == ["tokenize", "sasrec-bce", "tiger"]
+    with pytest.raises(UsageError, match="no trained model yet"):
+        run.last_model()
+
+
 def test_the_last_two_checkpoints_are_kept(tmp_path: Path) -> None:
     run = RunDir.create(tmp_path, "one", Config())
     for step in (1, 2, 3, 4, 5):
