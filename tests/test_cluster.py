@@ -122,7 +122,7 @@ def test_train_asks_for_no_more_than_there_is(cluster_root: Path, override: str,
 
 def test_only_and_taken_names_are_refused(cluster_root: Path) -> None:
     refused = run_cli("train", "--stage", "sft", "--run", "new", "--only", cwd=cluster_root)
-    assert refused.returncode == 2 and "lacks tokenize, pretrain" in refused.stderr
+    assert refused.returncode == 2 and "lacks tokenize, retrieve, pretrain" in refused.stderr
     refused = run_cli("train", "--stage", "sft", "--run", "../new", cwd=cluster_root)
     assert refused.returncode == 2 and "cannot name a run" in refused.stderr
     assert not (cluster_root / "runs").exists()

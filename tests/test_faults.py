@@ -45,7 +45,8 @@ def workers(root: Path, role: str) -> list[psutil.Process]:
 
 
 def test_a_run_survives_the_death_of_a_learner_and_of_a_rollout_actor(cluster_root: Path) -> None:
-    settings = ["stages.pretrain.epochs=30", "stages.pretrain.patience=30", "stages.rl.steps=60"]
+    settings = ["stages.pretrain.epochs=30", "stages.pretrain.patience=30"]
+    settings += ["stages.rl.steps=60", "stages.rl.rows=all"]
     overrides = [part for setting in settings for part in ("--set", setting)]
     started = run_cli("train", "--stage", "rl", "--run", "hurt", "--detach", *overrides, cwd=cluster_root)
     assert started.returncode == 0, started.stderr
