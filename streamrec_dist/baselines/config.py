@@ -55,7 +55,7 @@ class TigerConfig(Epochs):
 class BaselinesConfig(Section):
     """The baselines that are trained."""
 
-    sasrec: AttentionConfig = AttentionConfig()
+    sasrec: AttentionConfig = AttentionConfig(lr=3e-3, epochs=20)
     sasrec_bce: AttentionConfig = AttentionConfig()
     gru4rec: GruConfig = GruConfig()
     tiger: TigerConfig = TigerConfig()
