@@ -47,7 +47,7 @@ def test_the_two_lines(tmp_path: Path) -> None:
             assert typed.returncode == 0, f"$ {line}\n{typed.stderr}"
         record = read_record(clone)
         assert record is not None and newest_run(clone / "runs").finished_stages() == list(STAGES)
-        assert "lacks tokenize, pretrain, sft: they run first" in typed.stderr
+        assert "lacks tokenize, retrieve, pretrain, sft: they run first" in typed.stderr
     finally:
         down = subprocess.run(
             "streamrec-dist down", shell=True, cwd=clone, env=environment, capture_output=True, text=True
