@@ -14,7 +14,10 @@ from streamrec_dist.data.demo import demo_catalogue
 from streamrec_dist.data.evidence import Cooccurrence, evidence_of_histories, evidence_of_rows
 from streamrec_dist.data.split import split_rows
 from streamrec_dist.decode.engine import Engine
+from streamrec_dist.decode.random import rollout_uniforms
+from streamrec_dist.decode.sampler import sample_thoughts
 from streamrec_dist.rl.rollout import Sampler
+from streamrec_dist.stages.annotate import Annotator
 from streamrec_dist.stages.decoding import Recommender
 from streamrec_dist.tokens import BOS, FIRST_CODE
 from streamrec_dist.training.pretrain_loss import PretrainLoss, pretrain_batch
@@ -108,7 +111,7 @@ def materials():
     return tiny_materials()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def model(materials):
     model = materials.new_model().eval()
     with torch.no_grad():
@@ -221,6 +224,23 @@ def test_rollouts_candidates_and_the_learner_agree_on_evidence(model, sampling):
         thoughts = batch.tokens[number, 1, :2].tolist()
         expected = [log_prob_by_loops(materials, model, rows[number], thoughts, int(c)) for c in candidates]
         np.testing.assert_allclose(batch.candidate_logprobs[number, 1], expected, atol=1e-4)
+
+
+@torch.no_grad()
+def test_own_thoughts_of_an_annotation_are_sampled_with_evidence(model):
+    materials = tiny_materials(parse_config(TINY, "tiny", ["stages.sft.own_thoughts=1"]))
+    with torch.no_grad():
+        # Evidence has the say, so that thoughts drawn without it would be others.
+        model.decoder.evidence.copy_(torch.tensor([[0.1] * 4, [3.0] * 4]))
+    engine = Engine(model)
+    found = Annotator(materials, engine, engine).annotate(0, 30, 0)
+    uniforms = torch.from_numpy(rollout_uniforms(materials.config.seed, np.arange(30), 1, 4)[..., 2:])
+    history, places, below = (torch.from_numpy(x) for x in materials.prompts(materials.rows[:30]))
+    evidence = model.evidence(materials.catalogue, places, below)
+    expected = sample_thoughts(engine, engine.read(history, evidence=evidence), uniforms).tokens[:, 0]
+    assert np.array_equal(found.thoughts, expected.int())
+    without = sample_thoughts(engine, engine.read(history), uniforms).tokens[:, 0]
+    assert not np.array_equal(found.thoughts, without.int())
 
 
 def test_the_direct_decoder_has_evidence_only_where_it_is_given_any(materials):

@@ -93,7 +93,8 @@ class Annotator:
         """
         engine, stage = self.engine, self.materials.config.stages.sft
         states, mask = engine.encode(history)
-        prompts = engine.prompts(states, mask)
+        # Evidence decides which thoughts are sampled, as it does wherever the model thinks by itself.
+        prompts = engine.prompts(states, mask, evidence=engine.model.evidence(self.catalogue, places, below))
         first = engine.model.history_state(states, mask)
         target = engine.model.item_states(pairs[:, 0])
         thoughts = iterative_inference(engine, prompts, first, target, stage.thoughts).thinking.tokens[:, 0]
