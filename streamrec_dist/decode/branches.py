@@ -67,7 +67,7 @@ class Branches:
     def descend(self, depth: int, nodes: Tensor, tokens: Tensor) -> Tensor:
         """The trie nodes of the rows' items after `tokens` int64 [P, R]; without evidence they stay as they are."""
         evidence = self.prompts.evidence
-        return nodes if evidence is None else evidence.descend(depth, nodes, tokens)
+        return nodes if evidence is None else evidence.catalogue.descend(depth, nodes, tokens)
 
     def fan(self, count: int) -> Branches:
         """Every row `count` times over."""

@@ -133,7 +133,7 @@ def _with_evidence(thoughts: Branches, candidates: Tensor, tree: PrefixTree, log
     nodes = torch.zeros_like(candidates[..., 0])
     said = nothing = logits.new_zeros((*tree.tokens.shape, logits.shape[-1]))
     for depth in range(tree.node.shape[-1]):
-        nodes = evidence.descend(depth, nodes, candidates[..., depth])
+        nodes = evidence.catalogue.descend(depth, nodes, candidates[..., depth])
         # Nodes of other lengths, and those that no candidate has, are none.
         here = torch.full_like(tree.tokens, -1).scatter_(1, tree.node[..., depth], nodes)
         said = said + evidence.add(nothing, depth + 1, here)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from streamrec_dist.items.catalogue import Catalogue
-from streamrec_dist.model.backbone import StreamRec, log_probs_of, token_log_probs
+from streamrec_dist.model.backbone import StreamRec, thought_log_probs, token_log_probs
 from streamrec_dist.model.evidence import Evidence
 from streamrec_dist.tokens import FIRST_CODE
 
@@ -27,11 +27,6 @@ def restrict(logits: Tensor, catalogue: Catalogue, depth: int, nodes: Tensor) ->
     inside = torch.log_softmax(level.masked_fill(~allowed, -torch.inf), dim=-1)
     after = logits.shape[-1] - before - catalogue.codes_per_level
     return F.pad(inside, (before, after), value=-torch.inf)
-
-
-def descend(catalogue: Catalogue, depth: int, nodes: Tensor, tokens: Tensor) -> Tensor:
-    """The child int64 [...] that `tokens` [...] lead to from `nodes` of `depth`; each must be a child."""
-    return catalogue.child(depth, nodes, tokens - FIRST_CODE - depth * catalogue.codes_per_level)
 
 
 def sequence_log_probs(
@@ -50,10 +45,9 @@ def sequence_log_probs(
     if catalogue is None:
         return token_log_probs(model, hidden, tokens, temperature, evidence)
     thoughts = tokens.shape[-1] - catalogue.levels
-    logits = model.logits(hidden[..., :thoughts, :]).float()
-    if evidence is not None:
-        logits = evidence.add_to_thoughts(logits)
-    parts = [log_probs_of(logits, tokens[..., :thoughts], temperature)]
+    parts = [
+        thought_log_probs(model, hidden[..., :thoughts, :], tokens[..., :thoughts], temperature, evidence)
+    ]
     nodes = torch.zeros_like(tokens[..., 0])
     for depth in range(catalogue.levels):
         token = tokens[..., thoughts + depth]
@@ -62,5 +56,5 @@ def sequence_log_probs(
             logits = evidence.add(logits, depth, nodes)
         restricted = restrict(logits / temperature, catalogue, depth, nodes)
         parts.append(restricted.gather(-1, (token - FIRST_CODE).unsqueeze(-1)))
-        nodes = descend(catalogue, depth, nodes, token)
+        nodes = catalogue.descend(depth, nodes, token)
     return torch.cat(parts, dim=-1)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from streamrec_dist.decode.branches import Branches
 from streamrec_dist.decode.engine import Engine, Prompts
-from streamrec_dist.decode.policy import descend, restrict
+from streamrec_dist.decode.policy import restrict
 from streamrec_dist.items.catalogue import Catalogue
 from streamrec_dist.repeatable import cumulated
 from streamrec_dist.tokens import FIRST_CODE
@@ -94,8 +93,8 @@ def sample(
         tokens.append(choice + FIRST_CODE)
         logprobs.append(logprob)
         if depth >= 0:
-            walk = branches.descend if catalogue is None else partial(descend, catalogue)
-            nodes = walk(depth, nodes, tokens[-1])
+            walk = branches if catalogue is None else catalogue
+            nodes = walk.descend(depth, nodes, tokens[-1])
         if place < length - 1:
             branches = branches.advance(tokens[-1])
             states.append(branches.hidden)

@@ -132,6 +132,10 @@ class Catalogue:
         found = (table[low.clamp_max(last)] == codes) & (low < end) & (nodes >= 0)
         return torch.where(found, low, -1)
 
+    def descend(self, depth: int, nodes: Tensor, tokens: Tensor) -> Tensor:
+        """The same by code `tokens` int64 [...] of level `depth`."""
+        return self.child(depth, nodes, tokens - FIRST_CODE - depth * self.codes_per_level)
+
     def first_leaves(self, depth: int, nodes: Tensor) -> Tensor:
         """How many leaves lie before the first of `nodes` int64 [...] of a depth 0..m, int64 [...].
 

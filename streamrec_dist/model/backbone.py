@@ -106,12 +106,25 @@ def token_log_probs(
 
     The last m of them are an item's, those before are thoughts; each of the P prompts may have evidence.
     """
-    logits = model.logits(hidden)
+    if evidence is None:
+        return log_probs_of(model.logits(hidden), tokens, temperature)
+    before = tokens.shape[-1] - model.levels
+    thoughts = thought_log_probs(model, hidden[..., :before, :], tokens[..., :before], temperature, evidence)
+    item = evidence.along(model.logits(hidden[..., before:, :]).float(), tokens[..., before:])
+    return torch.cat([thoughts, log_probs_of(item, tokens[..., before:], temperature)], dim=-1)
+
+
+def thought_log_probs(
+    model: StreamRec,
+    hidden: Tensor,
+    tokens: Tensor,
+    temperature: float = 1.0,
+    evidence: Evidence | None = None,
+) -> Tensor:
+    """The same of thoughts alone, which no item follows."""
+    logits = model.logits(hidden).float()
     if evidence is not None:
-        before = tokens.shape[-1] - model.levels
-        thoughts = evidence.add_to_thoughts(logits[..., :before, :].float())
-        item = evidence.along(logits[..., before:, :].float(), tokens[..., before:])
-        logits = torch.cat([thoughts, item], dim=-2)
+        logits = evidence.add_to_thoughts(logits)
     return log_probs_of(logits, tokens, temperature)
 
 

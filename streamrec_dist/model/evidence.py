@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from streamrec_dist.items.catalogue import Catalogue
-from streamrec_dist.tokens import FIRST_CODE
 
 #: Mass is measured in this: what no item is behind counts as a twentieth of an item of which nothing is known.
 UNIT = 20.0
@@ -30,7 +29,7 @@ class Evidence:
     """
 
     catalogue: Catalogue
-    places: Tensor  # int64 [P, K]  numbers of leaves, ascending; n_items where there are fewer
+    places: Tensor  # int64 [P, K]  numbers of leaves, ascending
     below: Tensor  # float64 [P, K + 1]  mass beyond 1 of those before each, and of all
     weight: Tensor  # float32 [2, levels + 1], of the decoder's own logits and of evidence; the last ones for thoughts
 
@@ -61,13 +60,8 @@ class Evidence:
         nodes, added = torch.zeros_like(tokens[..., 0]), []
         for depth in range(self.catalogue.levels):
             added.append(self.add(logits[..., depth, :], depth, nodes))
-            nodes = self.descend(depth, nodes, tokens[..., depth])
+            nodes = self.catalogue.descend(depth, nodes, tokens[..., depth])
         return torch.stack(added, dim=-2)
-
-    def descend(self, depth: int, nodes: Tensor, tokens: Tensor) -> Tensor:
-        """The child int64 [...] that `tokens` lead to from trie `nodes` of `depth`; -1 where no item is behind it."""
-        codes = tokens - FIRST_CODE - depth * self.catalogue.codes_per_level
-        return self.catalogue.child(depth, nodes, codes)
 
     @cached_property
     def _by_code(self) -> Tensor:

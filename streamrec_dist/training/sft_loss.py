@@ -13,7 +13,7 @@ from streamrec_dist.config import SftConfig
 from streamrec_dist.data.batches import targets
 from streamrec_dist.items.catalogue import Catalogue
 from streamrec_dist.materials import Materials
-from streamrec_dist.model.backbone import StreamRec, log_probs_of, token_log_probs
+from streamrec_dist.model.backbone import StreamRec, thought_log_probs, token_log_probs
 from streamrec_dist.model.thinking import unit_rms
 from streamrec_dist.tokens import BOS, FIRST_CODE
 from streamrec_dist.transfer import to_device
@@ -138,13 +138,10 @@ class SftLoss(nn.Module):
         item_hidden = torch.cat([hidden[:, :, -1:].expand(-1, 2, -1, -1), tail], dim=2)
         evidence = model.evidence(self.catalogue, batch.places, batch.below)
         item_log_probs = token_log_probs(model, item_hidden, items, evidence=evidence)
-        logits = model.logits(hidden[:, 0, :-1]).float()
-        if evidence is not None:
-            logits = evidence.add_to_thoughts(logits)
-        thought_log_probs = log_probs_of(logits, batch.thoughts)
+        thoughts = thought_log_probs(model, hidden[:, 0, :-1], batch.thoughts, evidence=evidence)
 
         weight = torch.where(batch.own, 1.0, config.annotated_items)
-        nll = sft_nll(thought_log_probs, item_log_probs[:, 0], batch.own, weight)
+        nll = sft_nll(thoughts, item_log_probs[:, 0], batch.own, weight)
         dpo = dpo_loss(
             item_log_probs[:, 0].sum(-1) - batch.reference_target,
             item_log_probs[:, 1].sum(-1) - batch.reference_negative,
@@ -208,7 +205,7 @@ def quantisation_loss(residuals: Tensor, tokens: Tensor, own: Tensor) -> Tensor:
     r, o = unit_rms(residuals), unit_rms(tokens)
     each = ((r.detach() - o) ** 2 + COMMITMENT * (r - o.detach()) ** 2).mean(dim=(1, 2))
     weight = (~own).float()
-    return (each * weight).sum() / weight.sum().clamp(min=TINY)
+    return (each * weight).sum() / weight.sum().clamp(min=1)
 
 
 def state_loss(
