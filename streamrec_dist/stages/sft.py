@@ -68,7 +68,8 @@ def sft(context: Context) -> StageResult:
         weights = context.publisher.publish(context.learners.vector())
         if first_nll is None:
             first_nll = last_nll = report_thinking(context, 0, weights, {})["sampled_nll"]
-        parts, rate = annotate_all(context, round_number, weights, len(context.materials.supervised))
+        learnt = range(len(context.materials.supervised))
+        parts, rate = annotate_rows(context, round_number, weights, learnt)
         context.learners.annotate(parts)
         for epoch in range(round_number * config.epochs, (round_number + 1) * config.epochs):
             train_epoch(context, STAGE, epoch, per_epoch, total, {"round": round_number + 1})
@@ -98,12 +99,12 @@ def sft(context: Context) -> StageResult:
 
 def calibrate(context: Context, round_number: int, step: int, best: Best) -> None:
     """Learn from the rows kept for stage 3 how far the best decoder is trusted beside evidence."""
-    config = context.config.stages.sft
-    context.learners.begin(STAGE, 1, weights=best.weights)
-    weights = context.publisher.publish(context.learners.vector())
-    parts, _ = annotate_all(context, round_number, weights, len(context.materials.rows))
-    per_epoch = steps_per_epoch(context.materials.kept, config.batch)
+    config, materials = context.config.stages.sft, context.materials
+    per_epoch = steps_per_epoch(materials.kept, config.batch)
     context.learners.begin(CALIBRATE, per_epoch * CALIBRATION_EPOCHS, weights=best.weights)
+    weights = context.publisher.publish(context.learners.vector())
+    kept = range(len(materials.supervised), len(materials.rows))
+    parts, _ = annotate_rows(context, round_number, weights, kept)
     context.learners.annotate(parts)
     for epoch in range(CALIBRATION_EPOCHS):
         context.runtime.receipt(context.learners.train_rows(epoch, 0, per_epoch), "calibration", DEADLINE_S)
@@ -113,16 +114,16 @@ def calibrate(context: Context, round_number: int, step: int, best: Best) -> Non
     best.offer(step, best.metrics | metrics, context.learners.weights())
 
 
-def annotate_all(
-    context: Context, round_number: int, weights: Published, rows: int
+def annotate_rows(
+    context: Context, round_number: int, weights: Published, rows: range
 ) -> tuple[list[Payload], float]:
-    """Annotate the first `rows` training rows; returns the annotations by reference and rows a second."""
+    """Annotate training rows by number; returns the annotations by reference and rows a second."""
     assert context.annotators is not None
     batch = context.config.stages.sft.annotate_batch
     before = time.monotonic()
     running: dict[Task, None] = {
-        context.annotators.submit(first, min(first + batch, rows), round_number, weights): None
-        for first in range(0, rows, batch)
+        context.annotators.submit(first, min(first + batch, rows.stop), round_number, weights): None
+        for first in rows[::batch]
     }
     payloads, done = [], 0
     while running:
@@ -131,9 +132,9 @@ def annotate_all(
         context.leave_if_stopped()
         payloads.append(task.payload)
         done += context.runtime.receipt(task, "annotation", DEADLINE_S)
-    if done != rows:
-        raise RunError(f"{done} of {rows} training rows were annotated")
-    return payloads, rows / (time.monotonic() - before)
+    if done != len(rows):
+        raise RunError(f"{done} of {len(rows)} training rows were annotated")
+    return payloads, done / (time.monotonic() - before)
 
 
 def report_thinking(

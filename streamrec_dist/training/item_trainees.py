@@ -35,11 +35,7 @@ class ItemTrainee(Trainee):
         loss = NegativeLoss if self.name == "sasrec-bce" else SoftmaxLoss
         return loss(self.model).train()
 
-    def parts(self, mine: np.ndarray, step: np.ndarray) -> list[ItemBatch]:
-        rows = self.rows[mine]
-        return [self._batch(rows[part], len(part) / len(mine)) for part in self.micro_batches(rows)]
-
-    def _batch(self, rows: np.ndarray, share: float) -> ItemBatch:
+    def batch(self, rows: np.ndarray, share: float) -> ItemBatch:
         inputs = self.materials.item_prompts(rows, self.model.counted)
         target = targets(self.materials.corpus, rows)
         return ItemBatch(

@@ -10,28 +10,24 @@ from torch import nn
 
 from streamrec_dist.config import RlConfig
 from streamrec_dist.materials import Materials, autocast
-from streamrec_dist.model.backbone import StreamRec
 from streamrec_dist.model.weights import export_weights, import_weights
 from streamrec_dist.rl.advantage import group_advantages
 from streamrec_dist.training.rl_loss import RlBatch, RlLoss, rollout_log_probs
-from streamrec_dist.training.trainee import Trainee
+from streamrec_dist.training.trainee import RecommenderTrainee
 from streamrec_dist.transfer import to_device
 from streamrec_dist.types import GroupCounts, PolicyVersion, RewardBreakdown, RolloutBatch
 
 Shard = tuple[RolloutBatch, RewardBreakdown, np.ndarray]
 
 
-class RlTrainee(Trainee):
+class RlTrainee(RecommenderTrainee):
     """The weights that the stage starts from are also the reference of the KL term."""
 
-    model: StreamRec
     frozen = ("direct.", "heads.")
 
     def __init__(self, materials: Materials, device: torch.device):
         super().__init__(materials, device)
-        self.model = materials.new_model().to(device)
         self.reference = materials.new_model().to(device).eval()
-        self.catalogue = materials.catalogue.to(device)
 
     @property
     def config(self) -> RlConfig:

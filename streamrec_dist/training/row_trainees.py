@@ -11,24 +11,17 @@ from torch import nn
 from streamrec_dist.config import PretrainConfig, SftConfig
 from streamrec_dist.errors import RunError
 from streamrec_dist.materials import Materials
-from streamrec_dist.model.backbone import StreamRec
 from streamrec_dist.training.pretrain_loss import PretrainBatch, PretrainLoss, pretrain_batch
 from streamrec_dist.training.sft_loss import SftBatch, SftLoss, all_item_tokens, sft_batch
-from streamrec_dist.training.trainee import Trainee
+from streamrec_dist.training.trainee import RecommenderTrainee
 from streamrec_dist.types import Annotation
 
 #: Learning rate of the few numbers that are calibrated.
 CALIBRATION_RATE = 0.02
 
 
-class SupervisedTrainee(Trainee):
+class SupervisedTrainee(RecommenderTrainee):
     """The recommender on the rows that stage 3 does not keep for its prompts."""
-
-    model: StreamRec
-
-    def __init__(self, materials: Materials, device: torch.device):
-        super().__init__(materials, device)
-        self.model = materials.new_model().to(device)
 
     @property
     def rows(self) -> np.ndarray:
@@ -45,15 +38,10 @@ class PretrainTrainee(SupervisedTrainee):
         return self.whole_config.stages.pretrain
 
     def started(self) -> nn.Module:
-        catalogue = self.materials.catalogue.to(self.device)
-        return PretrainLoss(self.model, self.config.temperature, catalogue).train()
+        return PretrainLoss(self.model, self.config.temperature, self.catalogue).train()
 
-    def parts(self, mine: np.ndarray, step: np.ndarray) -> list[PretrainBatch]:
-        rows = self.rows[mine]
-        return [
-            pretrain_batch(self.materials, rows[part], self.device, len(part) / len(mine))
-            for part in self.micro_batches(rows)
-        ]
+    def batch(self, rows: np.ndarray, share: float) -> PretrainBatch:
+        return pretrain_batch(self.materials, rows, self.device, share)
 
 
 class SftTrainee(SupervisedTrainee):
@@ -70,26 +58,27 @@ class SftTrainee(SupervisedTrainee):
         return self.whole_config.stages.sft
 
     def started(self) -> nn.Module:
-        items, catalogue = all_item_tokens(self.materials), self.materials.catalogue.to(self.device)
-        return SftLoss(self.model, self.config, items, catalogue).to(self.device).train()
+        items = all_item_tokens(self.materials)
+        return SftLoss(self.model, self.config, items, self.catalogue).to(self.device).train()
 
     @property
-    def last(self) -> int:
-        """Rows that have to be annotated."""
-        return len(self.materials.supervised)
+    def first(self) -> int:
+        """The number of the first row that is learnt, among all training rows."""
+        return 0
 
     def annotate(self, parts: Sequence[Annotation]) -> None:
-        """Take the annotations of a round; together they cover the rows there are to learn."""
+        """Take the annotations of a round; together they cover the rows that are learnt."""
         parts = sorted(parts, key=lambda part: part.first)
         columns = ("thoughts", "own", "negatives", "reference_target", "reference_negative")
         joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in columns}
-        if len(joined["own"]) < self.last:
-            raise RunError(f"annotations cover {len(joined['own'])} of {self.last} training rows")
-        self.annotation = Annotation(first=0, **joined)
+        if (parts[0].first, len(joined["own"])) != (self.first, len(self.rows)):
+            raise RunError(f"annotations cover {len(joined['own'])} of {len(self.rows)} training rows")
+        self.annotation = Annotation(first=self.first, **joined)
 
     def parts(self, mine: np.ndarray, step: np.ndarray) -> list[SftBatch]:
         if self.annotation is None:
             raise RunError("stage sft trains on annotations, and none were given")
+        mine, step = mine + self.first, step + self.first
         return [
             sft_batch(self.materials, self.annotation, mine[part], self.device, mine, step)
             for part in self.micro_batches(self.materials.rows[mine])
@@ -111,16 +100,12 @@ class CalibrationTrainee(SftTrainee):
         return super().config.model_copy(update=own)
 
     @property
-    def last(self) -> int:
-        return len(self.materials.rows)
+    def first(self) -> int:
+        return len(self.materials.supervised)
 
     @property
     def rows(self) -> np.ndarray:
-        return self.materials.rows[len(self.materials.supervised) :]
+        return self.materials.rows[self.first :]
 
     def started(self) -> nn.Module:
         return super().started().eval()
-
-    def parts(self, mine: np.ndarray, step: np.ndarray) -> list[SftBatch]:
-        before = len(self.materials.supervised)
-        return super().parts(mine + before, step + before)

@@ -74,7 +74,7 @@ def sft_batch(
     rank: np.ndarray | None = None,
     step: np.ndarray | None = None,
 ) -> SftBatch:
-    """Training rows `chosen` int64 [B], with the annotation of all training rows -> a batch.
+    """Training rows `chosen` int64 [B], with the annotation of these and others -> a batch.
 
     They are a part of the rows `rank` int64 of this rank, which are a part of those of the `step` on all ranks; where
     left out, they are all.
@@ -83,18 +83,19 @@ def sft_batch(
     rows = materials.rows[chosen]
     items = targets(corpus, rows)
     rank = chosen if rank is None else rank
-    own = annotation.own
+    own, place = annotation.own, chosen - annotation.first
     weight = materials.config.stages.sft.annotated_items
-    shares = Shares.of(own[chosen], own[rank], annotation.thoughts.shape[1], corpus.levels, weight)
+    steps = annotation.thoughts.shape[1]
+    shares = Shares.of(own[place], own[rank - annotation.first], steps, corpus.levels, weight)
     arrays = (
         *materials.prompts(rows),
-        annotation.thoughts[chosen].astype(np.int64),
-        annotation.own[chosen],
+        annotation.thoughts[place].astype(np.int64),
+        own[place],
         corpus.item_tokens(items),
         items,
-        corpus.item_tokens(annotation.negatives[chosen]),
-        annotation.reference_target[chosen],
-        annotation.reference_negative[chosen],
+        corpus.item_tokens(annotation.negatives[place]),
+        annotation.reference_target[place],
+        annotation.reference_negative[place],
         targets(corpus, materials.rows[rank if step is None else step]),
     )
     return SftBatch(shares, *(to_device(array, device) for array in arrays))

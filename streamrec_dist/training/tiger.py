@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from streamrec_dist.baselines.config import TigerConfig
 from streamrec_dist.data.batches import history_tokens, targets
-from streamrec_dist.materials import Materials
 from streamrec_dist.model.backbone import StreamRec, shift_right
 from streamrec_dist.tokens import FIRST_CODE, PAD
-from streamrec_dist.training.trainee import Trainee
+from streamrec_dist.training.trainee import RecommenderTrainee
 from streamrec_dist.transfer import to_device
 
 
@@ -55,15 +54,10 @@ def leave_out_items(history: Tensor, levels: int, share: float) -> Tensor:
     return items.masked_fill(dropped.unsqueeze(-1), PAD).flatten(1)
 
 
-class TigerTrainee(Trainee):
+class TigerTrainee(RecommenderTrainee):
     """What thinks is left as it was made."""
 
-    model: StreamRec
     frozen = ("heads.", "decoder.")
-
-    def __init__(self, materials: Materials, device: torch.device):
-        super().__init__(materials, device)
-        self.model = materials.new_model().to(device)
 
     @property
     def config(self) -> TigerConfig:
@@ -72,11 +66,7 @@ class TigerTrainee(Trainee):
     def started(self) -> nn.Module:
         return TigerLoss(self.model, self.config).train()
 
-    def parts(self, mine: np.ndarray, step: np.ndarray) -> list[TigerBatch]:
-        rows = self.rows[mine]
-        return [self._batch(rows[part], len(part) / len(mine)) for part in self.micro_batches(rows)]
-
-    def _batch(self, rows: np.ndarray, share: float) -> TigerBatch:
+    def batch(self, rows: np.ndarray, share: float) -> TigerBatch:
         corpus = self.materials.corpus
         history, _ = history_tokens(corpus, rows)
         target = corpus.item_tokens(targets(corpus, rows))

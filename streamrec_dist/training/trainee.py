@@ -12,12 +12,13 @@ from streamrec_dist.baselines.config import ItemModelConfig, TigerConfig
 from streamrec_dist.config import Config, PretrainConfig, RlConfig, SftConfig
 from streamrec_dist.data.batches import history_lengths, micro_batches
 from streamrec_dist.materials import Materials
+from streamrec_dist.model.backbone import StreamRec
 
 StageConfig = ItemModelConfig | TigerConfig | PretrainConfig | SftConfig | RlConfig
 
 
 class Trainee:
-    """The part of a learner that a stage decides. A subclass makes `model` and `loss`, and the batches."""
+    """The part of a learner that a stage decides. A subclass makes the model, the loss and the batches."""
 
     #: Prefixes of the parameters that are left alone.
     frozen: tuple[str, ...] = ()
@@ -48,6 +49,11 @@ class Trainee:
 
         Passed over one after the other, at most learners.pass_tokens history tokens each.
         """
+        rows = self.rows[mine]
+        return [self.batch(rows[part], len(part) / len(mine)) for part in self.micro_batches(rows)]
+
+    def batch(self, rows: np.ndarray, share: float) -> Any:
+        """Rows int64 [b, 2], this `share` of a rank's in the optimizer step, as the loss takes them."""
         raise NotImplementedError
 
     def micro_batches(self, rows: np.ndarray) -> list[np.ndarray]:
@@ -58,3 +64,14 @@ class Trainee:
     @property
     def whole_config(self) -> Config:
         return self.materials.config
+
+
+class RecommenderTrainee(Trainee):
+    """One whose model is the recommender, or a part of it."""
+
+    model: StreamRec
+
+    def __init__(self, materials: Materials, device: torch.device):
+        super().__init__(materials, device)
+        self.model = materials.new_model().to(device)
+        self.catalogue = materials.catalogue.to(device)
