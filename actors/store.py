@@ -99,8 +99,8 @@ class RemoteStore:
         """`tokenized` may be a reference to a Tokenized."""
         self._call(self.actor.save_items.remote(tokenized))
 
-    def materials(self, config: Config) -> Materials:
-        return self._call(self.actor.materials.remote(config))
+    def materials(self, config: Config, stage: str) -> Materials:
+        return self._call(self.actor.materials.remote(config, stage))
 
     def _call(self, ref: Any) -> Any:
         try:

@@ -102,7 +102,7 @@ def rewards(events: list[Event]) -> dict[str, Any]:
 def scaling(run: RunDir, users: int) -> dict[str, Any]:
     """NDCG@10 on validation users, and milliseconds for one, by thinking steps, samples and beam."""
     store, stage = RunStore(run.path), run.last_model()
-    materials = store.materials(run.config())
+    materials = store.materials(run.config(), stage)
     model = materials.new_model()
     import_weights(model, store.load_weights(stage))
     recommender = Recommender(materials, model, stage)

@@ -32,9 +32,8 @@ from streamrec_dist.baselines.config import TRAINED
 from streamrec_dist.config import Config
 from streamrec_dist.errors import StreamRecError, WorkerLost, summary
 from streamrec_dist.events import Event
-from streamrec_dist.materials import Materials
 from streamrec_dist.rundir import StageResult
-from streamrec_dist.stages.baseline import config_of, train_baseline
+from streamrec_dist.stages.baseline import train_baseline
 from streamrec_dist.stages.context import Context, Stopped
 from streamrec_dist.stages.pretrain import pretrain
 from streamrec_dist.stages.retrieve import retrieve
@@ -64,7 +63,6 @@ class Controller:
         self.runtime = RayRuntime()
         self.stop = threading.Event()
         self.publisher = WeightPublisher()
-        self._materials: tuple[Materials, Any] | None = None
 
     def start(self) -> None:
         """Begin the run and return."""
@@ -110,8 +108,6 @@ class Controller:
             self._emit(Event("stage", stage, state="skipped"))
             return
         self._emit(Event("stage", stage, state="started"))
-        if stage == "pretrain":
-            self._materials = None  # what stage retrieve found belongs to them
         result = self._with_restarts(stage)
         self.store.finish_stage(result)
         metrics = result.metrics | {"seconds": result.seconds}
@@ -142,7 +138,8 @@ class Controller:
     @contextmanager
     def _roles(self, stage: str):
         """Start the actors and learners of a stage, and end them with it."""
-        materials, shared = self._load_materials(stage)
+        materials = self.store.materials(self.config, stage)
+        shared = ray.put(materials)
         settled = stage_config(self.config, stage, cluster_gpus())
         actors = settled.actors
         learners = LearnerGroup(settled.learners, shared)
@@ -168,13 +165,6 @@ class Controller:
             learners.close()
             for pool in pools.values():
                 pool.close()
-
-    def _load_materials(self, stage: str) -> tuple[Materials, Any]:
-        if self._materials is None:
-            # A run trains either a baseline or its stages, never both at once.
-            materials = self.store.materials(config_of(self.config, stage))
-            self._materials = (materials, ray.put(materials))
-        return self._materials
 
     def _tokenize(self) -> StageResult:
         """Stage 0: texts are embedded by all embed actors, then the learner ranks make the ids."""

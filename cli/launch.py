@@ -28,7 +28,6 @@ from streamrec_dist.model.weights import flatten, import_weights
 from streamrec_dist.ranks import TargetRanks
 from streamrec_dist.rl.ports import Published
 from streamrec_dist.rundir import RunDir
-from streamrec_dist.stages.baseline import config_of
 from streamrec_dist.stages.context import DEADLINE_S
 from streamrec_dist.stages.decoding import Recommender
 from streamrec_dist.stages.evaluate import (
@@ -169,7 +168,7 @@ def recommend(
     config, store = options.config(run, stage), RunStore(run.path)
     dataset = store.dataset()
     items = user_history(dataset, user) if user is not None else given_history(dataset, history or [])
-    materials = store.materials(config)
+    materials = store.materials(config, "retrieve" if config.model.evidence else stage)
     retriever = _item_model(materials, store, "retrieve") if config.model.evidence else None
     found = rank_items(_recommender(materials, store, stage), retriever, dataset, items, k)
     return {"run": run.name, "stage": stage, "user": user, "synthetic": dataset.synthetic, **found}
@@ -195,7 +194,7 @@ def _rank_here(
     mask_history: bool,
     on_progress: Callable[[int, int], None],
 ) -> tuple[np.ndarray, float | None]:
-    materials = store.materials(config_of(config, stage))
+    materials = store.materials(config, stage)
     if stage in SCORES_ITEMS:
         ranks = item_model_ranks(_item_model(materials, store, stage), materials, rows, mask_history)
         on_progress(len(rows), len(rows))
@@ -217,7 +216,7 @@ def _rank_on_cluster(
     on_progress: Callable[[int, int], None],
 ) -> tuple[np.ndarray, float | None]:
     saved = store.load_weights(WEIGHTS[stage])
-    materials = store.materials(config_of(config, stage))
+    materials = store.materials(config, stage)
     scores_items = stage in SCORES_ITEMS
     model: torch.nn.Module = materials.new_item_model(stage) if scores_items else materials.new_model()
     import_weights(model, saved)

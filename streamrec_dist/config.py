@@ -274,8 +274,10 @@ class Config(Section):
         """The section of a stage or baseline that trains by epochs."""
         return self.baselines.of(name) if name in TRAINED else getattr(self.stages, name)
 
-    def without_evidence(self) -> Config:
-        """The configuration of a model that is told histories and nothing else."""
+    def of_stage(self, name: str) -> Config:
+        """As a stage or baseline of a run has it: baselines are told histories and nothing else."""
+        if name not in TRAINED:
+            return self
         plain = self.model.model_copy(update={"evidence": 0, "direct_evidence": False})
         return self.model_copy(update={"model": plain})
 

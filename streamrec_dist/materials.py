@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import torch
+from torch import nn
 
 from streamrec_dist.baselines.item_model import ItemModel
 from streamrec_dist.baselines.models import new_item_model
@@ -26,6 +29,7 @@ from streamrec_dist.items.catalogue import Catalogue
 from streamrec_dist.model.backbone import StreamRec
 from streamrec_dist.model.retriever import Retriever
 
+Model = TypeVar("Model", bound=nn.Module)
 #: Items of the counts that the retriever is told of.
 COUNTED = 256
 
@@ -41,9 +45,9 @@ class Materials:
     corpus: Corpus
     neighbours: np.ndarray  # int32 [n_items, k], nearest first
     rows: np.ndarray  # int64 [rows, 2], the training rows (user, position of the target), kept ones last
-    counts: Cooccurrence | None = None  # what the retriever knows of the items: how often they stand together
-    texts: np.ndarray | None = None  # float32 [n_items, dim], and what their texts say
-    evidence: EvidenceTable | None = None  # what stage retrieve found
+    counts: Cooccurrence | None = None  # for stage retrieve: how often items stand together
+    texts: np.ndarray | None = None  # for stage retrieve: float32 [n_items, dim], what their texts say
+    evidence: EvidenceTable | None = None  # for the stages after it: what it found
     kept: int = 0  # rows that stages 1 and 2 leave for the prompts of stage 3
 
     def __post_init__(self) -> None:
@@ -116,27 +120,29 @@ class Materials:
     def catalogue(self) -> Catalogue:
         return Catalogue(self.corpus.codes, self.corpus.codes_per_level)
 
+    def new_model(self) -> StreamRec:
+        """The model of this configuration, initialised from its seed: equal in every process."""
+        return self._initialised(lambda: StreamRec(self.config))
+
     def new_item_model(self, name: str) -> ItemModel:
         """The retriever (`retrieve`) or a baseline of `ITEM_MODELS`, likewise."""
         if name == "retrieve":
             return self.new_retriever()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.config.seed)
-            return new_item_model(name, self.config, self.corpus.n_items)
+        return self._initialised(lambda: new_item_model(name, self.config, self.corpus.n_items))
 
     def new_retriever(self) -> Retriever:
-        """The retriever of this configuration, likewise. Raises DataError where the configuration has none."""
-        if self.texts is None:
-            raise DataError("model.evidence is 0, so that the run has no retriever")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.config.seed)
-            return Retriever(self.config, self.corpus.n_items, self.texts)
+        """The retriever, likewise. Raises DataError where there are no texts for it, as in the other stages."""
+        texts = self.texts
+        if texts is None:
+            raise DataError(
+                "a retriever needs the items' text embeddings, which only stage retrieve is given"
+            )
+        return self._initialised(lambda: Retriever(self.config, self.corpus.n_items, texts))
 
-    def new_model(self) -> StreamRec:
-        """The model of this configuration, initialised from its seed: equal in every process."""
+    def _initialised(self, make: Callable[[], Model]) -> Model:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
-            return StreamRec(self.config)
+            return make()
 
 
 def arithmetic(config: Config) -> torch.dtype:

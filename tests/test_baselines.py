@@ -18,7 +18,7 @@ from streamrec_dist.data.split import split_rows, training_rows
 from streamrec_dist.errors import ConfigError, DataError
 from streamrec_dist.materials import Materials
 from streamrec_dist.model.weights import export_weights, import_weights
-from streamrec_dist.stages.baseline import config_of, train_baseline
+from streamrec_dist.stages.baseline import train_baseline
 from streamrec_dist.stages.decoding import Recommender
 from streamrec_dist.stages.item_ranking import item_model_ranks
 from streamrec_dist.tokens import PAD
@@ -40,7 +40,7 @@ def item_model(name: str, *overrides: str):
 
 
 def plain_materials(*overrides: str) -> Materials:
-    return tiny_materials(config_of(parse_config(TINY, "tiny", list(overrides)), "tiger"))
+    return tiny_materials(parse_config(TINY, "tiny", list(overrides)).of_stage("tiger"))
 
 
 # models
@@ -288,8 +288,8 @@ def test_a_baseline_that_was_stopped_goes_on_to_the_same_weights(trained, name):
 
 def test_a_baseline_is_given_no_evidence_whatever_the_stages_are():
     config = parse_config(TINY, "tiny", ["model.direct_evidence=true"])
-    assert config.model.evidence and config_of(config, "rl") == config
-    assert config_of(config, "tiger").model.evidence == 0
+    assert config.model.evidence and config.of_stage("rl") == config
+    assert config.of_stage("tiger").model.evidence == 0
     model = plain_materials("model.direct_evidence=true").new_model()
     assert model.direct.evidence is None and model.decoder.evidence is None
 

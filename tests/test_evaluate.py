@@ -14,6 +14,7 @@ from cli.launch import evaluate_run
 from streamrec_dist.comparison import compare
 from streamrec_dist.config_file import load_config
 from streamrec_dist.data.split import split_rows
+from streamrec_dist.errors import DataError
 from streamrec_dist.metrics import MEASURES, measure
 from streamrec_dist.model.weights import export_weights
 from streamrec_dist.ranks import TargetRanks, load_ranks
@@ -35,7 +36,7 @@ def run(folder: Path) -> RunDir:
     store.save_items(Tokenized(neighbours, codes, {"none": np.zeros(1, np.float32)}, {}))
     torch.manual_seed(0)
     for stage in ("pretrain", "rl"):
-        run.save_weights(stage, export_weights(store.materials(run.config()).new_model()))
+        run.save_weights(stage, export_weights(store.materials(run.config(), stage).new_model()))
     return run
 
 
@@ -57,7 +58,7 @@ def test_a_result_and_its_ranks_are_those_of_the_model(run: RunDir):
     assert about == {**{key: result[key] for key in list(about)[:5]}, "depth": 25}
     store = RunStore(run.path)
     config = run.config(["stages.evaluate.beam=25"])
-    materials = store.materials(config)
+    materials = store.materials(config, "rl")
     model = materials.new_model()
     with torch.no_grad():
         for name, value in store.load_weights("rl").items():
@@ -83,3 +84,10 @@ def test_models_and_baselines_are_compared_on_the_same_users(run: RunDir):
     assert found["notes"] == [
         "demo:direct ranks 5 items only: a target beyond them counts as missed at every cut"
     ]
+
+
+def test_a_stage_without_the_evidence_it_is_to_have_says_so(run):
+    store = RunStore(run.path)
+    with pytest.raises(DataError, match="run demo has no evidence.*run stage retrieve first"):
+        store.materials(run.config(["model.evidence=8"]), "rl")
+    assert store.materials(run.config(["model.evidence=8"]), "tiger").config.model.evidence == 0

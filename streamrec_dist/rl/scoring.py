@@ -25,6 +25,7 @@ class Scorer:
         self.materials = materials
         self.reference = Engine(reference.eval(), arithmetic(materials.config))
         self.catalogue = materials.catalogue
+        self.trie = materials.catalogue.to(self.reference.device)
         self._target_logprobs = np.full(len(materials.rows), np.nan, dtype=np.float32)
 
     def score(self, batch: RolloutBatch) -> RewardBreakdown:
@@ -50,7 +51,7 @@ class Scorer:
             pairs = self.materials.rows[missing]
             prompts = (torch.from_numpy(array).to(device) for array in self.materials.prompts(pairs))
             history, places, below = prompts
-            informed = self.reference.model.evidence(self.catalogue.to(device), places, below, "direct")
+            informed = self.reference.model.evidence(self.trie, places, below, "direct")
             items = torch.from_numpy(corpus.item_tokens(targets(corpus, pairs))).to(device)[:, None]
             self._target_logprobs[missing] = (
                 direct_log_probs(self.reference, history, items, informed)[:, 0].cpu().numpy()

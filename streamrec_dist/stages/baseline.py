@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-from streamrec_dist.baselines.config import TRAINED
-from streamrec_dist.config import Config
 from streamrec_dist.rundir import StageResult
 from streamrec_dist.stages.context import Context
 from streamrec_dist.stages.epochs import TrainingByEpochs
-
-
-def config_of(config: Config, stage: str) -> Config:
-    """The configuration of a run as one of its stages or baselines has it: baselines are given no evidence."""
-    return config.without_evidence() if stage in TRAINED else config
 
 
 def train_baseline(context: Context, name: str) -> StageResult:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -124,9 +125,12 @@ class RunStore:
         except (OSError, SafetensorError) as error:
             raise DataError(f"{path}: cannot be read ({error}); run stage tokenize again") from None
 
-    def materials(self, config: Config) -> Materials:
-        """What the roles work with. Raises DataError when the ids do not fit the data set or `config`."""
-        dataset = self.dataset()
+    def materials(self, config: Config, stage: str) -> Materials:
+        """What the roles work with in a stage or baseline.
+
+        Raises DataError when the ids do not fit the data set or `config`, or when evidence is missing.
+        """
+        config, dataset = config.of_stage(stage), self.dataset()
         ids = self.ids()
         codes_per_level = ids.codes_per_level or config.items.codes
         corpus = Corpus.of(dataset, ids.of(dataset.item_ids), codes_per_level, config.data.max_history)
@@ -141,12 +145,18 @@ class RunStore:
                 "with another split"
             )
         neighbours = self.item_arrays("neighbours")["neighbours"]
-        if not config.model.evidence:
-            return Materials(config, corpus, neighbours, rows, kept=kept)
+        materials = Materials(config, corpus, neighbours, rows, kept=kept)
+        if stage == "retrieve":
+            return replace(materials, counts=Cooccurrence.of(corpus), texts=self.embeddings())
+        return replace(materials, evidence=self._evidence(corpus)) if config.model.evidence else materials
+
+    def _evidence(self, corpus: Corpus) -> EvidenceTable:
         parts = [self.item_arrays(f"evidence/{name}") for name in self.evidence_parts()]
-        found = EvidenceTable.joined(len(corpus.items), parts) if parts else None
-        counts, texts = Cooccurrence.of(corpus), self.embeddings()
-        return Materials(config, corpus, neighbours, rows, counts, texts, found, kept)
+        if not parts:
+            raise DataError(
+                f"run {self.run.name} has no evidence, which model.evidence asks for; run stage retrieve first"
+            )
+        return EvidenceTable.joined(len(corpus.items), parts)
 
     def save_evidence(self, name: str, part: Weights) -> None:
         """A part of an EvidenceTable (`EvidenceTable.joined`)."""
