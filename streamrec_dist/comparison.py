@@ -74,16 +74,7 @@ def _ordered(ranks: TargetRanks) -> TargetRanks:
     """By user and position, so that it does not matter in which order a file has them."""
     # Ids are strings: Arrow ranks them without making Python objects.
     user_order = pc.rank(ranks.users.array, tiebreaker="dense").to_numpy()
-    order = np.lexsort((ranks.positions, user_order))
-    return TargetRanks(
-        users=ranks.users.take(order),
-        items=ranks.items.take(order),
-        positions=ranks.positions[order],
-        ranks=ranks.ranks[order],
-        history_lengths=ranks.history_lengths[order],
-        popularity=ranks.popularity[order],
-        about=ranks.about,
-    )
+    return ranks.take(np.lexsort((ranks.positions, user_order)))
 
 
 def _check_same_targets(first: TargetRanks, second: TargetRanks) -> None:

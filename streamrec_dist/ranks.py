@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,18 @@ class TargetRanks:
             history_lengths=positions,
             popularity=counts[targets],
             about={**about, "data": ds.content_hash, "popularity_quartiles": quartiles(counts)},
+        )
+
+    def take(self, places: np.ndarray) -> TargetRanks:
+        """The targets at `places` int64 [k], in that order."""
+        return replace(
+            self,
+            users=self.users.take(places),
+            items=self.items.take(places),
+            positions=self.positions[places],
+            ranks=self.ranks[places],
+            history_lengths=self.history_lengths[places],
+            popularity=self.popularity[places],
         )
 
     def __len__(self) -> int:

@@ -26,15 +26,7 @@ from tests.test_ranks import ABOUT, by_time, judged
 
 def some(ranks: TargetRanks, places: np.ndarray, **about) -> TargetRanks:
     """The targets at `places`, as if read from a file that has only these or has them in this order."""
-    return TargetRanks(
-        users=ranks.users.take(places),
-        items=ranks.items.take(places),
-        positions=ranks.positions[places],
-        ranks=ranks.ranks[places],
-        history_lengths=ranks.history_lengths[places],
-        popularity=ranks.popularity[places],
-        about={**ranks.about, **about},
-    )
+    return replace(ranks.take(places), about={**ranks.about, **about})
 
 
 def test_what_is_compared_is_the_same_target_whatever_the_order_of_a_file():

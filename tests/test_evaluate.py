@@ -88,6 +88,6 @@ def test_models_and_baselines_are_compared_on_the_same_users(run: RunDir):
 
 def test_a_stage_without_the_evidence_it_is_to_have_says_so(run):
     store = RunStore(run.path)
-    with pytest.raises(DataError, match="run demo has no evidence.*run stage retrieve first"):
+    with pytest.raises(DataError, match=r"run demo has no evidence.*run stage retrieve first"):
         store.materials(run.config(["model.evidence=8"]), "rl")
     assert store.materials(run.config(["model.evidence=8"]), "tiger").config.model.evidence == 0

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from streamrec_dist.baselines.ranking import rank_rows
+from streamrec_dist.baselines.ranking import rank_rows, where_counted
 from streamrec_dist.data.batches import history_items
-from streamrec_dist.data.cooccurrence import pair_weights
+from streamrec_dist.data.cooccurrence import decayed, pair_weights
 from streamrec_dist.data.dataset import Dataset
 from streamrec_dist.data.split import training_part
 
 MAX_HISTORY = 20
-DECAY = 0.7
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,12 +42,11 @@ class CountingModel:
 
     def score(self, ds: Dataset, rows: np.ndarray) -> np.ndarray:
         """Scores of all items for `rows` [n, 2]: float64 [n, n_items], 0 where nothing speaks for an item."""
-        history, lengths = history_items(ds.items, ds.offsets, rows, MAX_HISTORY)
-        row, place = np.nonzero(history >= 0)
-        decayed = DECAY ** (lengths[row] - 1 - place).astype(np.float64)
+        history, _ = history_items(ds.items, ds.offsets, rows, MAX_HISTORY)
+        row, item, decay = decayed(history)
         shape = (len(rows), ds.n_items)
-        return (sparse.csr_array((decayed, (row, history[row, place])), shape=shape) @ self.weights).toarray()
+        return (sparse.csr_array((decay, (row, item)), shape=shape) @ self.weights).toarray()
 
     def ranks(self, ds: Dataset, rows: np.ndarray, masked: bool, seed: int = 0) -> np.ndarray:
         """Ranks of the targets of `rows` [n, 2]: int64 [n], 0 = not in the top 100 or no evidence for it."""
-        return rank_rows(lambda block: self.score(ds, block), ds, rows, masked, seed)
+        return rank_rows(lambda block: where_counted(self.score(ds, block)), ds, rows, masked, seed)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from streamrec_dist.baselines.ranking import rank_rows
+from streamrec_dist.baselines.ranking import rank_rows, where_counted
 from streamrec_dist.data.dataset import Dataset
 from streamrec_dist.data.split import training_part
 
@@ -25,4 +25,5 @@ class PopularityModel:
 
     def ranks(self, ds: Dataset, rows: np.ndarray, masked: bool, seed: int = 0) -> np.ndarray:
         """Ranks of the targets of `rows` [n, 2]: int64 [n], 0 = not in the top 100 or unseen in training."""
-        return rank_rows(lambda block: np.tile(self.counts, (len(block), 1)), ds, rows, masked, seed)
+        scores = where_counted(self.counts)
+        return rank_rows(lambda block: np.tile(scores, (len(block), 1)), ds, rows, masked, seed)

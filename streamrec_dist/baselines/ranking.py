@@ -18,7 +18,7 @@ def rank_rows(
 ) -> np.ndarray:
     """Ranks of the targets of `rows` [n, 2]: int64 [n], 0 = not in the top 100 or without a score.
 
-    `score` maps rows [b, 2] to an array [b, n_items], compared in single precision, in which 0 means "no evidence".
+    `score` maps rows [b, 2] to an array [b, n_items], compared in single precision; -inf is no candidate.
     With `masked` the items of the history are no candidates; a target that repeats one of them is then a miss.
     """
     rng = np.random.default_rng(seed)
@@ -35,7 +35,6 @@ def _rank_block(
 ) -> np.ndarray:
     # In double precision equal sums differ in their last bits by the order of the items that they are made of.
     scores = scores.astype(np.float32)
-    scores[scores <= 0] = -np.inf
     if masked:
         for row, (user, position) in enumerate(rows):
             start = ds.offsets[user]
@@ -43,3 +42,8 @@ def _rank_block(
     targets = ds.items[ds.offsets[rows[:, 0]] + rows[:, 1]]
     ranks = ranks_of_targets(scores, targets, rng)
     return np.where(ranks <= DEPTH, ranks, 0)
+
+
+def where_counted(scores: np.ndarray) -> np.ndarray:
+    """Scores that are counts, or made of them: 0 says that nothing speaks for an item, which is no candidate then."""
+    return np.where(scores > 0, scores, -np.inf)

@@ -7,6 +7,7 @@ from scipy import sparse
 
 MAX_DISTANCE = 5
 BACKWARD = 0.3
+DECAY = 0.7
 
 
 def pair_weights(
@@ -25,3 +26,13 @@ def pair_weights(
         pairs = (items[first], items[first + distance])
         forward = forward + sparse.csr_array((value, pairs), shape=(n_items, n_items))
     return sparse.csr_array(forward + backward * forward.T)
+
+
+def decayed(history: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row, item and .7^e of every entry of histories int64 [n, L], oldest first and padded with -1 behind.
+
+    e is the distance of the entry from the end of its history, 0 for the last item.
+    """
+    row, place = np.nonzero(history >= 0)
+    lengths = (history >= 0).sum(axis=1)
+    return row, history[row, place], DECAY ** (lengths[row] - 1.0 - place)

@@ -16,10 +16,9 @@ import numpy as np
 from scipy import sparse
 
 from streamrec_dist.data.batches import Corpus, history_items
-from streamrec_dist.data.cooccurrence import BACKWARD, MAX_DISTANCE, pair_weights
+from streamrec_dist.data.cooccurrence import BACKWARD, MAX_DISTANCE, decayed, pair_weights
 from streamrec_dist.data.split import training_part
 
-DECAY = 0.7
 #: Partners kept of an item, which bounds the counts' memory.
 PARTNERS = 1024
 #: Mass below this is what rounding leaves of a count that was counted out.
@@ -77,17 +76,10 @@ def evidence_of_histories(counts: Cooccurrence, history: np.ndarray, most: int) 
 
 def _mass(counts: Cooccurrence, history: np.ndarray) -> sparse.csr_array:
     scale = 1.0 / np.sqrt(counts.popularity)
-    row, item, decay = _decayed(history)
+    row, item, decay = decayed(history)
     shape = (len(history), len(scale))
-    decayed = sparse.csr_array((decay * scale[item], (row, item)), shape=shape)
-    return sparse.csr_array((decayed @ counts.matrix).multiply(scale[None]))
-
-
-def _decayed(history: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Row, item and .7^e of every entry of histories."""
-    row, place = np.nonzero(history >= 0)
-    lengths = (history >= 0).sum(axis=1)
-    return row, history[row, place], (DECAY ** (lengths[row] - 1 - place)).astype(np.float32)
+    said = sparse.csr_array((decay.astype(np.float32) * scale[item], (row, item)), shape=shape)
+    return sparse.csr_array((said @ counts.matrix).multiply(scale[None]))
 
 
 def _own_future(
@@ -95,13 +87,14 @@ def _own_future(
 ) -> sparse.csr_array:
     """What `mass` changes by when the events of each row's user from its target on are counted out."""
     shape = mass.shape
-    row, later, earlier, weight = _future_pairs(corpus, rows)
-    decayed = _HistoryWeights(history, counts.popularity)
+    place_row, place = _future_places(corpus, rows)
+    row, later, earlier, weight = _future_pairs(corpus, rows, place_row, place)
+    weights = _HistoryWeights(history, counts.popularity)
     # Pairs that the future has a part in: forward they speak for the later item, backward for the earlier one.
     spoken_for = np.concatenate([later, earlier])
-    said = np.concatenate([decayed.of(row, earlier) * weight, decayed.of(row, later) * (BACKWARD * weight)])
+    said = np.concatenate([weights.of(row, earlier) * weight, weights.of(row, later) * (BACKWARD * weight)])
     own = sparse.csr_array((said, (np.concatenate([row, row]), spoken_for)), shape=shape)
-    place_row, item = _future_events(corpus, rows)
+    item = corpus.items[corpus.offsets[rows[place_row, 0]] + place].astype(np.int64)
     times = sparse.coo_array(
         sparse.csr_array((np.ones(len(item), np.float32), (place_row, item)), shape=shape)
     )
@@ -119,7 +112,7 @@ class _HistoryWeights:
     """sum of .7^e / sqrt(pop(i)) over the entries of a row's history that are item i."""
 
     def __init__(self, history: np.ndarray, popularity: np.ndarray):
-        row, item, decay = _decayed(history)
+        row, item, decay = decayed(history)
         self.n_items = len(popularity)
         self.keys, inverse = np.unique(row * self.n_items + item, return_inverse=True)
         self.values = np.bincount(
@@ -135,23 +128,19 @@ class _HistoryWeights:
         return np.where(self.keys[place] == keys, self.values[place], 0.0)
 
 
-def _future_events(corpus: Corpus, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers and items, int64 each, of the training events of a row's user from the target on."""
-    row, place = _future_places(corpus, rows)
-    return row, corpus.items[corpus.offsets[rows[row, 0]] + place].astype(np.int64)
-
-
 def _future_places(corpus: Corpus, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers and places in the sequence, int64 each, of a row's training events from the target on."""
     counts = np.maximum(corpus.train_end[rows[:, 0]] - rows[:, 1], 0)
     row = np.repeat(np.arange(len(rows)), counts)
     within = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
     return row, rows[row, 1] + within
 
 
-def _future_pairs(corpus: Corpus, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of events at distance d <= 5 of which the later is a row's target or after it: row, later and earlier
-    item, and 1/d."""
-    row, place = _future_places(corpus, rows)
+def _future_pairs(
+    corpus: Corpus, rows: np.ndarray, row: np.ndarray, place: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs of events at distance d <= 5 of which the later is one of `_future_places`: row, later and earlier item,
+    and 1/d."""
     distance = np.arange(1, MAX_DISTANCE + 1)
     before = place[:, None] - distance
     which, kind = np.nonzero(before >= 0)

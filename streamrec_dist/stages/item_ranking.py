@@ -27,9 +27,7 @@ def item_model_ranks(model: ItemModel, materials: Materials, rows: np.ndarray, m
     """Ranks of the targets of rows int64 [n, 2]: int64 [n], 0 = not in the top 100; ties in random order."""
 
     def score(block: np.ndarray) -> np.ndarray:
-        # Every item has a score above 0, which there means that something speaks for it.
-        logits = item_scores(model, materials.item_prompts(block, model.counted))
-        return torch.softmax(logits.double(), dim=-1).cpu().numpy()
+        return item_scores(model, materials.item_prompts(block, model.counted)).cpu().numpy()
 
     return rank_rows(score, materials.corpus, rows, masked, materials.config.seed)
 
