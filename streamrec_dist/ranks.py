@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from streamrec_dist.data.dataset import Dataset
+from streamrec_dist.data.parquet import read_parquet, write_parquet
 from streamrec_dist.data.split import training_part
 from streamrec_dist.data.strings import Strings
 from streamrec_dist.errors import DataError
@@ -125,15 +125,9 @@ def save_ranks(path: Path, ranks: TargetRanks) -> None:
         pa.chunked_array([pa.array(column.astype(np.int32))]) if isinstance(column, np.ndarray) else column
         for column in columns
     ]
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with suppress(OSError):  # what is wrong with the folder, writing the file says
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_arrays(arrays, schema=schema), unfinished)
-        os.replace(unfinished, path)
-    except OSError as error:
-        if unfinished.exists():
-            unfinished.unlink()
-        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from None
+    write_parquet(path, pa.Table.from_arrays(arrays, schema=schema))
 
 
 def load_ranks(path: Path) -> TargetRanks:
@@ -141,12 +135,7 @@ def load_ranks(path: Path) -> TargetRanks:
 
     Raises DataError naming the file when it is missing or damaged, or is no such file.
     """
-    try:
-        table = pq.read_table(path)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: not a readable Parquet file ({error})") from error
+    table = read_parquet(path)
     about = _about(table, path)
     for name, kind in COLUMNS.items():
         if name not in table.column_names or table.schema.field(name).type != kind:

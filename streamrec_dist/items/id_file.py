@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from streamrec_dist.data.parquet import read_parquet, write_parquet
 from streamrec_dist.data.strings import Strings
 from streamrec_dist.errors import DataError
 from streamrec_dist.items.catalogue import Catalogue
@@ -61,12 +60,7 @@ def save_ids(path: Path | str, items: Iterable[str], codes: np.ndarray, codes_pe
     for level in range(codes.shape[1]):
         columns[f"c{level + 1}"] = pa.array(codes[:, level].astype(np.int32))
     table = pa.table(columns).replace_schema_metadata({_CODES_KEY: str(codes_per_level).encode()})
-    temporary = Path(f"{path}.tmp")
-    try:
-        pq.write_table(table, temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from None
+    write_parquet(Path(path), table)
 
 
 def load_ids(path: Path | str) -> ItemIds:
@@ -75,12 +69,7 @@ def load_ids(path: Path | str) -> ItemIds:
     Raises DataError naming the file when it is missing or damaged, has other columns, an item twice, or its ids
     repeat or leave the range that its metadata states.
     """
-    try:
-        table = pq.read_table(path)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: not a readable Parquet file ({error})") from error
+    table = read_parquet(path)
     codes_per_level = _codes_per_level(table, path)
     levels = len(table.column_names) - 1
     expected = ["item", *(f"c{level + 1}" for level in range(levels))]

@@ -1,0 +1,33 @@
+"""Small Parquet files, read and written whole."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from streamrec_dist.errors import DataError
+
+
+def write_parquet(path: Path, table: pa.Table) -> None:
+    """Write a file so that readers see the old or the new one, never a part. Raises DataError where it cannot be."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        pq.write_table(table, unfinished)
+        os.replace(unfinished, path)
+    except OSError as error:
+        if unfinished.exists():
+            unfinished.unlink()
+        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+def read_parquet(path: Path | str) -> pa.Table:
+    """A whole file. Raises DataError naming it when it is missing or damaged."""
+    try:
+        return pq.read_table(path)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: not a readable Parquet file ({error})") from error
