@@ -1,6 +1,7 @@
 # make demo   install, train on the demo data, show what was learned (about 10 minutes on 2 cores)
 # make test   install, run the tests
 # make lint   style, likely bugs, types
+# make table  train and evaluate everything on a data set from its raw files: make table SET=Beauty (hours)
 # make venv   install only
 # make clean  remove the virtual environment and caches (not runs/)
 
@@ -12,7 +13,7 @@ STAMP := $(VENV)/.installed
 TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint venv clean
+.PHONY: help demo test lint table venv clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -27,6 +28,10 @@ lint: $(STAMP)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+table: $(STAMP)
+	@test -n "$(SET)" || { echo "error: which data set? such as: make table SET=Beauty" >&2; exit 2; }
+	$(RUN) benchmarks/science.py --set $(SET)
 
 venv: $(STAMP)
 

@@ -9,13 +9,14 @@ import numpy as np
 from actors.model_slot import ItemSlot, ModelSlot
 from actors.placement import start_worker
 from actors.pool import Pool
+from streamrec_dist.baselines.config import SCORES_ITEMS
 from streamrec_dist.baselines.item_model import ItemModel
 from streamrec_dist.config import ActorConfig
 from streamrec_dist.materials import Materials
 from streamrec_dist.rl.ports import Published, Task
 from streamrec_dist.stages.annotate import ThinkingMeter
 from streamrec_dist.stages.decoding import Recommender
-from streamrec_dist.stages.item_ranking import SCORES_ITEMS, item_model_ranks, likely_items
+from streamrec_dist.stages.item_ranking import item_model_ranks, likely_items
 from streamrec_dist.types import PolicyVersion
 
 

@@ -18,8 +18,9 @@ matplotlib.rcParams["svg.hashsalt"] = "streamrec-dist"  # the same drawing twice
 from matplotlib import pyplot  # noqa: E402 (the backend is chosen first)
 from matplotlib.axes import Axes  # noqa: E402
 
+from streamrec_dist.types import REWARDS  # noqa: E402
+
 FIGURES = Path(__file__).resolve().parent.parent / "docs" / "figures"
-REWARDS = ("format", "exact_match", "similarity", "likelihood", "ranking")
 
 
 def main() -> None:

@@ -22,7 +22,9 @@ from typing import Any
 import torch
 from measure import hardware
 
-from streamrec_dist.rundir import RunDir, write_atomically
+from cli.output import four, interval
+from streamrec_dist.baselines.config import TRAINED
+from streamrec_dist.rundir import STAGES, RunDir, write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Where the configurations lie; runs are made beside them.
@@ -40,7 +42,6 @@ MODELS = {
     "sft": ("after SFT", "sft"),
     "rl": ("after RL", "rl"),
 }
-BASELINES = ("gru4rec", "sasrec-bce", "sasrec", "tiger")
 MEASURES = ("ndcg@10", "recall@10")
 
 
@@ -77,10 +78,10 @@ def measure(arguments: argparse.Namespace, known: list[dict[str, Any]]) -> Itera
 
 
 def _train(run: RunDir, seed: int, models: list[str]) -> None:
-    if not all(stage in run.finished_stages() for stage in ("tokenize", "retrieve", "pretrain", "sft", "rl")):
+    if run.finished_stages() != list(STAGES):
         resume = ("--resume",) if run.path.exists() else ("--set", f"seed={seed}")
         _command("train", "--stage", "all", "--run", run.name, *resume)
-    for baseline in BASELINES:
+    for baseline in TRAINED:
         if baseline in models and run.stage_result(baseline) is None:
             _command("train", "--baseline", baseline, "--run", run.name)
 
@@ -138,11 +139,7 @@ def _cell(rows: list[dict[str, Any]], measure: str) -> str:
         return ""
     values = [row[measure] for row in rows]
     low, high = rows[0][f"{measure}_ci"] if len(rows) == 1 else (min(values), max(values))
-    return f"{_four(sum(values) / len(values))} [{_four(low)} {_four(high)}]"
-
-
-def _four(value: float) -> str:
-    return f"{value:.4f}".removeprefix("0")
+    return f"{four(sum(values) / len(values))} {interval((low, high))}"
 
 
 def _arguments() -> argparse.Namespace:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from streamrec_dist.baselines.config import SCORES_ITEMS
 from streamrec_dist.config import Config
 from streamrec_dist.errors import UsageError
 from streamrec_dist.rundir import RunDir
 from streamrec_dist.stages.decoding import DIRECT, decoding_of, plan_of
 from streamrec_dist.stages.evaluate import BASELINES
-from streamrec_dist.stages.item_ranking import SCORES_ITEMS
 
 
 @dataclass(frozen=True)

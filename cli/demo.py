@@ -27,6 +27,7 @@ ROWS = {
     "counting": "counting baseline",
     "popularity": "popularity",
     "direct": "direct decoder (= TIGER)",
+    "retrieve": "retriever (the evidence alone)",
     "pretrain": "after pretrain",
     "sft": "after SFT",
     "rl": "after RL",

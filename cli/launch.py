@@ -18,6 +18,7 @@ from actors.placement import cluster_gpus, stage_config
 from actors.pool import RayRuntime, wait_started
 from cli.controller import Controller
 from cli.decoding import DecodingOptions, decoding, suffix
+from streamrec_dist.baselines.config import SCORES_ITEMS
 from streamrec_dist.baselines.item_model import ItemModel
 from streamrec_dist.config import Config
 from streamrec_dist.data.split import rows_of_some, split_rows
@@ -39,7 +40,7 @@ from streamrec_dist.stages.evaluate import (
     record,
     result_name,
 )
-from streamrec_dist.stages.item_ranking import SCORES_ITEMS, item_model_ranks
+from streamrec_dist.stages.item_ranking import item_model_ranks
 from streamrec_dist.stages.recommend import given_history, user_history
 from streamrec_dist.stages.recommend import recommend as rank_items
 from streamrec_dist.stages.run_store import RunStore

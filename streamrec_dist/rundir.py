@@ -134,8 +134,8 @@ class RunDir:
         return self.finished_stages() + self.finished_baselines()
 
     def last_model(self) -> str:
-        """The last finished stage that left a model. Raises UsageError when there is none."""
-        trained = [stage for stage in self.finished_stages() if stage != "tokenize"]
+        """The last finished stage that left a recommender. Raises UsageError when there is none."""
+        trained = [stage for stage in self.finished_stages() if stage not in ("tokenize", "retrieve")]
         if not trained:
             raise UsageError(
                 f"run {self.name} has no trained model yet; "

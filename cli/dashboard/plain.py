@@ -9,6 +9,7 @@ from types import TracebackType
 from cli.dashboard.marks import number
 from cli.dashboard.state import ViewState
 from cli.output import clean
+from streamrec_dist.baselines.config import SCORES_ITEMS
 from streamrec_dist.events import Event
 
 #: What a line of a stage shows; the rest is in events.jsonl.
@@ -17,9 +18,7 @@ HEADLINES = {
     "pretrain": ("loss", "thinking", "direct", "lr", "rows_per_s"),
     "sft": ("loss", "nll", "dpo", "quantisation", "state", "rows_per_s"),
     "tiger": ("loss", "nll", "lr", "rows_per_s"),
-    "sasrec": ("loss", "lr", "rows_per_s"),
-    "sasrec-bce": ("loss", "lr", "rows_per_s"),
-    "gru4rec": ("loss", "lr", "rows_per_s"),
+    **dict.fromkeys(SCORES_ITEMS, ("loss", "lr", "rows_per_s")),
     "rl": (
         *(
             f"reward/{name}"

@@ -12,6 +12,7 @@ from rich.text import Text
 from cli.dashboard.marks import bar, brief, number, percent, sparkline
 from cli.dashboard.state import StageState, ViewState
 from cli.output import cell, clean, four, span
+from streamrec_dist.baselines.config import SCORES_ITEMS
 from streamrec_dist.types import REWARDS
 
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
@@ -20,12 +21,9 @@ SIGNS = {"done": "✓", "skipped": "✓", "started": "▶", "waiting": "·"}
 ASCII_SIGNS = {"done": "+", "skipped": "+", "started": ">", "waiting": "."}
 LOSSES = {
     "tokenize": ("loss", "recon"),
-    "retrieve": ("loss", "nll"),
     "pretrain": ("loss", "thinking", "direct"),
     "tiger": ("loss", "nll"),
-    "sasrec": ("loss",),
-    "sasrec-bce": ("loss",),
-    "gru4rec": ("loss",),
+    **dict.fromkeys(SCORES_ITEMS, ("loss",)),
     "sft": ("loss", "nll", "dpo", "quantisation", "state"),
 }
 ROUND_MEASURES = {

@@ -8,6 +8,8 @@ from streamrec_dist.section import Epochs, Section
 
 #: Baselines that are models over item ids (baselines/item_model.py).
 ITEM_MODELS = ("sasrec", "sasrec-bce", "gru4rec")
+#: What scores every item of the catalogue: these, and the retriever.
+SCORES_ITEMS = ("retrieve", *ITEM_MODELS)
 #: Baselines that are trained; the others are counted when they are evaluated (stages/evaluate.py).
 TRAINED = (*ITEM_MODELS, "tiger")
 

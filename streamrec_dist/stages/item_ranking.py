@@ -5,13 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from streamrec_dist.baselines.config import ITEM_MODELS
 from streamrec_dist.baselines.item_model import ItemModel
 from streamrec_dist.baselines.ranking import rank_rows
 from streamrec_dist.materials import Materials
 
-#: What scores every item of the catalogue.
-SCORES_ITEMS = ("retrieve", *ITEM_MODELS)
 #: Rows scored at a time: a score for every item each.
 BLOCK = 256
 
