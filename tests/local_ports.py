@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from learners.publisher import WeightPublisher
+from streamrec_dist.baselines.config import SCORES_ITEMS
 from streamrec_dist.config import Config
 from streamrec_dist.config_file import parse_config
 from streamrec_dist.data.batches import Corpus
@@ -30,7 +31,7 @@ from streamrec_dist.rundir import Checkpoint, StageResult
 from streamrec_dist.stages.annotate import Annotator, ThinkingMeter
 from streamrec_dist.stages.context import Context
 from streamrec_dist.stages.decoding import Recommender
-from streamrec_dist.stages.item_ranking import SCORES_ITEMS, item_model_ranks, likely_items
+from streamrec_dist.stages.item_ranking import item_model_ranks, likely_items
 from streamrec_dist.training.learner import Learner
 from streamrec_dist.types import GroupCounts
 
