@@ -11,32 +11,32 @@ rows to --out as they come. All is selected on validation; the test split is onl
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from cluster_runs import CONFIGS, ROOT, add_row, cluster, command, known_rows, result
 from measure import hardware
 
 from cli.output import four, interval
 from streamrec_dist.baselines.config import TRAINED
-from streamrec_dist.rundir import STAGES, RunDir, write_atomically
+from streamrec_dist.rundir import STAGES, RunDir
 
-ROOT = Path(__file__).resolve().parent.parent
-#: Where the configurations lie; runs are made beside them.
-CONFIGS = ROOT / "configs"
-#: What is evaluated -> its name in the table, and the stage whose minutes it took.
+#: What is evaluated -> its name in the table, and the stage whose minutes it took. What begins with PLAIN is of a
+#: second run from the same ids, without evidence: the paper's model.
+PLAIN = "plain-"
 MODELS = {
     "counting": ("counting (no training)", None),
     "gru4rec": ("GRU4Rec", "gru4rec"),
     "sasrec-bce": ("SASRec, BCE", "sasrec-bce"),
     "sasrec": ("SASRec, full softmax", "sasrec"),
     "tiger": ("TIGER, trained alone", "tiger"),
-    "direct": ("direct decoder (= TIGER)", "pretrain"),
+    "plain-direct": ("direct decoder (= TIGER)", "pretrain"),
+    "plain-pretrain": ("thinking without evidence, after pretrain", "pretrain"),
+    "plain-sft": ("thinking without evidence, after SFT", "sft"),
+    "plain-rl": ("thinking without evidence, after RL", "rl"),
     "retrieve": ("retriever (the evidence alone)", "retrieve"),
     "pretrain": ("after pretrain", "pretrain"),
     "sft": ("after SFT", "sft"),
@@ -47,73 +47,72 @@ MEASURES = ("ndcg@10", "recall@10")
 
 def main() -> None:
     arguments = _arguments()
-    rows = json.loads(arguments.out.read_text()) if arguments.out.is_file() else []
+    rows = known_rows(arguments.out)
     if not arguments.table:
-        for row in measure(arguments, rows):
-            rows.append(row)
-            write_atomically(arguments.out, json.dumps(rows, indent=1))
+        with cluster(f"{arguments.set.lower()}.yaml"):
+            for row in measure(arguments, rows):
+                add_row(arguments.out, rows, row)
     print("\n".join(table(rows, arguments.set)))
 
 
 def measure(arguments: argparse.Namespace, known: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """The rows that `known` lacks, as they are evaluated."""
-    _command("up", f"{arguments.set.lower()}.yaml")
-    try:
-        for seed in arguments.seeds:
-            run = RunDir(CONFIGS / "runs" / f"{arguments.set.lower()}-{seed}")
-            _train(run, seed, arguments.models)
-            for model in arguments.models:
-                for masked in (False, True):
-                    key = {
-                        "set": arguments.set,
-                        "model": model,
-                        "seed": seed,
-                        "masked": masked,
-                        "split": "test",
-                    }
-                    if not any(all(row[field] == value for field, value in key.items()) for row in known):
-                        yield key | _evaluate(arguments.set, seed, run, model, masked)
-    finally:
-        _command("down")
+    for seed in arguments.seeds:
+        run = RunDir(CONFIGS / "runs" / f"{arguments.set.lower()}-{seed}")
+        plain = RunDir(run.path.with_name(f"{run.name}-plain"))
+        _train(run, seed, arguments.models)
+        if any(model.startswith(PLAIN) for model in arguments.models):
+            _train_plain(plain, run, arguments.plain)
+        for model in arguments.models:
+            for masked in (False, True):
+                key = {
+                    "set": arguments.set,
+                    "model": model,
+                    "seed": seed,
+                    "masked": masked,
+                    "split": "test",
+                }
+                if not any(all(row[field] == value for field, value in key.items()) for row in known):
+                    of = plain if model.startswith(PLAIN) else run
+                    yield key | _evaluate(arguments.set, seed, of, model, masked)
 
 
 def _train(run: RunDir, seed: int, models: list[str]) -> None:
     if run.finished_stages() != list(STAGES):
         resume = ("--resume",) if run.path.exists() else ("--set", f"seed={seed}")
-        _command("train", "--stage", "all", "--run", run.name, *resume)
+        command("train", "--stage", "all", "--run", run.name, *resume)
     for baseline in TRAINED:
         if baseline in models and run.stage_result(baseline) is None:
-            _command("train", "--baseline", baseline, "--run", run.name)
+            command("train", "--baseline", baseline, "--run", run.name)
+
+
+def _train_plain(plain: RunDir, run: RunDir, settings: list[str]) -> None:
+    if not plain.path.exists():
+        words = [word for setting in ("model.evidence=0", *settings) for word in ("--set", setting)]
+        command("train", "--stage", "pretrain", "--run", plain.name, "--from", run.name, *words)
+    if plain.stage_result("rl") is None:
+        command("train", "--stage", "rl", "--run", plain.name, "--resume")
 
 
 def _evaluate(name: str, seed: int, run: RunDir, model: str, masked: bool) -> dict[str, Any]:
-    options = ["--stage", model, "--split", "test", "--json", *(["--mask-history"] if masked else [])]
-    result = json.loads(_command("evaluate", run.name, *options).splitlines()[-1])
+    options = [
+        "--stage",
+        model.removeprefix(PLAIN),
+        "--split",
+        "test",
+        *(["--mask-history"] if masked else []),
+    ]
+    found = result("evaluate", run.name, *options)
     trained = MODELS[model][1]
     stage = run.stage_result(trained) if trained else None
     return {
         "stage": MODELS[model][1] or model,
-        **{key: result[key] for measure in MEASURES for key in (measure, f"{measure}_ci")},
-        "users": result["users"],
+        **{key: found[key] for measure in MEASURES for key in (measure, f"{measure}_ci")},
+        "users": found["users"],
         "command": f"python benchmarks/science.py --set {name} --seeds {seed}",
         "hardware": hardware("", torch.device("cpu"), os.cpu_count() or 1),
         "minutes": round(stage.seconds / 60, 1) if stage else 0.0,
     }
-
-
-def _command(*words: str) -> str:
-    """Run one command of the CLI beside the configurations; its stdout. What it says on stderr is passed on."""
-    print(f"$ streamrec-dist {' '.join(words)}", file=sys.stderr, flush=True)
-    done = subprocess.run(
-        [sys.executable, "-m", "cli.app", *words],
-        cwd=CONFIGS,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    if done.returncode:
-        sys.exit(f"streamrec-dist {words[0]} ended with exit code {done.returncode}")
-    return done.stdout
 
 
 def table(rows: list[dict[str, Any]], name: str) -> Iterator[str]:
@@ -151,6 +150,13 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument(
+        "--plain",
+        nargs="+",
+        default=["stages.pretrain.epochs=20"],
+        metavar="KEY=VALUE",
+        help="settings of the run without evidence, whose decoders have more to learn",
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "science.json")
     parser.add_argument("--table", action="store_true", help="measure nothing; print the rows there are")
     return parser.parse_args()

@@ -18,6 +18,7 @@ from actors.placement import cluster_gpus, stage_config
 from actors.pool import RayRuntime, wait_started
 from cli.controller import Controller
 from cli.decoding import DecodingOptions, decoding, suffix
+from cli.plan import RunPlan
 from streamrec_dist.baselines.config import SCORES_ITEMS
 from streamrec_dist.baselines.item_model import ItemModel
 from streamrec_dist.config import Config
@@ -51,12 +52,16 @@ CONTROLLER_DEADLINE_S = 60.0
 EVALUATION_CHUNK = 256
 
 
-def create_run(config: Config, runs: Path, name: str) -> RunDir:
+def create_run(plan: RunPlan) -> RunDir:
     """A new run directory with its prepared data. Data that cannot be used leave nothing behind.
 
     `model.precision: auto` is settled here, for this cluster, so that the run's file says what it computes with.
     """
-    run = RunDir.create(runs, name, resolve_precision(config, cluster_gpus() > 0))
+    config = resolve_precision(plan.config, cluster_gpus() > 0)
+    if plan.source:
+        run = plan.source.branch(plan.name, config, plan.taken)
+    else:
+        run = RunDir.create(plan.runs, plan.name, config)
     try:
         RunStore(run.path).dataset()
     except BaseException:

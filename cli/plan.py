@@ -10,9 +10,9 @@ from pathlib import Path
 from cli.output import note
 from cli.record import ClusterRecord
 from cli.workspace import pick_run
-from streamrec_dist.baselines.config import TRAINED
+from streamrec_dist.baselines.config import TRAINED, section_name
 from streamrec_dist.config import Config
-from streamrec_dist.config_file import load_config
+from streamrec_dist.config_file import differing_keys, load_config
 from streamrec_dist.errors import UsageError
 from streamrec_dist.rundir import STAGES, RunDir, check_name
 
@@ -47,6 +47,8 @@ class RunPlan:
     name: str
     config: Config
     resume: bool
+    source: RunDir | None = None  # of a new run: where its first stages are taken from
+    taken: tuple[str, ...] = ()
 
     def run(self) -> RunDir:
         return RunDir.open(self.runs / self.name)
@@ -59,21 +61,65 @@ def plan_run(
     if resume:
         directory = pick_run(run, record.runs)
         # What is not said anew is as it was: the file may have changed since the run was started.
-        wanted = load_config(config or directory.path / "config.yaml", overrides)
-        if wanted.model.precision == "auto":
-            # What the first machine settled on holds for the whole run: rollouts and learners round alike.
-            settled = {"precision": directory.config().model.precision}
-            wanted = wanted.model_copy(update={"model": wanted.model.model_copy(update=settled)})
+        wanted = _settled_by(directory, load_config(config or directory.path / "config.yaml", overrides))
         directory.check_same_config(wanted)
         return RunPlan(record.runs, directory.name, wanted, resume=True)
     wanted = load_config(config or record.config_path, overrides)
-    name = run or _default_name(wanted)
+    name = _new_name(record, run, wanted)
+    return RunPlan(record.runs, name, wanted, resume=False)
+
+
+def plan_branch(
+    record: ClusterRecord, source: str, goal: str, run: str | None, config: Path | None, overrides: list[str]
+) -> RunPlan:
+    """A new run that takes the stages before `goal` from run `source`, and its configuration unless one is given.
+
+    Raises UsageError when `source` lacks one of them, or when what is said differs in a key that they depend on.
+    """
+    origin = RunDir.open(record.runs / source)
+    wanted = _settled_by(origin, load_config(config or origin.path / "config.yaml", overrides))
+    taken = _needed(wanted, goal, source)[:-1]
+    if not taken:
+        raise UsageError(f"{goal} is the first stage: there is nothing before it to take from run {source}")
+    lacking = [stage for stage in taken if stage not in origin.finished()]
+    if lacking:
+        raise UsageError(f"run {source} has not finished {', '.join(lacking)}, which {goal} needs")
+    differing = [key for key in differing_keys(origin.config(), wanted) if _decides(key, taken)]
+    if differing:
+        raise UsageError(
+            f"{', '.join(taken)} of run {source} were made with another configuration; leave these as they were, "
+            "or train an earlier stage anew:\n  " + "\n  ".join(differing)
+        )
+    return RunPlan(record.runs, _new_name(record, run, wanted), wanted, False, origin, taken)
+
+
+def _settled_by(run: RunDir, config: Config) -> Config:
+    """What the first machine settled on holds for all that follows: rollouts and learners round alike."""
+    if config.model.precision != "auto":
+        return config
+    settled = {"precision": run.config().model.precision}
+    return config.model_copy(update={"model": config.model.model_copy(update=settled)})
+
+
+def _decides(key: str, stages: tuple[str, ...]) -> bool:
+    """Whether finished `stages` depend on a key of the configuration."""
+    sections = ["seed", "deterministic", "data.", "items."]
+    sections += [f"{section_name(stage)}." for stage in stages]
+    if "retrieve" in stages:
+        sections.append("model.evidence")
+    if "pretrain" in stages:
+        sections += ["model.", "stages.rl.rows"]
+    return key.startswith(tuple(sections))
+
+
+def _new_name(record: ClusterRecord, run: str | None, config: Config) -> str:
+    name = run or _default_name(config)
     check_name(name)
     if (record.runs / name).exists():
         raise UsageError(
             f"run {name} exists already; continue it with --resume, or choose another --run NAME"
         )
-    return RunPlan(record.runs, name, wanted, resume=False)
+    return name
 
 
 def training_goal(stage: StageName | None, baseline: BaselineName | None, run: str | None) -> str:
@@ -96,20 +142,8 @@ def missing_stages(plan: RunPlan, last: str, only: bool, quiet: bool = False) ->
 
     Says which come first, unless `quiet`. Raises UsageError under `only` when others than `last` itself are missing.
     """
-    finished = plan.run().finished() if plan.resume else []
-    if last in TRAINED:
-        return _wanted(plan, ["tokenize", last], finished, only, quiet)
-    stages = [name for name in STAGES if name != "retrieve" or plan.config.model.evidence]
-    if last not in stages:
-        raise UsageError(f"model.evidence is 0, so that run {plan.name} has no stage {last}")
-    return _wanted(plan, stages[: stages.index(last) + 1], finished, only, quiet)
-
-
-def _wanted(
-    plan: RunPlan, stages: list[str], finished: list[str], only: bool, quiet: bool
-) -> tuple[str, ...]:
-    last = stages[-1]
-    wanted = [name for name in stages if name not in finished]
+    finished = plan.run().finished() if plan.resume else plan.taken
+    wanted = tuple(name for name in _needed(plan.config, last, plan.name) if name not in finished)
     before = [name for name in wanted if name != last]
     if before and only:
         raise UsageError(
@@ -117,7 +151,17 @@ def _wanted(
         )
     if before and not quiet:
         note(f"run {plan.name} lacks {', '.join(before)}: they run first")
-    return tuple(wanted)
+    return wanted
+
+
+def _needed(config: Config, last: str, run: str) -> tuple[str, ...]:
+    """The stages up to `last`, or what the baseline `last` needs and itself, in order."""
+    if last in TRAINED:
+        return ("tokenize", last)
+    stages = [name for name in STAGES if name != "retrieve" or config.model.evidence]
+    if last not in stages:
+        raise UsageError(f"model.evidence is 0, so that run {run} has no stage {last}")
+    return tuple(stages[: stages.index(last) + 1])
 
 
 def _default_name(config: Config) -> str:

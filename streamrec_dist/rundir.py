@@ -33,6 +33,8 @@ from streamrec_dist.errors import DataError, UsageError
 
 STAGES = ("tokenize", "retrieve", "pretrain", "sft", "rl")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+#: What a run has before its first stage.
+DATA = "data"
 #: Keys that may change between parts of a run: where it runs, not what it learns.
 CHANGEABLE = ("cluster.", "actors.", "learners.")
 
@@ -103,6 +105,20 @@ class RunDir:
             known = f"there are: {', '.join(names)}" if names else "there are no runs yet"
             raise UsageError(f"no run {path.name} in {path.parent}; {known}")
         return RunDir(path)
+
+    def branch(self, name: str, config: Config, stages: Sequence[str]) -> RunDir:
+        """A new run beside this one that has its data and its finished `stages`, and nothing of the others.
+
+        Files are linked, not copied: no file of a finished stage is ever written in place. Raises UsageError for a
+        name that is bad or taken.
+        """
+        run = RunDir.create(self.path.parent, name, config)
+        for path in sorted(path for path in self.path.rglob("*") if path.is_file()):
+            inside = path.relative_to(self.path)
+            if _stage_of(inside) in (DATA, *stages):
+                (run.path / inside).parent.mkdir(parents=True, exist_ok=True)
+                os.link(path, run.path / inside)
+        return run
 
     def config(self, overrides: Sequence[str] = ()) -> Config:
         """The run's configuration, with `key.sub=value` on top of it. Raises ConfigError."""
@@ -223,6 +239,15 @@ class RunDir:
     def ranks_path(self, name: str) -> Path:
         """Where the ranks of the targets of a result lie (streamrec_dist/ranks.py)."""
         return self.path / "results" / f"{name}.parquet"
+
+
+def _stage_of(inside: Path) -> str | None:
+    """The stage that left a file of a run, DATA for its data; None for what no other run can take."""
+    if inside.parts[0] in ("dataset", "data.json"):
+        return DATA
+    if inside.parts[0] == "items":
+        return "retrieve" if inside.parts[1] == "evidence" else "tokenize"
+    return inside.stem if inside.parts[0] == "stages" and inside.stem in STAGES else None
 
 
 def check_name(name: str) -> None:

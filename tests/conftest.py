@@ -27,6 +27,7 @@ items: {levels: 3, codes: 16, neighbours: 8}
 model: {d_model: 32, layers: 1, heads: 2, d_head: 16, d_ff: 64, precision: fp32}
 stages:
   tokenize: {epochs: 20, batch: 64, latent: 8, hidden: [32]}
+  retrieve: {epochs: 2, batch: 64, d_model: 16, folds: 2, eval_users: 40}
   pretrain: {epochs: 2, batch: 64, eval_users: 40}
   sft: {thoughts: 2, rounds: 2, epochs: 1, batch: 64, eval_users: 40, annotate_batch: 64}
   rl: {steps: 4, prompts: 8, group_size: 4, negatives: 8, similarity_items: 16, eval_every: 2, eval_users: 40}

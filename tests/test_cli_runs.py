@@ -90,6 +90,34 @@ def test_every_stage_can_be_evaluated(trained: RunDir, stage: str) -> None:
     assert body["counting_ndcg@10"] == body["counting"]["ndcg@10"]
 
 
+def test_a_run_takes_its_first_stages_from_another(trained: RunDir) -> None:
+    root = trained.path.parents[1]
+    branch = ("train", "--stage", "rl", "--run", "branch", "--from", "whole")
+    done = run_cli(*branch, "--set", "stages.rl.kl=0.5", "--json", cwd=root)
+    assert done.returncode == 0, done.stderr
+    run = RunDir.open(root / "runs" / "branch")
+    assert run.finished_stages() == list(STAGES) and run.config().stages.rl.kl == 0.5
+    assert {event.stage for event in EventReader(run.events_path).new() if event.kind == "step"} == {"rl"}
+    other = trained.load_weights("sft")
+    assert all((array == other[name]).all() for name, array in run.load_weights("sft").items())
+    other = trained.load_weights("rl")
+    assert any((array != other[name]).any() for name, array in run.load_weights("rl").items())
+
+    def refused(*words: str) -> str:
+        done = run_cli("train", "--run", "none", "--from", *words, cwd=root)
+        assert done.returncode == 2 and not (root / "runs" / "none").exists(), done.stderr
+        return done.stderr
+
+    assert "stages.sft.dpo: 0.1 -> 0.0" in refused("whole", "--stage", "rl", "--set", "stages.sft.dpo=0")
+    assert "seed: 3 -> 4" in refused("whole", "--stage", "retrieve", "--set", "seed=4")
+    assert "model.dropout" in refused("whole", "--stage", "sft", "--set", "model.dropout=0.4")
+    assert "one of them" in refused("whole", "--stage", "rl", "--resume")
+    assert "nothing before it" in refused("whole", "--stage", "tokenize")
+    assert "there are" in refused("nowhere", "--stage", "rl")
+    (run.path / "stages" / "pretrain.json").unlink()
+    assert "run branch has not finished pretrain" in refused("branch", "--stage", "rl")
+
+
 def test_baselines_are_trained_with_what_they_need_and_join_a_run(cluster_root: Path) -> None:
     root = cluster_root
     done = run_cli("train", "--baseline", "sasrec-bce", "--run", "compared", "--json", cwd=root)
@@ -152,7 +180,7 @@ def test_one_evaluation_is_decoded_in_another_way_and_says_so(trained: RunDir) -
 
 def test_the_table_shows_the_counting_baseline_under_the_same_masking(trained: RunDir) -> None:
     root = trained.path.parents[1]
-    shown = run_cli("evaluate", "--mask-history", cwd=root)
+    shown = run_cli("evaluate", "whole", "--mask-history", cwd=root)
     assert shown.returncode == 0, shown.stderr
     assert "counting baseline" in shown.stdout and "masked" in shown.stdout and "rl" in shown.stdout
     assert "SYNTHETIC" not in shown.stdout
@@ -171,7 +199,7 @@ def test_recommendations_are_items_of_the_catalogue(trained: RunDir) -> None:
     assert len(body["thoughts"]) == 2 and "level" in body["thoughts"][0]["token"]
     joint = last_json(run_cli("recommend", "whole", "--user", "u3", "--thoughts", "beam", "--json", cwd=root))
     assert joint["decoding"]["thoughts"] == "beam" and len({row["item"] for row in joint["items"]}) == 10
-    shown = run_cli("recommend", "--history", "i1,i2", cwd=root)
+    shown = run_cli("recommend", "whole", "--history", "i1,i2", cwd=root)
     assert shown.returncode == 0 and "recommended by rl" in shown.stdout, shown.stderr
 
 
@@ -191,7 +219,8 @@ def test_unknown_users_and_items_are_named(trained: RunDir, arguments: tuple[str
 
 def test_a_detached_run_is_stopped_and_continued(trained: RunDir) -> None:
     root = trained.path.parents[1]
-    begun = run_cli("train", "--stage", "rl", "--run", "long", *LONG, "--detach", "--json", cwd=root)
+    branch = ("--run", "long", "--from", "whole", *LONG)
+    begun = run_cli("train", "--stage", "rl", *branch, "--detach", "--json", cwd=root)
     assert begun.returncode == 0 and last_json(begun)["state"] == "detached", begun.stderr
     assert "streamrec-dist watch long" in begun.stderr and "streamrec-dist stop long" in begun.stderr
     refused = run_cli("train", "--stage", "rl", "--run", "long", "--resume", cwd=root)

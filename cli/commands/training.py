@@ -12,7 +12,7 @@ from cli import cluster
 from cli.commands.options import JsonOption, RunArgument, examples
 from cli.follow import Follower, finish, resume_line
 from cli.output import emit_json, note
-from cli.plan import BaselineName, StageName, missing_stages, plan_run, training_goal
+from cli.plan import BaselineName, StageName, missing_stages, plan_branch, plan_run, training_goal
 from cli.workspace import living_cluster, pick_run
 from streamrec_dist.errors import RunError, UsageError
 from streamrec_dist.rundir import run_exists
@@ -39,6 +39,10 @@ def train(
         typer.Option("--set", metavar="KEY=VALUE", help="Override a key of cluster.yaml; may be repeated."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run; default: the newest.")] = False,
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="NAME", help="Take the stages before this one from another run."),
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return at once; the run goes on.")] = False,
     only: Annotated[bool, typer.Option("--only", help="Refuse to run the stages before this one.")] = False,
     config: Annotated[
@@ -53,9 +57,14 @@ def train(
     """
     goal = training_goal(stage, baseline, run)
     record = cluster.find_cluster()
-    # A baseline joins the run of that name, whose data and ids it shares.
-    resume = resume or (baseline is not None and run is not None and run_exists(record.runs, run))
-    plan = plan_run(record, run=run, config=config, overrides=overrides or [], resume=resume)
+    if source is not None:
+        if resume:
+            raise UsageError("--from begins a new run and --resume continues one: give one of them")
+        plan = plan_branch(record, source, goal, run=run, config=config, overrides=overrides or [])
+    else:
+        # A baseline joins the run of that name, whose data and ids it shares.
+        resume = resume or (baseline is not None and run is not None and run_exists(record.runs, run))
+        plan = plan_run(record, run=run, config=config, overrides=overrides or [], resume=resume)
     begun = time.monotonic()
     stages = missing_stages(plan, goal, only=only, quiet=stage is StageName.all)
     if not stages:
@@ -73,7 +82,7 @@ def train(
             f"`streamrec-dist stop {plan.name}` ends it"
         )
     check_fits(plan.config, stages)
-    directory = plan.run() if resume else create_run(plan.config, record.runs, plan.name)
+    directory = plan.run() if resume else create_run(plan)
     follower = Follower(directory, record, starting=True)
     # A new run's own file has what was left to the machine settled; a resumed one may move to other hardware.
     start_run(plan.config if resume else directory.config(), record.runs, plan.name, stages)
@@ -124,6 +133,7 @@ def add_to(app: typer.Typer) -> None:
             "streamrec-dist train --stage all",
             "streamrec-dist train --stage rl --run big --set stages.rl.steps=1000 --detach",
             "streamrec-dist train --stage rl --run big --resume",
+            "streamrec-dist train --stage rl --run no-kl --from big --set stages.rl.kl=0",
             "streamrec-dist train --baseline sasrec --run big",
         )
     )(train)

@@ -1,0 +1,143 @@
+"""What each part of a stage is worth: the stage trained again without it, from the same run.
+
+    python benchmarks/ablations.py --set Scientific --run scientific-1 --stage sft
+    python benchmarks/ablations.py --set Scientific --run scientific-1 --stage rl --override stages.rl.steps=60
+
+Every variant is a run in configs/runs/ that takes the stages before --stage from --run. It is judged on all
+validation users, the history masked, and compared with the stage as configured, on the same users. Test users
+are not looked at. Rows are added to --out as they come; those that are there are not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from cluster_runs import CONFIGS, ROOT, add_row, cluster, command, known_rows, result
+from measure import hardware
+
+from cli.output import four, interval, signed
+from streamrec_dist.events import EventReader
+from streamrec_dist.rundir import RunDir
+from streamrec_dist.types import REWARDS
+
+USUAL = "as configured"
+#: By stage: a variant's name, and what is set for it. The stage as configured comes first.
+VARIANTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "sft": {
+        USUAL: (),
+        "no DPO": ("stages.sft.dpo=0",),
+        "no quantisation loss": ("stages.sft.quantisation=0",),
+        "no state loss": ("stages.sft.state=0",),
+        "two passes": ("stages.sft.ste=two_pass",),
+        "own thoughts only": ("stages.sft.own_thoughts=1",),
+        "the paper's loss": ("stages.sft.own_thoughts=0", "stages.sft.annotated_items=1"),
+    },
+    "rl": {
+        USUAL: (),
+        **{f"no {name.replace('_', ' ')}": (f"stages.rl.rewards.{name}=0",) for name in REWARDS},
+        "G = 4": ("stages.rl.group_size=4",),
+        "ratio of sequences": ("stages.rl.ratio=sequence",),
+        "raw likelihood": ("stages.rl.likelihood=raw",),
+        "free sampling": ("stages.rl.sampling=free",),
+        "trie sampling": ("stages.rl.sampling=trie",),
+    },
+}
+#: What the last round of SFT and the last step of RL say of themselves, kept with a row.
+SAID = {
+    "sft": ("round", ("sampled_nll", "gold_nll", "leak", "distinct_thoughts")),
+    "rl": ("step", ("reward/total", "kl", "entropy")),
+}
+
+
+def main() -> None:
+    arguments = _arguments()
+    rows = known_rows(arguments.out)
+    with cluster(f"{arguments.set.lower()}.yaml"):
+        for row in measure(arguments, rows):
+            add_row(arguments.out, rows, row)
+    print("\n".join(table(rows, arguments.run, arguments.stage)))
+
+
+def measure(arguments: argparse.Namespace, known: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The rows that `known` lacks, as they are evaluated."""
+    usual = _train(arguments, USUAL, ())
+    for variant, overrides in VARIANTS[arguments.stage].items():
+        key = {"run": arguments.run, "stage": arguments.stage, "variant": variant}
+        is_known = any(all(row[field] == value for field, value in key.items()) for row in known)
+        if is_known or (overrides and usual.config(overrides) == usual.config()):
+            continue
+        run = usual if variant == USUAL else _train(arguments, variant, overrides)
+        judged = ("--split", "valid", "--mask-history")
+        found = result("evaluate", run.name, *judged)
+        row = key | {"set": arguments.set, "split": "valid", "masked": True, "settings": [*overrides]}
+        row |= {name: found[name] for name in ("ndcg@10", "ndcg@10_ci", "recall@10", "users")}
+        if run is not usual:
+            measures = result("compare", usual.name, run.name, *judged)["measures"]
+            row |= {name: measures["ndcg@10"][name] for name in ("difference", "difference_ci", "p")}
+        stage = run.stage_result(arguments.stage)
+        yield row | {
+            "said": _said(run, arguments.stage),
+            "minutes": round(stage.seconds / 60, 1) if stage else 0.0,
+            "command": _command_line(arguments),
+            "hardware": hardware("", torch.device("cpu"), os.cpu_count() or 1),
+        }
+
+
+def _train(arguments: argparse.Namespace, variant: str, overrides: tuple[str, ...]) -> RunDir:
+    slug = re.sub("[^a-z0-9]+", "-", variant.lower()).strip("-")
+    run = RunDir(CONFIGS / "runs" / f"{arguments.run}-{arguments.stage}-{slug}")
+    if run.stage_result(arguments.stage) is None:
+        begun = run.path.exists()
+        settings = [word for setting in (*arguments.override, *overrides) for word in ("--set", setting)]
+        how = ["--resume"] if begun else ["--from", arguments.run, *settings]
+        command("train", "--stage", arguments.stage, "--run", run.name, *how)
+    return run
+
+
+def _said(run: RunDir, stage: str) -> dict[str, float | None]:
+    kind, names = SAID[stage]
+    events = [e for e in EventReader(run.events_path).new() if (e.kind, e.stage) == (kind, stage)]
+    return {name: events[-1].metrics.get(name) for name in names}
+
+
+def _command_line(arguments: argparse.Namespace) -> str:
+    overrides = f" --override {' '.join(arguments.override)}" if arguments.override else ""
+    words = f"--set {arguments.set} --run {arguments.run} --stage {arguments.stage}{overrides}"
+    return f"python benchmarks/ablations.py {words}"
+
+
+def table(rows: list[dict[str, Any]], run: str, stage: str) -> Iterator[str]:
+    """Lines of Markdown."""
+    yield f"| {stage} | N@10 | against {USUAL} | p | minutes |"
+    yield "|---|---|---|---|---|"
+    for row in rows:
+        if (row["run"], row["stage"]) == (run, stage):
+            against = "| | "
+            if "p" in row:
+                against = f"{signed(row['difference'])} {interval(row['difference_ci'])} | {row['p']:.3f}"
+            score = f"{four(row['ndcg@10'])} {interval(row['ndcg@10_ci'])}"
+            yield f"| {row['variant']} | {score} | {against} | {row['minutes']:.0f} |"
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--set", required=True, help="a data set that configs/ has a file of")
+    parser.add_argument("--run", required=True, help="a run in configs/runs/ that has what --stage needs")
+    parser.add_argument("--stage", required=True, choices=VARIANTS)
+    parser.add_argument(
+        "--override", nargs="*", default=[], metavar="KEY=VALUE", help="set for every variant"
+    )
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "ablations.json")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""The commands that a user types, for benchmarks that train whole runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from streamrec_dist.rundir import write_atomically
+
+ROOT = Path(__file__).resolve().parent.parent
+#: Where the configurations lie; runs are made beside them.
+CONFIGS = ROOT / "configs"
+
+
+def command(*words: str) -> str:
+    """Run one command of the CLI beside the configurations; its stdout. What it says on stderr is passed on."""
+    print(f"$ streamrec-dist {' '.join(words)}", file=sys.stderr, flush=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "cli.app", *words],
+        cwd=CONFIGS,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    if done.returncode:
+        sys.exit(f"streamrec-dist {words[0]} ended with exit code {done.returncode}")
+    return done.stdout
+
+
+def result(*words: str) -> dict[str, Any]:
+    """What a command says with --json."""
+    return json.loads(command(*words, "--json").splitlines()[-1])
+
+
+@contextmanager
+def cluster(config: str) -> Iterator[None]:
+    """A local cluster as configs/`config` says, for as long as the block runs."""
+    command("up", config)
+    try:
+        yield
+    finally:
+        command("down")
+
+
+def known_rows(path: Path) -> list[dict[str, Any]]:
+    return json.loads(path.read_text()) if path.is_file() else []
+
+
+def add_row(path: Path, rows: list[dict[str, Any]], row: dict[str, Any]) -> None:
+    rows.append(row)
+    write_atomically(path, json.dumps(rows, indent=1))
