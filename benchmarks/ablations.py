@@ -3,7 +3,7 @@
     python benchmarks/ablations.py --set Scientific --run scientific-1 --stage sft
     python benchmarks/ablations.py --set Scientific --run scientific-1 --stage rl --override stages.rl.steps=60
 
-Every variant is a run in configs/runs/ that takes the stages before --stage from --run. It is judged on all
+Every variant is a run in runs/ that takes the stages before --stage from --run. It is judged on all
 validation users, the history masked, and compared with the stage as configured, on the same users. Test users
 are not looked at. Rows are added to --out as they come; those that are there are not measured again.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cluster_runs import CONFIGS, ROOT, add_row, cluster, command, known_rows, result
+from cluster_runs import ROOT, RUNS, add_row, cluster, command, known_rows, result
 from measure import hardware
 
 from cli.output import four, interval, signed
@@ -91,7 +91,7 @@ def measure(arguments: argparse.Namespace, known: list[dict[str, Any]]) -> Itera
 
 def _train(arguments: argparse.Namespace, variant: str, overrides: tuple[str, ...]) -> RunDir:
     slug = re.sub("[^a-z0-9]+", "-", variant.lower()).strip("-")
-    run = RunDir(CONFIGS / "runs" / f"{arguments.run}-{arguments.stage}-{slug}")
+    run = RunDir(RUNS / f"{arguments.run}-{arguments.stage}-{slug}")
     if run.stage_result(arguments.stage) is None:
         begun = run.path.exists()
         settings = [word for setting in (*arguments.override, *overrides) for word in ("--set", setting)]
@@ -130,7 +130,7 @@ def _arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--set", required=True, help="a data set that configs/ has a file of")
-    parser.add_argument("--run", required=True, help="a run in configs/runs/ that has what --stage needs")
+    parser.add_argument("--run", required=True, help="a run in runs/ that has what --stage needs")
     parser.add_argument("--stage", required=True, choices=VARIANTS)
     parser.add_argument(
         "--override", nargs="*", default=[], metavar="KEY=VALUE", help="set for every variant"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,17 +13,15 @@ from typing import Any
 from streamrec_dist.rundir import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
-#: Where the configurations lie; runs are made beside them.
-CONFIGS = ROOT / "configs"
+RUNS = ROOT / "runs"
 
 
 def command(*words: str) -> str:
-    """Run one command of the CLI beside the configurations; its stdout. What it says on stderr is passed on."""
+    """Run one command of the CLI in the checkout; its stdout. What it says on stderr is passed on."""
     print(f"$ streamrec-dist {' '.join(words)}", file=sys.stderr, flush=True)
     done = subprocess.run(
         [sys.executable, "-m", "cli.app", *words],
-        cwd=CONFIGS,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -41,7 +38,7 @@ def result(*words: str) -> dict[str, Any]:
 @contextmanager
 def cluster(config: str) -> Iterator[None]:
     """A local cluster as configs/`config` says, for as long as the block runs."""
-    command("up", config)
+    command("up", f"configs/{config}")
     try:
         yield
     finally:

@@ -1,6 +1,6 @@
 """What each stage of a run did, and what thinking longer buys: the numbers behind docs/method.md.
 
-    python benchmarks/method.py --run configs/runs/scientific-1 --users 2000
+    python benchmarks/method.py --run runs/scientific-1 --users 2000
 
 Reads the run's events, and decodes validation users with its last model in several ways, in this process: more or
 fewer thinking steps, sampled thoughts, wider beams, each with its milliseconds a user. Test users are not looked at.

@@ -3,7 +3,7 @@
     python benchmarks/science.py --set Beauty --seeds 1 2 3
     python benchmarks/science.py --set Beauty --table        # prints what benchmarks/results/science.json has
 
-It brings a cluster up as configs/SET.yaml says, trains one run a seed in configs/runs/ (or goes on with it: every
+It brings a cluster up as configs/SET.yaml says, trains one run a seed in runs/ (or goes on with it: every
 part is resumed where it was left), evaluates on the test split, with the history allowed and masked, and adds the
 rows to --out as they come. All is selected on validation; the test split is only ever evaluated.
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cluster_runs import CONFIGS, ROOT, add_row, cluster, command, known_rows, result
+from cluster_runs import ROOT, RUNS, add_row, cluster, command, known_rows, result
 from measure import hardware
 
 from cli.output import four, interval
@@ -58,7 +58,7 @@ def main() -> None:
 def measure(arguments: argparse.Namespace, known: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """The rows that `known` lacks, as they are evaluated."""
     for seed in arguments.seeds:
-        run = RunDir(CONFIGS / "runs" / f"{arguments.set.lower()}-{seed}")
+        run = RunDir(RUNS / f"{arguments.set.lower()}-{seed}")
         plain = RunDir(run.path.with_name(f"{run.name}-plain"))
         _train(run, seed, arguments.models)
         if any(model.startswith(PLAIN) for model in arguments.models):

@@ -205,8 +205,10 @@ class RewardWeights(Section):
 class RlConfig(Section):
     """Stage 3: GRPO (eq. 20) with the five rewards (eq. 21-27)."""
 
-    rows: Literal["last", "all"] = Field(
-        "last", description="prompts: the last training row of each user, not learnt before, or all rows"
+    rows: Literal["named", "last", "all"] = Field(
+        "named",
+        description="prompts: of the last training row of each user, which is not learnt before, those whose target "
+        "the evidence names; all of these; or all rows",
     )
     steps: int = Field(400, ge=1)
     prompts: int = Field(64, ge=1, description="prompts of one training batch")

@@ -14,7 +14,7 @@ from torch import nn
 from streamrec_dist.baselines.item_model import ItemModel
 from streamrec_dist.baselines.models import new_item_model
 from streamrec_dist.config import Config
-from streamrec_dist.data.batches import Corpus, history_items, history_tokens
+from streamrec_dist.data.batches import Corpus, history_items, history_tokens, targets
 from streamrec_dist.data.evidence import (
     Cooccurrence,
     EvidenceTable,
@@ -24,6 +24,7 @@ from streamrec_dist.data.evidence import (
     no_evidence,
     padded,
 )
+from streamrec_dist.data.split import last_rows_behind
 from streamrec_dist.errors import DataError
 from streamrec_dist.items.catalogue import Catalogue
 from streamrec_dist.model.backbone import StreamRec
@@ -48,7 +49,8 @@ class Materials:
     counts: Cooccurrence | None = None  # for stage retrieve: how often items stand together
     texts: np.ndarray | None = None  # for stage retrieve: float32 [n_items, dim], what their texts say
     evidence: EvidenceTable | None = None  # for the stages after it: what it found
-    kept: int = 0  # rows that stages 1 and 2 leave for the prompts of stage 3
+    kept: int = 0  # rows that stages 1 and 2 leave out
+    prompted: int = 0  # of these, the last ones: prompts of stage 3
 
     def __post_init__(self) -> None:
         self._check_ids(self.config.items.levels, self.config.items.codes, "the configuration")
@@ -65,6 +67,11 @@ class Materials:
                 f"{levels} of {codes}; give items.levels and items.codes the values that the ids were made with, or "
                 "run stage tokenize and the stages after it again"
             )
+
+    @property
+    def first_prompt(self) -> int:
+        """The number of the first row that is a prompt of stage 3; all behind it are."""
+        return len(self.rows) - self.prompted if self.kept else 0
 
     @property
     def supervised(self) -> np.ndarray:
@@ -143,6 +150,26 @@ class Materials:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             return make()
+
+
+def laid_rows(
+    config: Config, corpus: Corpus, rows: np.ndarray, evidence: EvidenceTable | None
+) -> tuple[np.ndarray, int, int]:
+    """Training rows int64 [n, 2] in the order of Materials, with `kept` and `prompted`, as stages.rl.rows says.
+
+    A target that evidence does not name will hardly come to the top, whatever is thought: what such a row teaches is
+    to trust evidence less. It is no prompt, unless there are no others.
+    """
+    if config.stages.rl.rows == "all":
+        return rows, 0, 0
+    rows, kept = last_rows_behind(rows)
+    if config.stages.rl.rows == "last" or evidence is None:
+        return rows, kept, kept
+    left = rows[len(rows) - kept :]
+    items, share = evidence.of(corpus, left)
+    named = ((items == targets(corpus, left)[:, None]) & (share > 0)).any(axis=1)
+    rows = np.concatenate([rows[: len(rows) - kept], left[~named], left[named]])
+    return rows, kept, int(named.sum()) or kept
 
 
 def arithmetic(config: Config) -> torch.dtype:

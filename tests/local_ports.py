@@ -17,10 +17,10 @@ from streamrec_dist.data.batches import Corpus
 from streamrec_dist.data.build import validate
 from streamrec_dist.data.demo import demo_catalogue
 from streamrec_dist.data.evidence import Cooccurrence, EvidenceTable
-from streamrec_dist.data.split import last_rows_behind, training_rows
+from streamrec_dist.data.split import training_rows
 from streamrec_dist.decode.engine import Engine
 from streamrec_dist.events import Event
-from streamrec_dist.materials import Materials, arithmetic
+from streamrec_dist.materials import Materials, arithmetic, laid_rows
 from streamrec_dist.model.weights import import_weights, load_vector
 from streamrec_dist.rl.advantage import has_signal
 from streamrec_dist.rl.ports import Published, Task
@@ -71,17 +71,17 @@ def tiny_materials(config: Config | None = None, users: int = 120, items: int = 
         ]
     ).astype(np.int32)
     corpus = Corpus.of(dataset, ids, codes, config.data.max_history)
-    rows, kept = training_rows(dataset), 0
-    if config.stages.rl.rows == "last":
-        rows, kept = last_rows_behind(rows)
     if not config.model.evidence:
-        return Materials(config, corpus, neighbours, rows, kept=kept)
+        rows, kept, prompted = laid_rows(config, corpus, training_rows(dataset), None)
+        return Materials(config, corpus, neighbours, rows, kept=kept, prompted=prompted)
     # Whatever the evidence says, decoding and training have to make the same of it.
     most = min(config.model.evidence, dataset.n_items)
     items = np.argsort(rng.random((len(corpus.items), dataset.n_items)), axis=1)[:, :most].astype(np.int32)
     evidence = EvidenceTable(items, _shares(rng.random((len(items), most)) ** 4))
     texts = rng.normal(size=(dataset.n_items, 8)).astype(np.float32)
-    return Materials(config, corpus, neighbours, rows, Cooccurrence.of(corpus), texts, evidence, kept)
+    rows, kept, prompted = laid_rows(config, corpus, training_rows(dataset), evidence)
+    counts = Cooccurrence.of(corpus)
+    return Materials(config, corpus, neighbours, rows, counts, texts, evidence, kept, prompted)
 
 
 def _shares(weights: np.ndarray) -> np.ndarray:

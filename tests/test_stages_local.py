@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from streamrec_dist.config_file import parse_config
+from streamrec_dist.data.batches import targets
 from streamrec_dist.data.evidence import EvidenceTable
 from streamrec_dist.data.split import split_rows, training_rows
 from streamrec_dist.decode.engine import Engine
@@ -112,14 +113,24 @@ def test_sft_reports_the_leak(trained):
         assert len(event.metrics["distance"]) == 3
 
 
-def test_stage_3_samples_prompts_of_rows_that_the_others_have_not_learnt():
-    materials = tiny_materials(parse_config(TINY, "tiny", ["stages.rl.rows=last"]))
+@pytest.mark.parametrize("rows", ["last", "named"])
+def test_stage_3_samples_prompts_of_rows_that_the_others_have_not_learnt(rows):
+    materials = tiny_materials(parse_config(TINY, "tiny", [f"stages.rl.rows={rows}", "model.evidence=16"]))
     kept = {tuple(row) for row in materials.rows[len(materials.supervised) :].tolist()}
     learner = local_context(materials).learners.learner
     learner.begin("pretrain", 2)
     assert kept.isdisjoint({tuple(row) for row in learner.trainee.rows.tolist()})
-    batch = Sampler(materials, Engine(materials.new_model().eval())).rollout(PolicyVersion(0), 0, 40)
-    assert {tuple(row) for row in materials.rows[batch.rows].tolist()} <= kept
+    batch = Sampler(materials, Engine(materials.new_model().eval())).rollout(PolicyVersion(0), 0, 120)
+    prompts = {tuple(row) for row in materials.rows[batch.rows].tolist()}
+    items, _ = materials.evidence.of(materials.corpus, materials.rows)
+    wanted = targets(materials.corpus, materials.rows)
+    named = {
+        tuple(row)
+        for row, some, item in zip(materials.rows.tolist(), items, wanted, strict=True)
+        if item in some
+    }
+    assert prompts == (kept & named if rows == "named" else kept)
+    assert 0 < len(kept & named) < len(kept)
     users, lasts = np.unique(materials.rows[:, 0]), {}
     for user, position in training_rows(materials.corpus).tolist():
         lasts[user] = position

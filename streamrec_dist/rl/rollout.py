@@ -47,7 +47,7 @@ class Sampler:
         The samples are a function of (seed, cursor, version's weights), whoever draws them.
         """
         config, corpus = self.materials.config, self.materials.corpus
-        first = len(self.materials.supervised) if self.materials.kept else 0
+        first = self.materials.first_prompt
         chosen = first + prompt_rows(len(self.materials.rows) - first, config.seed, cursor, count)
         rows = self.materials.rows[chosen]
         others = np.random.default_rng([config.seed, 1, cursor]).permutation(corpus.n_items)

@@ -16,13 +16,13 @@ from streamrec_dist.data.dataset import Dataset
 from streamrec_dist.data.evidence import Cooccurrence, EvidenceTable
 from streamrec_dist.data.files import load_dataset
 from streamrec_dist.data.prepare import prepare
-from streamrec_dist.data.split import last_rows_behind, split_rows, training_part, training_rows
+from streamrec_dist.data.split import split_rows, training_part, training_rows
 from streamrec_dist.errors import DataError
 from streamrec_dist.events import Event, EventLog
 from streamrec_dist.items.foreign_ids import read_ids
 from streamrec_dist.items.id_file import ItemIds, load_ids, save_ids
 from streamrec_dist.items.shards import EmbeddingShards
-from streamrec_dist.materials import Materials
+from streamrec_dist.materials import Materials, laid_rows
 from streamrec_dist.rl.ports import Weights
 from streamrec_dist.rundir import Checkpoint, RunDir, StageResult, write_atomically
 from streamrec_dist.stages.tokenize import Tokenized, check_given_ids
@@ -134,9 +134,7 @@ class RunStore:
         ids = self.ids()
         codes_per_level = ids.codes_per_level or config.items.codes
         corpus = Corpus.of(dataset, ids.of(dataset.item_ids), codes_per_level, config.data.max_history)
-        rows, kept = training_rows(dataset), 0
-        if config.stages.rl.rows == "last":
-            rows, kept = last_rows_behind(rows)
+        rows = training_rows(dataset)
         if len(rows) == 0:
             raise DataError("no user has two training events: there is nothing left to train on")
         if len(split_rows(corpus, "valid")) == 0:
@@ -145,10 +143,14 @@ class RunStore:
                 "with another split"
             )
         neighbours = self.item_arrays("neighbours")["neighbours"]
-        materials = Materials(config, corpus, neighbours, rows, kept=kept)
+        evidence = self._evidence(corpus) if config.model.evidence and stage != "retrieve" else None
+        rows, kept, prompted = laid_rows(config, corpus, rows, evidence)
+        materials = Materials(
+            config, corpus, neighbours, rows, evidence=evidence, kept=kept, prompted=prompted
+        )
         if stage == "retrieve":
             return replace(materials, counts=Cooccurrence.of(corpus), texts=self.embeddings())
-        return replace(materials, evidence=self._evidence(corpus)) if config.model.evidence else materials
+        return materials
 
     def _evidence(self, corpus: Corpus) -> EvidenceTable:
         parts = [self.item_arrays(f"evidence/{name}") for name in self.evidence_parts()]

@@ -10,6 +10,7 @@ validation NDCG@10; rounds go on until that stops improving. Last, the best deco
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -26,7 +27,7 @@ from streamrec_dist.training.learner import steps_per_epoch
 
 STAGE = "sft"
 CALIBRATE = "calibrate"
-CALIBRATION_EPOCHS = 3
+CALIBRATION_STEPS = 200
 
 
 def sft(context: Context) -> StageResult:
@@ -84,7 +85,7 @@ def sft(context: Context) -> StageResult:
         context.check_stop(lambda at=round_number: checkpoint(at))  # type: ignore[misc]
 
     assert best.weights is not None
-    if context.materials.kept >= config.batch and context.config.model.evidence:
+    if context.materials.prompted >= config.batch and context.config.model.evidence:
         calibrate(context, round_number, total + 1, best)
     context.store.save_weights(STAGE, best.weights)
     metrics = {
@@ -98,15 +99,16 @@ def sft(context: Context) -> StageResult:
 
 
 def calibrate(context: Context, round_number: int, step: int, best: Best) -> None:
-    """Learn from the rows kept for stage 3 how far the best decoder is trusted beside evidence."""
+    """Learn from the prompts of stage 3 how far the best decoder is trusted beside evidence."""
     config, materials = context.config.stages.sft, context.materials
-    per_epoch = steps_per_epoch(materials.kept, config.batch)
-    context.learners.begin(CALIBRATE, per_epoch * CALIBRATION_EPOCHS, weights=best.weights)
+    per_epoch = steps_per_epoch(materials.prompted, config.batch)
+    epochs = math.ceil(CALIBRATION_STEPS / per_epoch)
+    context.learners.begin(CALIBRATE, per_epoch * epochs, weights=best.weights)
     weights = context.publisher.publish(context.learners.vector())
-    kept = range(len(materials.supervised), len(materials.rows))
+    kept = range(materials.first_prompt, len(materials.rows))
     parts, _ = annotate_rows(context, round_number, weights, kept)
     context.learners.annotate(parts)
-    for epoch in range(CALIBRATION_EPOCHS):
+    for epoch in range(epochs):
         context.runtime.receipt(context.learners.train_rows(epoch, 0, per_epoch), "calibration", DEADLINE_S)
         context.leave_if_stopped()
     weights = context.publisher.publish(context.learners.vector())

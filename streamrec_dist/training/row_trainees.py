@@ -101,7 +101,7 @@ class CalibrationTrainee(SftTrainee):
 
     @property
     def first(self) -> int:
-        return len(self.materials.supervised)
+        return self.materials.first_prompt
 
     @property
     def rows(self) -> np.ndarray:
