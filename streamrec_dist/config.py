@@ -148,8 +148,10 @@ class TokenizeConfig(Section):
 class RetrieveConfig(AttentionConfig):
     """The retriever, whose items are the evidence for the stages after it."""
 
+    lr: float = Field(2e-3, gt=0, lt=1)
     epochs: int = Field(6, ge=1)
     patience: int = Field(2, ge=1, description="evaluations without a better validation NDCG@10")
+    reranked: int = Field(128, ge=0, description="best items whose scores a second look corrects; 0: none")
     folds: int = Field(3, ge=2, description="a training row gets its evidence from users of other folds")
 
 

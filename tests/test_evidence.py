@@ -16,6 +16,7 @@ from streamrec_dist.data.split import split_rows
 from streamrec_dist.decode.engine import Engine
 from streamrec_dist.decode.random import rollout_uniforms
 from streamrec_dist.decode.sampler import sample_thoughts
+from streamrec_dist.model.reranker import SCALES
 from streamrec_dist.rl.rollout import Sampler
 from streamrec_dist.stages.annotate import Annotator
 from streamrec_dist.stages.decoding import Recommender
@@ -283,6 +284,56 @@ def test_the_retriever_adds_counts_and_repeats_to_its_scores(materials):
             for item in set(items):
                 expected[item] -= 2.0
             torch.testing.assert_close(found[number], expected, atol=1e-4, rtol=1e-4)
+
+
+def looked_at_again(retriever, history: list[int], scores: torch.Tensor, told: np.ndarray) -> dict[int, list]:
+    """Inputs of the second look at the best 7 items, by a loop."""
+    texts, shares = retriever.texts, torch.softmax(scores, -1)
+    best = scores.argsort(descending=True)[:7].tolist()
+    weights = shares[best] / shares[best].sum()
+    mean = sum(weight * texts[item] for weight, item in zip(weights, best, strict=True))
+    return {
+        item: [
+            shares[item].log(),
+            np.log(rank),
+            max(texts[item] @ texts[other] for other in history),
+            texts[item] @ texts[history[-1]],
+            texts[item] @ mean,
+            told[item],
+            retriever.bias[item],
+            float(item in history),
+        ]
+        for rank, item in enumerate(best, start=1)
+    }
+
+
+def test_the_best_items_are_looked_at_again_beside_the_history_and_one_another():
+    materials = tiny_materials(parse_config(TINY, "tiny", ["stages.retrieve.reranked=7"]))
+    retriever = materials.new_retriever().eval()
+    rows = materials.rows[[3, 40, 41]]
+    inputs = [torch.from_numpy(array) for array in materials.item_prompts(rows)]
+    with torch.no_grad():
+        torch.nn.init.normal_(retriever.bias)
+        before = retriever(*inputs)  # the second look starts as nothing
+        torch.nn.init.normal_(retriever.reranker.write.weight)
+        found = retriever(*inputs)
+        for number, (items, counted, mass) in enumerate(zip(*inputs, strict=True)):
+            told = np.zeros(retriever.n_items)
+            for item, amount in zip(counted.tolist(), mass.tolist(), strict=True):
+                told[item] += np.log1p(amount / 0.01)
+            history = items[items >= 0].tolist()
+            expected = before[number].clone()
+            for item, values in looked_at_again(retriever, history, before[number], told).items():
+                network = retriever.reranker
+                hidden = network.read(torch.tensor([float(value) for value in values]) * torch.tensor(SCALES))
+                expected[item] += network.write(torch.nn.functional.gelu(hidden)).item()
+            torch.testing.assert_close(found[number], expected, atol=1e-4, rtol=1e-4)
+            assert (found[number] != before[number]).sum() == 7
+
+
+def test_no_second_look_can_be_asked_for():
+    materials = tiny_materials(parse_config(TINY, "tiny", ["stages.retrieve.reranked=0"]))
+    assert materials.new_retriever().reranker is None
 
 
 def test_later_items_do_not_change_earlier_states(materials):

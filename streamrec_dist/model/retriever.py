@@ -4,7 +4,7 @@ score(j) = state . v_j + b_j + g * log(1 + mass(j) / UNIT) + h * [j is in the hi
 
 v_j is a learned vector of the item plus a projection of its text embedding; mass(j) is what the sequences of other
 users say of j (data/evidence.py); g and h are learned, so that the model puts on top what counts leave open, and
-repeats items as often as the training data do.
+repeats items as often as the training data do. The best items are then looked at again (model/reranker.py).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from streamrec_dist.baselines.sasrec import SasRec
 from streamrec_dist.config import Config
+from streamrec_dist.model.reranker import Reranker
 
 #: Mass is measured in this: one unit of it raises the score by g * log 2.
 UNIT = 0.01
@@ -38,6 +39,7 @@ class Retriever(SasRec):
         nn.init.normal_(self.project.weight, std=0.02)
         self.count_weight = nn.Parameter(torch.ones(()))
         self.repeat_weight = nn.Parameter(torch.zeros(()))
+        self.reranker = Reranker(stage.reranked) if stage.reranked else None
 
     def vectors(self) -> Tensor:
         return self.item.weight + self.project(self.texts)
@@ -50,6 +52,11 @@ class Retriever(SasRec):
         """
         counted, mass = known
         logits = super().forward(items)
-        logits = logits.scatter_add(1, counted, self.count_weight * torch.log1p(mass / UNIT))
-        seen = torch.zeros_like(logits).scatter_add(1, items.clamp_min(0), (items >= 0).float())
-        return logits + PACE * self.repeat_weight * seen.clamp_max(1.0)
+        told = torch.zeros_like(logits).scatter_add(1, counted, torch.log1p(mass / UNIT))
+        seen = (
+            torch.zeros_like(logits).scatter_add(1, items.clamp_min(0), (items >= 0).float()).clamp_max(1.0)
+        )
+        logits = logits + self.count_weight * told + PACE * self.repeat_weight * seen
+        if self.reranker is None:
+            return logits
+        return self.reranker(logits, items, self.texts, told, self.bias, seen)
