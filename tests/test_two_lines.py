@@ -13,7 +13,7 @@ import pytest
 from cli.processes import cluster_processes
 from cli.record import read_record
 from streamrec_dist.rundir import STAGES, newest_run
-from tests.conftest import REPO, TINY
+from tests.conftest import REPO, TINY, write_shop
 
 pytestmark = pytest.mark.cluster
 
@@ -22,17 +22,13 @@ NOT_CLONED = shutil.ignore_patterns(
     ".git", ".venv", "runs", ".streamrec", "__pycache__", ".*_cache", "*.egg-info"
 )
 
-#: The default file trains for minutes; this one trains a tiny model on the same demo data, once over.
-DEMO = TINY.replace("format: csv, path: shop", "format: demo").replace(
-    "levels: 3, codes: 16", "levels: 4, codes: 64"
-)
-SMALL = DEMO.replace("epochs: 2, batch: 64", "epochs: 1, batch: 256").replace("rounds: 2", "rounds: 1")
-
 
 def test_the_two_lines(tmp_path: Path) -> None:
     clone = tmp_path / "streamrec-dist"
     shutil.copytree(REPO, clone, ignore=NOT_CLONED)
-    (clone / "cluster.yaml").write_text(SMALL, encoding="utf-8")
+    # The default file trains for minutes; this one trains a tiny model on a few users.
+    (clone / "cluster.yaml").write_text(TINY, encoding="utf-8")
+    write_shop(clone / "shop")
     environment = {
         **os.environ,
         # The program of this environment, with the code of the clone.
