@@ -3,9 +3,10 @@
     python benchmarks/science.py --set Beauty --seeds 1 2 3
     python benchmarks/science.py --set Beauty --table        # prints what benchmarks/results/science.json has
 
-It brings a cluster up as configs/SET.yaml says, trains one run a seed in runs/ (or goes on with it: every
-part is resumed where it was left), evaluates on the test split, with the history allowed and masked, and adds the
-rows to --out as they come. All is selected on validation; the test split is only ever evaluated.
+It brings a cluster up as configs/SET.yaml says, trains one run a seed in runs/ (or goes on with it: every part is
+resumed where it was left), evaluates on the test split, with the history allowed and masked, and adds the rows to
+--out as they come. Baselines and the model without evidence are runs of their own, from the same ids. All is selected
+on validation; the test split is only ever evaluated.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ def measure(arguments: argparse.Namespace, known: list[dict[str, Any]]) -> Itera
     for seed in arguments.seeds:
         run = RunDir(RUNS / f"{arguments.set.lower()}-{seed}")
         plain = RunDir(run.path.with_name(f"{run.name}-plain"))
-        _train(run, seed, arguments.models)
+        baselines = RunDir(run.path.with_name(f"{run.name}-baselines"))
+        _train(run, seed)
+        _train_baselines(baselines, run, arguments, seed)
         if any(model.startswith(PLAIN) for model in arguments.models):
             _train_plain(plain, run, arguments.plain)
         for model in arguments.models:
@@ -73,17 +76,24 @@ def measure(arguments: argparse.Namespace, known: list[dict[str, Any]]) -> Itera
                     "split": "test",
                 }
                 if not any(all(row[field] == value for field, value in key.items()) for row in known):
-                    of = plain if model.startswith(PLAIN) else run
+                    of = plain if model.startswith(PLAIN) else baselines if model in TRAINED else run
                     yield key | _evaluate(arguments.set, seed, of, model, masked)
 
 
-def _train(run: RunDir, seed: int, models: list[str]) -> None:
+def _train(run: RunDir, seed: int) -> None:
     if run.finished_stages() != list(STAGES):
         resume = ("--resume",) if run.path.exists() else ("--set", f"seed={seed}")
         command("train", "--stage", "all", "--run", run.name, *resume)
+
+
+def _train_baselines(baselines: RunDir, run: RunDir, arguments: argparse.Namespace, seed: int) -> None:
     for baseline in TRAINED:
-        if baseline in models and run.stage_result(baseline) is None:
-            command("train", "--baseline", baseline, "--run", run.name)
+        if baseline in arguments.models and baselines.stage_result(baseline) is None:
+            words: tuple[str, ...] = ()
+            if not baselines.path.exists():
+                config = f"configs/{arguments.set.lower()}.yaml"
+                words = ("--from", run.name, "--config", config, "--set", f"seed={seed}")
+            command("train", "--baseline", baseline, "--run", baselines.name, *words)
 
 
 def _train_plain(plain: RunDir, run: RunDir, settings: list[str]) -> None:
