@@ -36,6 +36,7 @@ VARIANTS: dict[str, dict[str, tuple[str, ...]]] = {
         "no state loss": ("stages.sft.state=0",),
         "two passes": ("stages.sft.ste=two_pass",),
         "own thoughts only": ("stages.sft.own_thoughts=1",),
+        "no calibration": ("stages.sft.calibration=0",),
         "the paper's loss": ("stages.sft.own_thoughts=0", "stages.sft.annotated_items=1"),
     },
     "rl": {
@@ -61,14 +62,15 @@ def main() -> None:
     with cluster(f"{arguments.set.lower()}.yaml"):
         for row in measure(arguments, rows):
             add_row(arguments.out, rows, row)
-    print("\n".join(table(rows, arguments.run, arguments.stage)))
+    print("\n".join(table(rows, arguments.run, arguments.stage, arguments.override)))
 
 
 def measure(arguments: argparse.Namespace, known: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """The rows that `known` lacks, as they are evaluated."""
     usual = _train(arguments, USUAL, ())
     for variant, overrides in VARIANTS[arguments.stage].items():
-        key = {"run": arguments.run, "stage": arguments.stage, "variant": variant}
+        key = {"run": arguments.run, "stage": arguments.stage, "override": arguments.override}
+        key |= {"variant": variant}
         is_known = any(all(row[field] == value for field, value in key.items()) for row in known)
         if is_known or (overrides and usual.config(overrides) == usual.config()):
             continue
@@ -85,13 +87,13 @@ def measure(arguments: argparse.Namespace, known: list[dict[str, Any]]) -> Itera
             "said": _said(run, arguments.stage),
             "minutes": round(stage.seconds / 60, 1) if stage else 0.0,
             "command": _command_line(arguments),
-            "hardware": hardware("", torch.device("cpu"), os.cpu_count() or 1),
+            "hardware": hardware(arguments.hardware, torch.device("cpu"), os.cpu_count() or 1),
         }
 
 
 def _train(arguments: argparse.Namespace, variant: str, overrides: tuple[str, ...]) -> RunDir:
-    slug = re.sub("[^a-z0-9]+", "-", variant.lower()).strip("-")
-    run = RunDir(RUNS / f"{arguments.run}-{arguments.stage}-{slug}")
+    words = [arguments.run, arguments.stage, *arguments.override, variant]
+    run = RunDir(RUNS / re.sub("[^a-z0-9]+", "-", "-".join(words).lower())[:64].strip("-"))
     if run.stage_result(arguments.stage) is None:
         begun = run.path.exists()
         settings = [word for setting in (*arguments.override, *overrides) for word in ("--set", setting)]
@@ -112,13 +114,13 @@ def _command_line(arguments: argparse.Namespace) -> str:
     return f"python benchmarks/ablations.py {words}"
 
 
-def table(rows: list[dict[str, Any]], run: str, stage: str) -> Iterator[str]:
+def table(rows: list[dict[str, Any]], run: str, stage: str, override: list[str]) -> Iterator[str]:
     """Lines of Markdown."""
     yield f"| {stage} | N@10 | against {USUAL} | p | minutes |"
     yield "|---|---|---|---|---|"
     for row in rows:
-        if (row["run"], row["stage"]) == (run, stage):
-            against = "| | "
+        if (row["run"], row["stage"], row["override"]) == (run, stage, override):
+            against = " | "
             if "p" in row:
                 against = f"{signed(row['difference'])} {interval(row['difference_ci'])} | {row['p']:.3f}"
             score = f"{four(row['ndcg@10'])} {interval(row['ndcg@10_ci'])}"
@@ -135,6 +137,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--override", nargs="*", default=[], metavar="KEY=VALUE", help="set for every variant"
     )
+    parser.add_argument("--hardware", default="", help="what this runs on, for the record")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "ablations.json")
     return parser.parse_args()
 

@@ -12,6 +12,7 @@ on validation; the test split is only ever evaluated.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +45,8 @@ MODELS = {
     "rl": ("after RL", "rl"),
 }
 MEASURES = ("ndcg@10", "recall@10")
+#: What there is one row of.
+PLACE = ("set", "model", "seed", "masked", "split")
 
 
 def main() -> None:
@@ -52,6 +55,8 @@ def main() -> None:
     if not arguments.table:
         with cluster(f"{arguments.set.lower()}.yaml"):
             for row in measure(arguments, rows):
+                place = [row[field] for field in PLACE]
+                rows = [one for one in rows if [one[field] for field in PLACE] != place]
                 add_row(arguments.out, rows, row)
     print("\n".join(table(rows, arguments.set)))
 
@@ -75,9 +80,17 @@ def measure(arguments: argparse.Namespace, known: list[dict[str, Any]]) -> Itera
                     "masked": masked,
                     "split": "test",
                 }
-                if not any(all(row[field] == value for field, value in key.items()) for row in known):
-                    of = plain if model.startswith(PLAIN) else baselines if model in TRAINED else run
-                    yield key | _evaluate(arguments.set, seed, of, model, masked)
+                of = plain if model.startswith(PLAIN) else baselines if model in TRAINED else run
+                made_by = {"run": of.name, "config": _fingerprint(of)}
+                if not any(
+                    key | made_by == {field: row.get(field) for field in (*key, *made_by)} for row in known
+                ):
+                    yield key | made_by | _evaluate(arguments, seed, of, model, masked)
+
+
+def _fingerprint(run: RunDir) -> str:
+    """What a run was trained with: rows of other settings are measured again."""
+    return hashlib.sha256((run.path / "config.yaml").read_bytes()).hexdigest()[:12]
 
 
 def _train(run: RunDir, seed: int) -> None:
@@ -104,7 +117,9 @@ def _train_plain(plain: RunDir, run: RunDir, settings: list[str]) -> None:
         command("train", "--stage", "rl", "--run", plain.name, "--resume")
 
 
-def _evaluate(name: str, seed: int, run: RunDir, model: str, masked: bool) -> dict[str, Any]:
+def _evaluate(
+    arguments: argparse.Namespace, seed: int, run: RunDir, model: str, masked: bool
+) -> dict[str, Any]:
     options = [
         "--stage",
         model.removeprefix(PLAIN),
@@ -119,8 +134,8 @@ def _evaluate(name: str, seed: int, run: RunDir, model: str, masked: bool) -> di
         "stage": MODELS[model][1] or model,
         **{key: found[key] for measure in MEASURES for key in (measure, f"{measure}_ci")},
         "users": found["users"],
-        "command": f"python benchmarks/science.py --set {name} --seeds {seed}",
-        "hardware": hardware("", torch.device("cpu"), os.cpu_count() or 1),
+        "command": f"python benchmarks/science.py --set {arguments.set} --seeds {seed}",
+        "hardware": hardware(arguments.hardware, torch.device("cpu"), os.cpu_count() or 1),
         "minutes": round(stage.seconds / 60, 1) if stage else 0.0,
     }
 
@@ -163,10 +178,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--plain",
         nargs="+",
-        default=["stages.pretrain.epochs=20"],
+        default=["stages.pretrain.epochs=20", "stages.rl.rows=all"],
         metavar="KEY=VALUE",
         help="settings of the run without evidence, whose decoders have more to learn",
     )
+    parser.add_argument("--hardware", default="", help="what this runs on, for the record")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "science.json")
     parser.add_argument("--table", action="store_true", help="measure nothing; print the rows there are")
     return parser.parse_args()

@@ -139,7 +139,7 @@ def evaluate_run(
     if len(rows) == 0:
         raise DataError(f"no user has a {split} target under the split {dataset.recipe['split']}")
     if users is not None:
-        rows = some_of(rows, users, config.seed)
+        rows = some_of(rows, users)
 
     def judged(name: str, ranks: np.ndarray) -> TargetRanks:
         how = decoding(name, config)
@@ -210,7 +210,7 @@ def _rank_here(
     for first in range(0, len(rows), EVALUATION_CHUNK):
         parts.append(recommender.target_ranks(rows[first : first + EVALUATION_CHUNK], mask_history))
         on_progress(min(first + EVALUATION_CHUNK, len(rows)), len(rows))
-    return np.concatenate(parts), recommender.invalid_beam_share(some_of(rows, INVALID_USERS, config.seed))
+    return np.concatenate(parts), recommender.invalid_beam_share(some_of(rows, INVALID_USERS))
 
 
 def _rank_on_cluster(
@@ -233,7 +233,7 @@ def _rank_on_cluster(
         wait_started({"evaluate": evaluators.pool.started()})
         parts = [rows[first : first + EVALUATION_CHUNK] for first in range(0, len(rows), EVALUATION_CHUNK)]
         tasks = [evaluators.ranks(stage, part, mask_history, weights) for part in parts]
-        some, share = some_of(rows, INVALID_USERS, config.seed), None
+        some, share = some_of(rows, INVALID_USERS), None
         if not scores_items:
             share = evaluators.invalid_share(stage, some, weights)
         ranks = []
@@ -246,9 +246,9 @@ def _rank_on_cluster(
         evaluators.pool.close()
 
 
-def some_of(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """The rows of at most `count` users, chosen at random and always the same ones."""
-    return rows_of_some(rows, count, np.random.default_rng(seed))
+def some_of(rows: np.ndarray, count: int) -> np.ndarray:
+    """The rows of at most `count` users, chosen at random and the same ones in every run."""
+    return rows_of_some(rows, count, np.random.default_rng(0))
 
 
 def _actor_name(run: str) -> str:

@@ -82,6 +82,17 @@ def signed(value: float) -> str:
     return f"{value:+.4f}".replace("0.", ".", 1)
 
 
+def decoded(decoding: Mapping[str, Any]) -> str:
+    """How a result was decoded, such as `greedy thoughts, beam 20`."""
+    beam = f"beam {decoding['beam']}"
+    return {
+        "none": beam,
+        "greedy": f"greedy thoughts, {beam}",
+        "sampled": f"{decoding['samples']} sampled thoughts, {beam}",
+        "beam": f"{beam} over thoughts and item",
+    }[decoding["thoughts"]]
+
+
 def title_of(measure: str) -> str:
     """A measure as people write it: Recall@10, NDCG@10, MRR@20."""
     return measure.replace("recall", "Recall").replace("ndcg", "NDCG").replace("mrr", "MRR")

@@ -181,6 +181,11 @@ class SftConfig(Optimiser):
     annotated_items: float = Field(
         0.0, ge=0, le=1, description="weight of items after annotated thoughts, which know them"
     )
+    calibration: int = Field(
+        200,
+        ge=0,
+        description="steps that weigh the decoder against evidence, on the prompts of stage 3; 0: none",
+    )
     patience: int = Field(2, ge=1, description="rounds without a better validation NDCG@10")
     eval_users: int = Field(1000, ge=1)
     annotate_batch: int = Field(512, ge=1, description="rows of one annotation call")

@@ -49,8 +49,7 @@ class Materials:
     counts: Cooccurrence | None = None  # for stage retrieve: how often items stand together
     texts: np.ndarray | None = None  # for stage retrieve: float32 [n_items, dim], what their texts say
     evidence: EvidenceTable | None = None  # for the stages after it: what it found
-    kept: int = 0  # rows that stages 1 and 2 leave out
-    prompted: int = 0  # of these, the last ones: prompts of stage 3
+    kept: int = 0  # rows that stages 1 and 2 leave for the prompts of stage 3
 
     def __post_init__(self) -> None:
         self._check_ids(self.config.items.levels, self.config.items.codes, "the configuration")
@@ -71,7 +70,7 @@ class Materials:
     @property
     def first_prompt(self) -> int:
         """The number of the first row that is a prompt of stage 3; all behind it are."""
-        return len(self.rows) - self.prompted if self.kept else 0
+        return len(self.rows) - self.kept if self.kept else 0
 
     @property
     def supervised(self) -> np.ndarray:
@@ -113,10 +112,10 @@ class Materials:
 
     @cached_property
     def folds(self) -> np.ndarray:
-        """The fold of each training row's user, int64 [rows]."""
-        rng = np.random.default_rng([self.config.seed, 7])
-        users = len(self.corpus.offsets) - 1
-        return rng.integers(0, self.config.stages.retrieve.folds, users)[self.rows[:, 0]]
+        """The fold of each training row's user, int64 [rows]; as many users in each, to one."""
+        users, user = np.unique(self.rows[:, 0], return_inverse=True)
+        dealt = np.random.default_rng([self.config.seed, 7]).permutation(len(users))
+        return dealt[user] % self.config.stages.retrieve.folds
 
     @cached_property
     def _place_of(self) -> np.ndarray:
@@ -154,22 +153,23 @@ class Materials:
 
 def laid_rows(
     config: Config, corpus: Corpus, rows: np.ndarray, evidence: EvidenceTable | None
-) -> tuple[np.ndarray, int, int]:
-    """Training rows int64 [n, 2] in the order of Materials, with `kept` and `prompted`, as stages.rl.rows says.
+) -> tuple[np.ndarray, int]:
+    """Training rows int64 [n, 2] in the order of Materials, and how many are kept, as stages.rl.rows says.
 
     A target that evidence does not name will hardly come to the top, whatever is thought: what such a row teaches is
     to trust evidence less. It is no prompt, unless there are no others.
     """
     if config.stages.rl.rows == "all":
-        return rows, 0, 0
+        return rows, 0
     rows, kept = last_rows_behind(rows)
     if config.stages.rl.rows == "last" or evidence is None:
-        return rows, kept, kept
+        return rows, kept
     left = rows[len(rows) - kept :]
     items, share = evidence.of(corpus, left)
     named = ((items == targets(corpus, left)[:, None]) & (share > 0)).any(axis=1)
-    rows = np.concatenate([rows[: len(rows) - kept], left[~named], left[named]])
-    return rows, kept, int(named.sum()) or kept
+    if not named.any():
+        return rows, kept
+    return np.concatenate([rows[: len(rows) - kept], left[~named], left[named]]), int(named.sum())
 
 
 def arithmetic(config: Config) -> torch.dtype:

@@ -113,11 +113,15 @@ class RunDir:
         name that is bad or taken.
         """
         run = RunDir.create(self.path.parent, name, config)
-        for path in sorted(path for path in self.path.rglob("*") if path.is_file()):
-            inside = path.relative_to(self.path)
-            if _stage_of(inside) in (DATA, *stages):
-                (run.path / inside).parent.mkdir(parents=True, exist_ok=True)
-                os.link(path, run.path / inside)
+        try:
+            for path in [path for path in self.path.rglob("*") if path.is_file()]:
+                inside = path.relative_to(self.path)
+                if _stage_of(inside) in (DATA, *stages):
+                    (run.path / inside).parent.mkdir(parents=True, exist_ok=True)
+                    os.link(path, run.path / inside)
+        except BaseException:
+            shutil.rmtree(run.path)
+            raise
         return run
 
     def config(self, overrides: Sequence[str] = ()) -> Config:

@@ -72,16 +72,16 @@ def tiny_materials(config: Config | None = None, users: int = 120, items: int = 
     ).astype(np.int32)
     corpus = Corpus.of(dataset, ids, codes, config.data.max_history)
     if not config.model.evidence:
-        rows, kept, prompted = laid_rows(config, corpus, training_rows(dataset), None)
-        return Materials(config, corpus, neighbours, rows, kept=kept, prompted=prompted)
+        rows, kept = laid_rows(config, corpus, training_rows(dataset), None)
+        return Materials(config, corpus, neighbours, rows, kept=kept)
     # Whatever the evidence says, decoding and training have to make the same of it.
     most = min(config.model.evidence, dataset.n_items)
     items = np.argsort(rng.random((len(corpus.items), dataset.n_items)), axis=1)[:, :most].astype(np.int32)
     evidence = EvidenceTable(items, _shares(rng.random((len(items), most)) ** 4))
     texts = rng.normal(size=(dataset.n_items, 8)).astype(np.float32)
-    rows, kept, prompted = laid_rows(config, corpus, training_rows(dataset), evidence)
+    rows, kept = laid_rows(config, corpus, training_rows(dataset), evidence)
     counts = Cooccurrence.of(corpus)
-    return Materials(config, corpus, neighbours, rows, counts, texts, evidence, kept, prompted)
+    return Materials(config, corpus, neighbours, rows, counts, texts, evidence, kept)
 
 
 def _shares(weights: np.ndarray) -> np.ndarray:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 
 from streamrec_dist.baselines.counting import CountingModel
 from streamrec_dist.config_file import parse_config
+from streamrec_dist.data import evidence as evidence_module
 from streamrec_dist.data.batches import Corpus
 from streamrec_dist.data.build import validate
 from streamrec_dist.data.demo import demo_catalogue
-from streamrec_dist.data.evidence import Cooccurrence, evidence_of_histories, evidence_of_rows
+from streamrec_dist.data.evidence import Cooccurrence, evidence_of_histories, evidence_of_rows, strongest
 from streamrec_dist.data.split import split_rows
 from streamrec_dist.decode.engine import Engine
 from streamrec_dist.decode.random import rollout_uniforms
@@ -43,8 +45,10 @@ def corpus_of(sequences: list[list[int]], max_history: int = 20) -> Corpus:
     )
 
 
-def by_loops(sequences: list[list[int]], user: int, position: int, max_history: int) -> np.ndarray:
-    """Evidence before `position` of `user`, counted as if the user's sequence had ended there."""
+def by_loops(
+    sequences: list[list[int]], user: int, position: int, max_history: int, kept: np.ndarray | bool = True
+) -> np.ndarray:
+    """Evidence before `position` of `user`, counted as if the user's sequence had ended there, by `kept` pairs."""
     weights, popularity = np.zeros((ITEMS, ITEMS)), np.zeros(ITEMS)
     everyone = np.zeros(ITEMS)
     for number, sequence in enumerate(sequences):
@@ -59,6 +63,7 @@ def by_loops(sequences: list[list[int]], user: int, position: int, max_history: 
                     before = training[place - distance]
                     weights[before, item] += 1 / distance
                     weights[item, before] += 0.3 / distance
+    weights = np.where(kept, weights, 0)
     history = sequences[user][:position][-max_history:]
     mass = np.zeros(ITEMS)
     for back, item in enumerate(reversed(history)):
@@ -83,6 +88,26 @@ def test_evidence_counts_as_if_the_sequence_ended_before_the_target(sequences, m
     for number, (user, position) in enumerate(rows):
         expected = by_loops(sequences, user, position, max_history)
         np.testing.assert_allclose(found[number], expected, atol=2e-6, err_msg=f"row {user}, {position}")
+
+
+def test_a_pair_that_was_not_kept_is_not_counted_out(sequences, monkeypatch):
+    monkeypatch.setattr(evidence_module, "PARTNERS", 5)
+    corpus = corpus_of(sequences)
+    counts = Cooccurrence.of(corpus)
+    assert np.diff(counts.indptr).max() == 5
+    kept = np.zeros((ITEMS, ITEMS), dtype=bool)
+    kept[np.repeat(np.arange(ITEMS), np.diff(counts.indptr)), counts.indices] = True
+    everything = [(u, p) for u, s in enumerate(sequences) for p in range(1, len(s) - 2)]
+    found = evidence_of_rows(counts, corpus, np.array(everything), ITEMS).toarray()
+    for number, (user, position) in enumerate(everything):
+        expected = by_loops(sequences, user, position, 20, kept)
+        np.testing.assert_allclose(found[number], np.where(expected > 1e-6, expected, 0), atol=2e-6)
+
+
+def test_equal_counts_are_chosen_between_without_regard_to_item_numbers():
+    mass = sparse.csr_array(np.ones((1, 400), dtype=np.float32))
+    chosen = strongest(mass, 100).indices
+    assert len(set(chosen.tolist())) == 100 and 150 < chosen.mean() < 250
 
 
 def test_evidence_of_a_history_is_that_of_a_held_out_row(sequences):

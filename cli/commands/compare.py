@@ -9,7 +9,7 @@ import typer
 
 from cli.commands.options import JsonOption, examples
 from cli.commands.results import Judged, Split
-from cli.output import emit_json, four, interval, note, show, signed, table, title_of
+from cli.output import decoded, emit_json, four, interval, note, show, signed, table, title_of
 from cli.workspace import pick_run
 from streamrec_dist.errors import UsageError
 
@@ -97,9 +97,9 @@ def _show(result: dict[str, Any]) -> None:
 
 
 def _label(about: dict[str, Any]) -> str:
-    """Such as `demo:rl`, and the beam where there is one."""
-    beam = f" (beam {about['depth']})" if about["decoding"] else ""
-    return f"{about['run']}:{about['stage']}{beam}"
+    """Such as `demo:rl (greedy thoughts, beam 20)`."""
+    how = f" ({decoded(about['decoding'])})" if about["decoding"] else ""
+    return f"{about['run']}:{about['stage']}{how}"
 
 
 def _row(name: str, one: dict[str, Any]) -> list[str]:

@@ -18,7 +18,7 @@ from cli.commands.options import (
     ThoughtsOption,
     examples,
 )
-from cli.output import emit_json, measured, measures, note, show, table
+from cli.output import decoded, emit_json, measured, measures, note, show, table
 from cli.workspace import living_cluster, pick_run
 from streamrec_dist.errors import UsageError
 
@@ -203,10 +203,10 @@ class _Progress:
 def _title(result: dict[str, Any]) -> str:
     kind = " - SYNTHETIC demo data" if result.get("synthetic") else ""
     masked = "masked" if result["masked"] else "allowed"
-    decoded = f"{_decoded(result['decoding'])}, " if result["decoding"] else ""
+    how = f"{decoded(result['decoding'])}, " if result["decoding"] else ""
     return (
         f"run {result['run']}, {result['split']} split, {result['users']} users, history {masked}, "
-        f"{decoded}95 % intervals{kind}"
+        f"{how}95 % intervals{kind}"
     )
 
 
@@ -229,17 +229,6 @@ def _group_label(group: str, counts: dict[str, Any]) -> str:
     return f"{group} ({first}+)" if last is None else f"{group} ({first}-{last})"
 
 
-def _decoded(decoding: dict[str, Any]) -> str:
-    """Such as `greedy thoughts, beam 20`."""
-    beam = f"beam {decoding['beam']}"
-    return {
-        "none": beam,
-        "greedy": f"greedy thoughts, {beam}",
-        "sampled": f"{decoding['samples']} sampled thoughts, {beam}",
-        "beam": f"{beam} over thoughts and item",
-    }[decoding["thoughts"]]
-
-
 def _show_recommendation(result: dict[str, Any]) -> None:
     history = [(entry["item"], entry["title"]) for entry in result["history"]]
     kind = " - SYNTHETIC demo data" if result["synthetic"] else ""
@@ -247,5 +236,5 @@ def _show_recommendation(result: dict[str, Any]) -> None:
     for number, thought in enumerate(result.get("thoughts", ()), start=1):
         note(f"thought {number}: {thought['token']}, near {'; '.join(thought['nearest'])}")
     items = [(row["rank"], row["item"], row["title"], f"{row['score']:.3f}") for row in result["items"]]
-    title = f"recommended by {result['stage']}, {_decoded(result['decoding'])}{kind}"
+    title = f"recommended by {result['stage']}, {decoded(result['decoding'])}{kind}"
     show(table(title, ["", "item", "title", "score"], items, left=3))

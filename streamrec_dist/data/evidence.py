@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy import sparse
@@ -53,10 +54,21 @@ class Cooccurrence:
             popularity.astype(np.float32),
         )
 
-    @property
+    @cached_property
     def matrix(self) -> sparse.csr_array:
         size = len(self.popularity)
         return sparse.csr_array((self.weights, self.indices, self.indptr), shape=(size, size))
+
+    def has(self, item: np.ndarray, partner: np.ndarray) -> np.ndarray:
+        """Whether each `partner` int64 [n] is among those kept of its `item` int64 [n]: bool [n]."""
+        if np.diff(self.indptr).max(initial=0) < PARTNERS:
+            return np.ones(len(item), dtype=bool)
+        return np.isin(item * len(self.popularity) + partner, self._keys)
+
+    @cached_property
+    def _keys(self) -> np.ndarray:
+        size = len(self.popularity)
+        return np.repeat(np.arange(size), np.diff(self.indptr)) * size + self.indices
 
 
 def evidence_of_rows(counts: Cooccurrence, corpus: Corpus, rows: np.ndarray, most: int) -> sparse.csr_array:
@@ -91,8 +103,9 @@ def _own_future(
     row, later, earlier, weight = _future_pairs(corpus, rows, place_row, place)
     weights = _HistoryWeights(history, counts.popularity)
     # Pairs that the future has a part in: forward they speak for the later item, backward for the earlier one.
-    spoken_for = np.concatenate([later, earlier])
+    speaking, spoken_for = np.concatenate([earlier, later]), np.concatenate([later, earlier])
     said = np.concatenate([weights.of(row, earlier) * weight, weights.of(row, later) * (BACKWARD * weight)])
+    said *= counts.has(speaking, spoken_for)
     own = sparse.csr_array((said, (np.concatenate([row, row]), spoken_for)), shape=shape)
     item = corpus.items[corpus.offsets[rows[place_row, 0]] + place].astype(np.int64)
     times = sparse.coo_array(
@@ -154,7 +167,9 @@ def strongest(mass: sparse.csr_array, most: int) -> sparse.csr_array:
     """The `most` largest positive entries of each row of a float [n, items], float32."""
     lengths = np.diff(mass.indptr)
     row = np.repeat(np.arange(len(lengths)), lengths)
-    order = np.lexsort((-mass.data, row))
+    # Item numbers say something about items: equals at the edge are chosen between by chance.
+    chance = np.random.default_rng(0).permutation(mass.shape[1])[mass.indices]
+    order = np.lexsort((chance, -mass.data, row))
     rank = np.arange(len(order)) - np.repeat(mass.indptr[:-1], lengths)
     chosen = order[(rank < most) & (mass.data[order] > TINY)]
     entries = mass.data[chosen].astype(np.float32), (row[chosen], mass.indices[chosen])

@@ -106,12 +106,12 @@ class Recommender:
         found = search(self.engine, self._read(prompts), self.catalogue, beam, self.plan, uniforms, banned)
         return Ranked(*(column.cpu().numpy() for column in vars(found).values()))
 
-    def target_ranks(self, rows: np.ndarray, mask_history: bool) -> np.ndarray:
+    def target_ranks(self, rows: np.ndarray, mask_history: bool, beam: int | None = None) -> np.ndarray:
         """Rank of each row's target in the beam, from 1; 0 where the beam misses it: int64 [n].
 
         Its place among equal scores is drawn by chance, always the same for a row.
         """
-        ranked = self.rank(rows, self.config.stages.evaluate.beam, mask_history)
+        ranked = self.rank(rows, beam or self.config.stages.evaluate.beam, mask_history)
         wanted = targets(self.materials.corpus, rows)
         # Seeds of runs are below 2**31: these draws are not those of the thoughts.
         draws = rollout_uniforms(self.config.seed + 2**31, row_keys(rows), 1, 1)[:, 0, 0]

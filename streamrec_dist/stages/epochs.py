@@ -50,9 +50,8 @@ class TrainingByEpochs:
             self.epoch += 1
             if self.epoch % config.eval_every == 0 or self.epoch == config.epochs:
                 self._evaluate(model)
-                context.store.save_checkpoint(self._checkpoint())
-                context.leave_if_stopped()
-            context.check_stop(self._checkpoint)
+            context.store.save_checkpoint(self._checkpoint())
+            context.leave_if_stopped()
         assert self.best.weights is not None
         context.store.save_weights(self.stage, self.best.weights)
 

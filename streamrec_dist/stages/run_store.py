@@ -144,10 +144,8 @@ class RunStore:
             )
         neighbours = self.item_arrays("neighbours")["neighbours"]
         evidence = self._evidence(corpus) if config.model.evidence and stage != "retrieve" else None
-        rows, kept, prompted = laid_rows(config, corpus, rows, evidence)
-        materials = Materials(
-            config, corpus, neighbours, rows, evidence=evidence, kept=kept, prompted=prompted
-        )
+        rows, kept = laid_rows(config, corpus, rows, evidence)
+        materials = Materials(config, corpus, neighbours, rows, evidence=evidence, kept=kept)
         if stage == "retrieve":
             return replace(materials, counts=Cooccurrence.of(corpus), texts=self.embeddings())
         return materials

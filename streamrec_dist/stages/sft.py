@@ -27,7 +27,6 @@ from streamrec_dist.training.learner import steps_per_epoch
 
 STAGE = "sft"
 CALIBRATE = "calibrate"
-CALIBRATION_STEPS = 200
 
 
 def sft(context: Context) -> StageResult:
@@ -85,7 +84,8 @@ def sft(context: Context) -> StageResult:
         context.check_stop(lambda at=round_number: checkpoint(at))  # type: ignore[misc]
 
     assert best.weights is not None
-    if context.materials.prompted >= config.batch and context.config.model.evidence:
+    # Rows that stages 1 and 2 have learnt would say nothing of how far the decoder is to be trusted.
+    if config.calibration and context.config.model.evidence and context.materials.kept >= config.batch:
         calibrate(context, round_number, total + 1, best)
     context.store.save_weights(STAGE, best.weights)
     metrics = {
@@ -101,8 +101,8 @@ def sft(context: Context) -> StageResult:
 def calibrate(context: Context, round_number: int, step: int, best: Best) -> None:
     """Learn from the prompts of stage 3 how far the best decoder is trusted beside evidence."""
     config, materials = context.config.stages.sft, context.materials
-    per_epoch = steps_per_epoch(materials.prompted, config.batch)
-    epochs = math.ceil(CALIBRATION_STEPS / per_epoch)
+    per_epoch = steps_per_epoch(materials.kept, config.batch)
+    epochs = math.ceil(config.calibration / per_epoch)
     context.learners.begin(CALIBRATE, per_epoch * epochs, weights=best.weights)
     weights = context.publisher.publish(context.learners.vector())
     kept = range(materials.first_prompt, len(materials.rows))

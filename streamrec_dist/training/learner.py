@@ -178,7 +178,7 @@ class Learner:
         if not np.isfinite(values["grad_norm"]):
             raise RunError(
                 f"the gradient of stage {self.stage} is not finite at step {number}; try a smaller "
-                f"{section_name(self.stage)}.lr, or model.precision: fp32"
+                f"{section_name('sft' if self.stage == 'calibrate' else self.stage)}.lr, or model.precision: fp32"
             )
         return values
 
