@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ import torch
 from cluster_runs import ROOT, RUNS, add_row, cluster, command, known_rows, result
 from measure import hardware
 
-from cli.output import four, interval
+from cli.output import four, interval, signed
 from streamrec_dist.baselines.config import TRAINED
 from streamrec_dist.rundir import STAGES, RunDir
 
@@ -58,7 +59,7 @@ def main() -> None:
                 place = [row[field] for field in PLACE]
                 rows = [one for one in rows if [one[field] for field in PLACE] != place]
                 add_row(arguments.out, rows, row)
-    print("\n".join(table(rows, arguments.set)))
+    print("\n".join([*table(rows, arguments.set), "", *gains(rows, arguments.set)]))
 
 
 def measure(arguments: argparse.Namespace, known: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -81,11 +82,31 @@ def measure(arguments: argparse.Namespace, known: list[dict[str, Any]]) -> Itera
                     "split": "test",
                 }
                 of = plain if model.startswith(PLAIN) else baselines if model in TRAINED else run
-                made_by = {"run": of.name, "config": _fingerprint(of)}
-                if not any(
-                    key | made_by == {field: row.get(field) for field in (*key, *made_by)} for row in known
-                ):
-                    yield key | made_by | _evaluate(arguments, seed, of, model, masked)
+                key |= {"run": of.name, "config": _fingerprint(of)}
+                if not any(key == {field: row.get(field) for field in key} for row in known):
+                    yield key | _evaluate(arguments, seed, of, model, masked)
+        yield from _gains(arguments, seed, run, (baselines, plain))
+
+
+def _gains(
+    arguments: argparse.Namespace, seed: int, run: RunDir, others: tuple[RunDir, RunDir]
+) -> Iterator[dict[str, Any]]:
+    """SFT and RL against the better TIGER, on the same users."""
+    tigers = [(other, stage) for other, stage in zip(others, ("tiger", "direct"), strict=True)]
+    for masked in (False, True):
+        name = f"test{'-masked' if masked else ''}"
+        judged = {}
+        for other, stage in tigers:
+            path = other.path / "results" / f"{stage}-{name}.json"
+            if path.is_file():
+                judged[f"{other.name}:{stage}"] = json.loads(path.read_text())["ndcg@10"]
+        for stage in ("sft", "rl"):
+            if judged and (run.path / "results" / f"{stage}-{name}.parquet").is_file():
+                tiger = max(judged, key=lambda one: judged[one])
+                options = ["--split", "test", *(["--mask-history"] if masked else [])]
+                found = result("compare", tiger, f"{run.name}:{stage}", *options)["measures"]["ndcg@10"]
+                place = {"set": arguments.set, "model": f"{stage} over TIGER", "seed": seed}
+                yield place | {"masked": masked, "split": "test", "against": tiger, "stage": stage} | found
 
 
 def _fingerprint(run: RunDir) -> str:
@@ -141,7 +162,7 @@ def _evaluate(
 
 
 def table(rows: list[dict[str, Any]], name: str) -> Iterator[str]:
-    """Lines of Markdown: means over seeds; the interval is that of the seed, or the range of the seeds."""
+    """Lines of Markdown: means over seeds; in brackets the 95 % interval of a seed, or the range of several."""
     yield "| model | R@10 | N@10 | R@10 masked | N@10 masked | seeds | minutes |"
     yield "|---|---|---|---|---|---|---|"
     for model, (title, _) in MODELS.items():
@@ -156,6 +177,21 @@ def table(rows: list[dict[str, Any]], name: str) -> Iterator[str]:
         seeds = len({row["seed"] for row in own})
         minutes = sum(row["minutes"] for row in own) / len(own)
         yield f"| {title} | {' | '.join(cells)} | {seeds} | {minutes:.0f} |"
+
+
+def gains(rows: list[dict[str, Any]], name: str) -> Iterator[str]:
+    """Lines of Markdown: how far SFT and RL are ahead of the better TIGER, a line a seed."""
+    found = [row for row in rows if row["set"] == name and "against" in row]
+    if found:
+        yield "| | seed | history | TIGER | N@10 | difference | relative | p |"
+        yield "|---|---|---|---|---|---|---|---|"
+    for row in found:
+        history = "masked" if row["masked"] else "allowed"
+        difference = f"{signed(row['difference'])} {interval(row['difference_ci'], signed)}"
+        yield (
+            f"| {row['model']} | {row['seed']} | {history} | {four(row['a'])} | {four(row['b'])} | {difference} | "
+            f"{100 * row['relative']:+.0f} % | {row['p']:.4f} |"
+        )
 
 
 def _cell(rows: list[dict[str, Any]], measure: str) -> str:
