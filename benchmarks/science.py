@@ -59,7 +59,7 @@ def main() -> None:
                 place = [row[field] for field in PLACE]
                 rows = [one for one in rows if [one[field] for field in PLACE] != place]
                 add_row(arguments.out, rows, row)
-    print("\n".join([*table(rows, arguments.set), "", *gains(rows, arguments.set)]))
+    print("\n".join([*table(rows, arguments.set), *gains(rows, arguments.set)]))
 
 
 def measure(arguments: argparse.Namespace, known: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -183,6 +183,7 @@ def gains(rows: list[dict[str, Any]], name: str) -> Iterator[str]:
     """Lines of Markdown: how far SFT and RL are ahead of the better TIGER, a line a seed."""
     found = [row for row in rows if row["set"] == name and "against" in row]
     if found:
+        yield ""
         yield "| | seed | history | TIGER | N@10 | difference | relative | p |"
         yield "|---|---|---|---|---|---|---|---|"
     for row in found:

@@ -28,10 +28,23 @@ def test_one_seed_has_its_interval_and_several_their_range(tmp_path: Path) -> No
         row("rl", seed, masked, 0.02 * seed + 0.1 * masked) for seed in (1, 2) for masked in (False, True)
     ]
     rows += [row("counting", 1, False, 0.03), row("rl", 1, False, 0.9, set="Other")]
+    gain = {
+        "a": 0.05,
+        "b": 0.06,
+        "difference": 0.01,
+        "difference_ci": [0.004, 0.016],
+        "relative": 0.2,
+        "p": 0.002,
+    }
+    place = {"set": "Toy", "model": "rl over TIGER", "seed": 1, "masked": True, "split": "test"}
+    rows.append(place | {"against": "toy:tiger", "stage": "rl"} | gain)
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     lines = printed("science.py", "--set", "Toy", "--table", "--out", str(tmp_path / "rows.json"))
-    assert lines[2:] == [
+    assert lines[2:4] == [
         "| counting (no training) | .0600 [.0000 .5000] | .0300 [.0200 .0400] |  |  | 1 | 4 |",
         "| after RL | .0600 [.0400 .0800] | .0300 [.0200 .0400] "
         "| .2600 [.2400 .2800] | .1300 [.1200 .1400] | 2 | 6 |",
+    ]
+    assert lines[4] == "" and lines[7:] == [
+        "| rl over TIGER | 1 | masked | .0500 | .0600 | +.0100 [+.0040 +.0160] | +20 % | 0.0020 |"
     ]
