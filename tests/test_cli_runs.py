@@ -78,7 +78,7 @@ def test_a_finished_run_is_not_trained_again(trained: RunDir) -> None:
     assert refused.returncode == 2 and "seed: 3 -> 99" in refused.stderr
 
 
-@pytest.mark.parametrize("stage", ["counting", "popularity", "direct", "pretrain", "sft", "rl"])
+@pytest.mark.parametrize("stage", ["counting", "retrieve", "direct", "pretrain", "sft", "rl"])
 def test_every_stage_can_be_evaluated(trained: RunDir, stage: str) -> None:
     arguments = ("evaluate", "whole", "--stage", stage, "--split", "test", "--json")
     body = last_json(run_cli(*arguments, cwd=trained.path.parents[1]))

@@ -82,6 +82,28 @@ def test_the_retriever_of_a_fold_has_learnt_from_no_user_of_it(materials):
     assert len(chosen) == (materials.folds != 1).sum()
 
 
+@pytest.mark.parametrize("parts", [0, 1, 2])
+def test_a_retriever_that_is_stopped_between_folds_ends_as_one_that_is_not(materials, trained, parts):
+    class Broken(MemoryStore):
+        def save_evidence(self, name, part):
+            if len(self.evidence) == parts:
+                raise ConnectionError(name)
+            super().save_evidence(name, part)
+
+    broken = Broken()
+    with pytest.raises(ConnectionError):
+        retrieve(local_context(materials, broken))
+    store = MemoryStore(checkpoints=broken.checkpoints, weights=broken.weights, evidence=broken.evidence)
+    before = dict(store.evidence)
+    result = retrieve(local_context(materials, store))
+    assert result.metrics == trained.results["retrieve"].metrics
+    assert list(store.evidence) == list(trained.evidence) and len(before) == parts
+    for name, part in trained.evidence.items():
+        assert before.get(name, store.evidence[name]) is store.evidence[name], "none is found twice"
+        np.testing.assert_array_equal(part["items"], store.evidence[name]["items"])
+        np.testing.assert_allclose(part["share"], store.evidence[name]["share"], atol=2e-3)
+
+
 def test_every_fold_has_users_however_few_there_are():
     for seed in range(20):
         few = tiny_materials(parse_config(TINY, "tiny", [f"seed={seed}"]), users=6)
