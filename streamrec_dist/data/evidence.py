@@ -63,12 +63,12 @@ class Cooccurrence:
         """Whether each `partner` int64 [n] is among those kept of its `item` int64 [n]: bool [n]."""
         if np.diff(self.indptr).max(initial=0) < PARTNERS:
             return np.ones(len(item), dtype=bool)
-        return np.isin(item * len(self.popularity) + partner, self._keys)
+        return _look_up(self._keys, item * len(self.popularity) + partner)[1]
 
     @cached_property
     def _keys(self) -> np.ndarray:
         size = len(self.popularity)
-        return np.repeat(np.arange(size), np.diff(self.indptr)) * size + self.indices
+        return np.sort(np.repeat(np.arange(size), np.diff(self.indptr)) * size + self.indices)
 
 
 def evidence_of_rows(counts: Cooccurrence, corpus: Corpus, rows: np.ndarray, most: int) -> sparse.csr_array:
@@ -136,9 +136,14 @@ class _HistoryWeights:
         """Of rows int64 [k] and items int64 [k], 0 for items that the history does not have: float64 [k]."""
         if not len(self.keys):
             return np.zeros(len(row))
-        keys = row * self.n_items + item
-        place = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
-        return np.where(self.keys[place] == keys, self.values[place], 0.0)
+        place, there = _look_up(self.keys, row * self.n_items + item)
+        return np.where(there, self.values[place], 0.0)
+
+
+def _look_up(keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places int64 [k] of `wanted` int64 [k] in ascending `keys`, which has some, and whether each is there."""
+    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return place, keys[place] == wanted
 
 
 def _future_places(corpus: Corpus, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
