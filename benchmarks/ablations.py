@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cluster_runs import ROOT, RUNS, add_row, cluster, command, known_rows, result
+from cluster_runs import ROOT, RUNS, add_row, cluster, command, is_known, known_rows, result
 from measure import hardware
 
 from cli.output import four, interval, signed
@@ -71,8 +71,7 @@ def measure(arguments: argparse.Namespace, known: list[dict[str, Any]]) -> Itera
     for variant, overrides in VARIANTS[arguments.stage].items():
         key = {"run": arguments.run, "stage": arguments.stage, "override": arguments.override}
         key |= {"variant": variant}
-        is_known = any(all(row[field] == value for field, value in key.items()) for row in known)
-        if is_known or (overrides and usual.config(overrides) == usual.config()):
+        if is_known(known, key) or (overrides and usual.config(overrides) == usual.config()):
             continue
         run = usual if variant == USUAL else _train(arguments, variant, overrides)
         judged = ("--split", "valid", "--mask-history")

@@ -49,6 +49,11 @@ def known_rows(path: Path) -> list[dict[str, Any]]:
     return json.loads(path.read_text()) if path.is_file() else []
 
 
+def is_known(rows: list[dict[str, Any]], key: dict[str, Any]) -> bool:
+    """Whether there is a row with all that `key` has."""
+    return any(key == {field: row.get(field) for field in key} for row in rows)
+
+
 def add_row(path: Path, rows: list[dict[str, Any]], row: dict[str, Any]) -> None:
     rows.append(row)
     write_atomically(path, json.dumps(rows, indent=1))

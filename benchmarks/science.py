@@ -20,15 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cluster_runs import ROOT, RUNS, add_row, cluster, command, known_rows, result
+from cluster_runs import ROOT, RUNS, add_row, cluster, command, is_known, known_rows, result
 from measure import hardware
 
 from cli.output import four, interval, signed
 from streamrec_dist.baselines.config import TRAINED
 from streamrec_dist.rundir import STAGES, RunDir
+from streamrec_dist.stages.evaluate import result_name
 
 #: What is evaluated -> its name in the table, and the stage whose minutes it took. What begins with PLAIN is of a
-#: second run from the same ids, without evidence: the paper's model.
+#: second run from the same ids, without evidence.
 PLAIN = "plain-"
 MODELS = {
     "counting": ("counting (no training)", None),
@@ -83,7 +84,7 @@ def measure(arguments: argparse.Namespace, known: list[dict[str, Any]]) -> Itera
                 }
                 of = plain if model.startswith(PLAIN) else baselines if model in TRAINED else run
                 key |= {"run": of.name, "config": _fingerprint(of)}
-                if not any(key == {field: row.get(field) for field in key} for row in known):
+                if not is_known(known, key):
                     yield key | _evaluate(arguments, seed, of, model, masked)
         yield from _gains(arguments, seed, run, (baselines, plain))
 
@@ -92,21 +93,32 @@ def _gains(
     arguments: argparse.Namespace, seed: int, run: RunDir, others: tuple[RunDir, RunDir]
 ) -> Iterator[dict[str, Any]]:
     """SFT and RL against the better TIGER, on the same users."""
-    tigers = [(other, stage) for other, stage in zip(others, ("tiger", "direct"), strict=True)]
     for masked in (False, True):
-        name = f"test{'-masked' if masked else ''}"
         judged = {}
-        for other, stage in tigers:
-            path = other.path / "results" / f"{stage}-{name}.json"
+        for other, stage in zip(others, ("tiger", "direct"), strict=True):
+            path = other.ranks_path(result_name(stage, "test", masked)).with_suffix(".json")
             if path.is_file():
                 judged[f"{other.name}:{stage}"] = json.loads(path.read_text())["ndcg@10"]
         for stage in ("sft", "rl"):
-            if judged and (run.path / "results" / f"{stage}-{name}.parquet").is_file():
+            if judged and run.ranks_path(result_name(stage, "test", masked)).is_file():
                 tiger = max(judged, key=lambda one: judged[one])
-                options = ["--split", "test", *(["--mask-history"] if masked else [])]
-                found = result("compare", tiger, f"{run.name}:{stage}", *options)["measures"]["ndcg@10"]
+                found = result("compare", tiger, f"{run.name}:{stage}", *_setting(masked))
                 place = {"set": arguments.set, "model": f"{stage} over TIGER", "seed": seed}
-                yield place | {"masked": masked, "split": "test", "against": tiger, "stage": stage} | found
+                place |= {"masked": masked, "split": "test", "against": tiger, "stage": stage}
+                yield place | found["measures"]["ndcg@10"] | _made(arguments, seed)
+
+
+def _setting(masked: bool) -> list[str]:
+    """Options of `evaluate` and `compare`."""
+    return ["--split", "test", *(["--mask-history"] if masked else [])]
+
+
+def _made(arguments: argparse.Namespace, seed: int) -> dict[str, str]:
+    """How a row is made again, and what on."""
+    return {
+        "command": f"python benchmarks/science.py --set {arguments.set} --seeds {seed}",
+        "hardware": hardware(arguments.hardware, torch.device("cpu"), os.cpu_count() or 1),
+    }
 
 
 def _fingerprint(run: RunDir) -> str:
@@ -141,23 +153,15 @@ def _train_plain(plain: RunDir, run: RunDir, settings: list[str]) -> None:
 def _evaluate(
     arguments: argparse.Namespace, seed: int, run: RunDir, model: str, masked: bool
 ) -> dict[str, Any]:
-    options = [
-        "--stage",
-        model.removeprefix(PLAIN),
-        "--split",
-        "test",
-        *(["--mask-history"] if masked else []),
-    ]
-    found = result("evaluate", run.name, *options)
+    found = result("evaluate", run.name, "--stage", model.removeprefix(PLAIN), *_setting(masked))
     trained = MODELS[model][1]
     stage = run.stage_result(trained) if trained else None
     return {
         "stage": MODELS[model][1] or model,
         **{key: found[key] for measure in MEASURES for key in (measure, f"{measure}_ci")},
         "users": found["users"],
-        "command": f"python benchmarks/science.py --set {arguments.set} --seeds {seed}",
-        "hardware": hardware(arguments.hardware, torch.device("cpu"), os.cpu_count() or 1),
         "minutes": round(stage.seconds / 60, 1) if stage else 0.0,
+        **_made(arguments, seed),
     }
 
 
