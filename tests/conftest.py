@@ -40,6 +40,17 @@ baselines:
 """
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What a pytest worker of its own runs in one piece: all that starts Ray clusters, every other file.
+
+    Two clusters at once would starve each other on two cores; one waits much of its time, and the rest runs meanwhile.
+    """
+    for item in items:
+        group = "cluster" if item.get_closest_marker("cluster") else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 def run_cli(
     *arguments: str, cwd: Path, timeout: float = 180, variables: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
