@@ -1,6 +1,6 @@
-"""Draws docs/figures from what benchmarks/method.py found (needs the extra [plots]).
+"""Draws docs/figures from what benchmarks/method.py found of a run (needs the extra [plots]).
 
-python benchmarks/method_plots.py benchmarks/results/method-scientific-1.json
+python benchmarks/method_plots.py benchmarks/results/method-*.json
 """
 
 from __future__ import annotations
@@ -27,15 +27,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("file", type=Path)
+    parser.add_argument("files", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, default=FIGURES)
     arguments = parser.parse_args()
-    found = json.loads(arguments.file.read_text())
     arguments.out.mkdir(parents=True, exist_ok=True)
-    for name, draw in {"thinking": thinking, "rewards": rewards, "scaling": scaling}.items():
-        figure = draw(found)
-        figure.savefig(arguments.out / f"{name}.svg", metadata={"Date": None})
-        pyplot.close(figure)
+    for file in arguments.files:
+        found = json.loads(file.read_text())
+        for draw in (learning, thinking, rewards, scaling):
+            figure = draw(found)
+            figure.savefig(arguments.out / f"{found['run']}-{draw.__name__}.svg", metadata={"Date": None})
+            pyplot.close(figure)
+
+
+def learning(found: dict[str, Any]) -> Any:
+    """Stage 1: both decoders' loss over the steps; validation NDCG@10 after each stage's parts."""
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(8, 3), layout="constrained")
+    for name, label in (
+        ("thinking", "thinking: two neighbours, then the item"),
+        ("direct", "direct: the item"),
+    ):
+        _curve(left, found["pretrain"][name], label)
+    _label(left, "optimizer step", "-log P a token")
+    for stage in ("pretrain", "sft", "rl"):
+        points = found[stage]["ndcg@10"]
+        # Parts of a stage side by side: steps of stages differ by magnitudes.
+        right.plot(
+            [place / max(len(points) - 1, 1) for place in range(len(points))],
+            [value for _, value in points],
+            marker="o",
+            label=stage,
+        )
+    _label(right, "share of the stage", "validation NDCG@10")
+    return figure
 
 
 def thinking(found: dict[str, Any]) -> Any:
@@ -63,10 +86,7 @@ def rewards(found: dict[str, Any]) -> Any:
     kinds = (("reward", "mean"), ("spread", "spread within groups"), ("share", "share of the advantage"))
     for axis, (kind, title) in zip(axes, kinds, strict=True):
         for name in REWARDS:
-            points = found["rl"][f"{kind}/{name}"]
-            axis.plot(
-                [step for step, _ in points], [value for _, value in points], label=name.replace("_", " ")
-            )
+            _curve(axis, found["rl"][f"{kind}/{name}"], name.replace("_", " "))
         _label(axis, "optimizer step", title, legend=axis is axes[0])
     return figure
 
@@ -87,6 +107,10 @@ def scaling(found: dict[str, Any]) -> Any:
     axes[0].axhline(found["scaling"]["oracle"], linestyle=":", label="best depth of each user")
     axes[0].legend(fontsize=7)
     return figure
+
+
+def _curve(axis: Axes, points: list[list[float]], label: str) -> None:
+    axis.plot([step for step, _ in points], [value for _, value in points], label=label)
 
 
 def _label(axis: Axes, x: str, y: str, legend: bool = True) -> None:
