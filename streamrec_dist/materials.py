@@ -15,15 +15,8 @@ from streamrec_dist.baselines.item_model import ItemModel
 from streamrec_dist.baselines.models import new_item_model
 from streamrec_dist.config import Config
 from streamrec_dist.data.batches import Corpus, history_items, history_tokens, targets
-from streamrec_dist.data.evidence import (
-    Cooccurrence,
-    EvidenceTable,
-    along_leaves,
-    evidence_of_histories,
-    evidence_of_rows,
-    no_evidence,
-    padded,
-)
+from streamrec_dist.data.evidence import EvidenceTable, along_leaves, no_evidence
+from streamrec_dist.data.row_counts import Cooccurrence, counts_of_histories, counts_of_rows, padded
 from streamrec_dist.data.split import last_rows_behind
 from streamrec_dist.errors import DataError
 from streamrec_dist.items.catalogue import Catalogue
@@ -102,13 +95,13 @@ class Materials:
         if not counted:
             return [history]
         assert self.counts is not None
-        return [history, *padded(evidence_of_rows(self.counts, corpus, rows, COUNTED), COUNTED)]
+        return [history, *padded(counts_of_rows(self.counts, corpus, rows, COUNTED), COUNTED)]
 
     def item_prompt_of(self, history: np.ndarray) -> list[np.ndarray]:
         """The same of one history int64 [length] of items, oldest first."""
         assert self.counts is not None
         seen = history[-self.corpus.max_history :][None].astype(np.int64)
-        return [seen, *padded(evidence_of_histories(self.counts, seen, COUNTED), COUNTED)]
+        return [seen, *padded(counts_of_histories(self.counts, seen, COUNTED), COUNTED)]
 
     @cached_property
     def folds(self) -> np.ndarray:

@@ -44,7 +44,7 @@ baselines:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What a pytest worker of its own runs in one piece: all that starts Ray clusters, every other file.
 
-    Two clusters at once would starve each other on two cores; one waits much of its time, and the rest runs meanwhile.
+    Two clusters at once would starve each other on two cores. One waits much of its time: the rest runs meanwhile.
     """
     for item in items:
         group = "cluster" if item.get_closest_marker("cluster") else item.path.name

@@ -16,7 +16,8 @@ from streamrec_dist.config_file import parse_config
 from streamrec_dist.data.batches import Corpus
 from streamrec_dist.data.build import validate
 from streamrec_dist.data.demo import demo_catalogue
-from streamrec_dist.data.evidence import Cooccurrence, EvidenceTable
+from streamrec_dist.data.evidence import EvidenceTable
+from streamrec_dist.data.row_counts import Cooccurrence
 from streamrec_dist.data.split import training_rows
 from streamrec_dist.decode.engine import Engine
 from streamrec_dist.events import Event

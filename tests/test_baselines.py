@@ -13,7 +13,7 @@ from streamrec_dist.baselines.models import new_item_model
 from streamrec_dist.config import Config
 from streamrec_dist.config_file import parse_config
 from streamrec_dist.data.batches import Corpus
-from streamrec_dist.data.evidence import Cooccurrence
+from streamrec_dist.data.row_counts import Cooccurrence
 from streamrec_dist.data.split import split_rows, training_rows
 from streamrec_dist.errors import ConfigError, DataError
 from streamrec_dist.materials import Materials

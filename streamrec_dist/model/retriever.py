@@ -3,7 +3,7 @@
 score(j) = state . v_j + b_j + g * log(1 + mass(j) / UNIT) + h * [j is in the history]
 
 v_j is a learned vector of the item plus a projection of its text embedding; mass(j) is what the sequences of other
-users say of j (data/evidence.py); g and h are learned, so that the model puts on top what counts leave open, and
+users say of j (data/row_counts.py); g and h are learned, so that the model puts on top what counts leave open, and
 repeats items as often as the training data do. The best items are then looked at again (model/reranker.py).
 """
 

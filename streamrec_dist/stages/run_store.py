@@ -13,9 +13,10 @@ from safetensors.numpy import load_file, save_file
 from streamrec_dist.config import Config
 from streamrec_dist.data.batches import Corpus
 from streamrec_dist.data.dataset import Dataset
-from streamrec_dist.data.evidence import Cooccurrence, EvidenceTable
+from streamrec_dist.data.evidence import EvidenceTable
 from streamrec_dist.data.files import load_dataset
 from streamrec_dist.data.prepare import prepare
+from streamrec_dist.data.row_counts import Cooccurrence
 from streamrec_dist.data.split import split_rows, training_part, training_rows
 from streamrec_dist.errors import DataError
 from streamrec_dist.events import Event, EventLog
