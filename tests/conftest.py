@@ -29,7 +29,7 @@ stages:
   tokenize: {epochs: 20, batch: 64, latent: 8, hidden: [32]}
   retrieve: {epochs: 2, batch: 64, d_model: 16, folds: 2, eval_users: 40}
   pretrain: {epochs: 2, batch: 64, eval_users: 40}
-  sft: {thoughts: 2, rounds: 2, epochs: 1, batch: 64, eval_users: 40, annotate_batch: 64}
+  sft: {thoughts: 2, rounds: 2, epochs: 1, batch: 64, eval_users: 40, annotate_batch: 64, calibration: 10}
   rl: {steps: 4, prompts: 8, group_size: 4, negatives: 8, similarity_items: 16, eval_every: 2, eval_users: 40}
   evaluate: {beam: 5, batch: 32}
 baselines:
