@@ -160,6 +160,7 @@ class PretrainConfig(Epochs):
 
     retrieved: int = Field(2, ge=0, description="text neighbours put before the target")
     temperature: float = Field(1.0, gt=0)
+    history_dropout: float = Field(0.0, ge=0, lt=1, description="share of history items left out in training")
 
 
 class SftConfig(Optimiser):
@@ -170,6 +171,7 @@ class SftConfig(Optimiser):
     rounds: int = Field(4, ge=1)
     epochs: int = Field(2, ge=1, description="epochs between annotations")
     batch: int = Field(256, ge=2)
+    history_dropout: float = Field(0.0, ge=0, lt=1, description="share of history items left out in training")
     dpo: float = Field(0.1, ge=0, description="lambda of eq. 19")
     dpo_beta: float = Field(0.1, gt=0)
     quantisation: float = Field(0.25, ge=0, description="mu of eq. 19")

@@ -22,9 +22,10 @@ from streamrec_dist.stages.baseline import train_baseline
 from streamrec_dist.stages.decoding import Recommender
 from streamrec_dist.stages.item_ranking import item_model_ranks
 from streamrec_dist.tokens import PAD
+from streamrec_dist.training.history_dropout import leave_out_items
 from streamrec_dist.training.item_losses import ItemBatch, NegativeLoss, SoftmaxLoss, draw_negatives
 from streamrec_dist.training.learner import Learner
-from streamrec_dist.training.tiger import TigerBatch, TigerLoss, leave_out_items
+from streamrec_dist.training.tiger import TigerBatch, TigerLoss
 from tests.local_ports import TINY, MemoryStore, local_context, tiny_materials
 
 HISTORIES = torch.tensor([[4, 2, 9, -1], [1, 7, 3, 5], [6, -1, -1, -1]])

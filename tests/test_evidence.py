@@ -173,7 +173,7 @@ def test_the_direct_decoder_has_evidence_only_where_it_is_given_any(materials):
 def test_the_weight_of_evidence_is_learnt(materials):
     model = materials.new_model()
     batch = pretrain_batch(materials, materials.rows[:16], torch.device("cpu"))
-    loss, _ = PretrainLoss(model, 1.0, materials.catalogue)(batch)
+    loss, _ = PretrainLoss(model, materials.config.stages.pretrain, materials.catalogue)(batch)
     loss.backward()
     # Retrieved items are written as thoughts are.
     assert (model.decoder.evidence.grad.abs() > 0).all()

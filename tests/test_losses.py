@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from streamrec_dist.model.thinking import ThinkingHeads, nearest_tokens, unit_rm
 from streamrec_dist.rl.objective import clipped_surrogate, k3_divergence
 from streamrec_dist.stages.annotate import Annotator, ThinkingMeter, iterative_inference
 from streamrec_dist.tokens import BOS, FIRST_CODE
+from streamrec_dist.training.history_dropout import leave_out_items
 from streamrec_dist.training.optimiser import learning_rate
 from streamrec_dist.training.pretrain_loss import PretrainLoss, pretrain_batch
 from streamrec_dist.training.sft_loss import (
@@ -153,7 +155,7 @@ def test_pretrain_loss_equals_separate_passes(materials):
     nearest = materials.neighbours[item, 0]
     assert batch.retrieved[0].tolist() == materials.corpus.item_tokens(nearest).tolist()
     with torch.no_grad():
-        loss, parts = PretrainLoss(model, 1.0, materials.catalogue)(batch)
+        loss, parts = PretrainLoss(model, materials.config.stages.pretrain, materials.catalogue)(batch)
         for stack, labels in (
             ("thinking", torch.cat([batch.retrieved, batch.target], -1)),
             ("direct", batch.target),
@@ -209,6 +211,27 @@ def test_sft_loss_equals_its_parts(ste):
     loss.backward()
     assert model.heads.residual_mlp.wo.weight.grad.abs().sum() > 0
     assert model.heads.state_mlp.wo.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "sft"])
+def test_items_of_the_history_are_left_out_in_training_alone(stage):
+    settings = [f"stages.{stage}.history_dropout=0.5", "model.dropout=0"]
+    materials = tiny_materials(parse_config(TINY, "tiny", settings))
+    model, chosen = materials.new_model(), np.arange(12)
+    if stage == "pretrain":
+        batch = pretrain_batch(materials, materials.rows[chosen], torch.device("cpu"))
+        loss = PretrainLoss(model, materials.config.stages.pretrain, materials.catalogue)
+    else:
+        annotation = annotate(materials, model, 0, len(materials.rows), 0)
+        batch = sft_batch(materials, annotation, chosen, torch.device("cpu"))
+        loss = SftLoss(model, materials.config.stages.sft, all_item_tokens(materials), materials.catalogue)
+    torch.manual_seed(1)
+    found, _ = loss.train()(batch)
+    torch.manual_seed(1)
+    left = replace(batch, history=leave_out_items(batch.history, materials.corpus.levels, 0.5))
+    assert not torch.equal(left.history, batch.history)
+    torch.testing.assert_close(found, loss.eval()(left)[0])
+    assert not torch.allclose(found, loss(batch)[0])
 
 
 def annotate(materials, model, first, last, round_number):

@@ -8,10 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from streamrec_dist.config import PretrainConfig
 from streamrec_dist.data.batches import targets
 from streamrec_dist.items.catalogue import Catalogue
 from streamrec_dist.materials import Materials
 from streamrec_dist.model.backbone import Stack, StreamRec, shift_right, token_log_probs
+from streamrec_dist.training.history_dropout import leave_out_items
 from streamrec_dist.transfer import to_device
 
 
@@ -46,14 +48,15 @@ class PretrainLoss(nn.Module):
     Loss and metrics are the batch's share of those of the optimizer step: what is accumulated adds up.
     """
 
-    def __init__(self, model: StreamRec, temperature: float, catalogue: Catalogue):
+    def __init__(self, model: StreamRec, config: PretrainConfig, catalogue: Catalogue):
         super().__init__()
         self.model = model
         self.catalogue = catalogue
-        self.temperature = temperature
+        self.config = config
 
     def forward(self, batch: PretrainBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        states, mask = self.model.encode(batch.history)
+        share = self.config.history_dropout if self.training else 0.0
+        states, mask = self.model.encode(leave_out_items(batch.history, self.model.levels, share))
         long = torch.cat([batch.retrieved, batch.target], dim=-1)
         thinking = self._nll(batch, states, mask, long, "thinking") * batch.share
         direct = self._nll(batch, states, mask, batch.target, "direct") * batch.share
@@ -65,4 +68,4 @@ class PretrainLoss(nn.Module):
         memory = self.model.memory(states, mask, stack)
         hidden, _ = self.model.decode(shift_right(labels)[:, None], memory, stack=stack)
         evidence = self.model.evidence(self.catalogue, batch.places, batch.below, stack)
-        return -token_log_probs(self.model, hidden[:, 0], labels, self.temperature, evidence).mean()
+        return -token_log_probs(self.model, hidden[:, 0], labels, self.config.temperature, evidence).mean()

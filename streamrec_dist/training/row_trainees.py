@@ -38,7 +38,7 @@ class PretrainTrainee(SupervisedTrainee):
         return self.whole_config.stages.pretrain
 
     def started(self) -> nn.Module:
-        return PretrainLoss(self.model, self.config.temperature, self.catalogue).train()
+        return PretrainLoss(self.model, self.config, self.catalogue).train()
 
     def batch(self, rows: np.ndarray, share: float) -> PretrainBatch:
         return pretrain_batch(self.materials, rows, self.device, share)

@@ -16,6 +16,7 @@ from streamrec_dist.materials import Materials
 from streamrec_dist.model.backbone import StreamRec, thought_log_probs, token_log_probs
 from streamrec_dist.model.thinking import unit_rms
 from streamrec_dist.tokens import BOS, FIRST_CODE
+from streamrec_dist.training.history_dropout import leave_out_items
 from streamrec_dist.transfer import to_device
 from streamrec_dist.types import Annotation
 
@@ -118,7 +119,8 @@ class SftLoss(nn.Module):
 
     def forward(self, batch: SftBatch) -> tuple[Tensor, dict[str, Tensor]]:
         model, config = self.model, self.config
-        states, mask = model.encode(batch.history)
+        share = config.history_dropout if self.training else 0.0
+        states, mask = model.encode(leave_out_items(batch.history, model.levels, share))
         memory = model.memory(states, mask)
         first = model.history_state(states, mask)
         target_state = model.item_states(batch.target).detach()

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from streamrec_dist.baselines.config import TigerConfig
 from streamrec_dist.data.batches import history_tokens, targets
 from streamrec_dist.model.backbone import StreamRec, shift_right
-from streamrec_dist.tokens import FIRST_CODE, PAD
+from streamrec_dist.tokens import FIRST_CODE
+from streamrec_dist.training.history_dropout import leave_out_items
 from streamrec_dist.training.trainee import RecommenderTrainee
 from streamrec_dist.transfer import to_device
 
@@ -40,18 +40,6 @@ class TigerLoss(nn.Module):
         nll = -log_probs.gather(-1, (batch.target - FIRST_CODE).unsqueeze(-1)).mean() * batch.share
         smoothing = self.config.label_smoothing
         return (1 - smoothing) * nll - smoothing * log_probs.mean() * batch.share, {"nll": nll}
-
-
-def leave_out_items(history: Tensor, levels: int, share: float) -> Tensor:
-    """History tokens int64 [B, S] in which a random `share` of the items is padding; never a history's last."""
-    if share == 0:
-        return history
-    items = history.unflatten(1, (-1, levels))
-    there = items[..., 0] != PAD
-    last = there.sum(dim=1, keepdim=True) - 1
-    dropped = torch.rand(there.shape, device=history.device) < share
-    dropped = dropped.scatter(1, last.clamp_min(0), False)
-    return items.masked_fill(dropped.unsqueeze(-1), PAD).flatten(1)
 
 
 class TigerTrainee(RecommenderTrainee):
