@@ -2,6 +2,7 @@
 
     python benchmarks/ablations.py --set Scientific --run scientific-1 --stage sft
     python benchmarks/ablations.py --set Scientific --run scientific-1 --stage rl --override stages.rl.steps=60
+    python benchmarks/ablations.py --set Scientific --run scientific-1 --stage sft --table
 
 Every variant is a run in runs/ that takes the stages before --stage from --run. It is judged on all
 validation users, the history masked, and compared with the stage as configured, on the same users. Test users
@@ -59,9 +60,10 @@ SAID = {
 def main() -> None:
     arguments = _arguments()
     rows = known_rows(arguments.out)
-    with cluster(f"{arguments.set.lower()}.yaml"):
-        for row in measure(arguments, rows):
-            add_row(arguments.out, rows, row)
+    if not arguments.table:
+        with cluster(f"{arguments.set.lower()}.yaml"):
+            for row in measure(arguments, rows):
+                add_row(arguments.out, rows, row)
     print("\n".join(table(rows, arguments.run, arguments.stage, arguments.override)))
 
 
@@ -121,7 +123,9 @@ def table(rows: list[dict[str, Any]], run: str, stage: str, override: list[str])
         if (row["run"], row["stage"], row["override"]) == (run, stage, override):
             against = " | "
             if "p" in row:
-                against = f"{signed(row['difference'])} {interval(row['difference_ci'])} | {row['p']:.3f}"
+                against = (
+                    f"{signed(row['difference'])} {interval(row['difference_ci'], signed)} | {row['p']:.3f}"
+                )
             score = f"{four(row['ndcg@10'])} {interval(row['ndcg@10_ci'])}"
             yield f"| {row['variant']} | {score} | {against} | {row['minutes']:.0f} |"
 
@@ -138,6 +142,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--hardware", default="", help="what this runs on, for the record")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "ablations.json")
+    parser.add_argument("--table", action="store_true", help="measure nothing; print the rows there are")
     return parser.parse_args()
 
 

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import REPO
 
 
@@ -15,6 +17,12 @@ def printed(script: str, *arguments: str) -> list[str]:
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("name", ["Scientific", "Beauty"])
+def test_the_readme_has_the_rows_that_were_measured(name: str) -> None:
+    shown = (REPO / "README.md").read_text().splitlines()
+    assert [line for line in printed("science.py", "--set", name, "--table") if line not in shown] == []
 
 
 def row(model: str, seed: int, masked: bool, ndcg: float, **more: object) -> dict[str, object]:
