@@ -28,9 +28,18 @@ from streamrec_dist.baselines.config import TRAINED
 from streamrec_dist.rundir import STAGES, RunDir
 from streamrec_dist.stages.evaluate import result_name
 
-#: What is evaluated -> its name in the table, and the stage whose minutes it took. What begins with PLAIN is of a
-#: second run from the same ids, without evidence.
+#: What begins with it is of a second run from the same ids, without evidence.
 PLAIN = "plain-"
+#: What the decoders of that run need beyond the configuration of the set: with nothing told them they have more to learn.
+PLAIN_SETTINGS = [
+    "stages.pretrain.epochs=20",
+    "stages.sft.lr=0.001",
+    "stages.sft.epochs=3",
+    "stages.sft.rounds=4",
+    "stages.rl.rows=all",
+    "stages.rl.steps=300",
+]
+#: What is evaluated -> its name in the table, and the stage whose minutes it took.
 MODELS = {
     "counting": ("counting (no training)", None),
     "gru4rec": ("GRU4Rec", "gru4rec"),
@@ -219,9 +228,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--plain",
         nargs="+",
-        default=["stages.pretrain.epochs=20", "stages.rl.rows=all"],
+        default=PLAIN_SETTINGS,
         metavar="KEY=VALUE",
-        help="settings of the run without evidence, whose decoders have more to learn",
+        help="settings of the run without evidence",
     )
     parser.add_argument("--hardware", default="", help="what this runs on, for the record")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "science.json")
