@@ -30,7 +30,7 @@ from streamrec_dist.stages.evaluate import result_name
 
 #: What begins with it is of a second run from the same ids, without evidence.
 PLAIN = "plain-"
-#: What the decoders of that run need beyond the configuration of the set: with nothing told them they have more to learn.
+#: What the decoders of that run need beyond the configuration of the set: told nothing, they have more to learn.
 PLAIN_SETTINGS = [
     "stages.pretrain.epochs=20",
     "stages.sft.lr=0.001",
