@@ -8,7 +8,7 @@ import numpy as np
 
 from actors.model_slot import ItemSlot, ModelSlot
 from actors.placement import start_worker
-from actors.pool import Pool
+from actors.pool import RESTARTS, Pool
 from streamrec_dist.baselines.config import SCORES_ITEMS
 from streamrec_dist.baselines.item_model import ItemModel
 from streamrec_dist.config import ActorConfig
@@ -66,8 +66,8 @@ class EvaluateActor:
 class EvaluatePool:
     """Implements the Evaluators port."""
 
-    def __init__(self, config: ActorConfig, materials: Any):
-        self.pool = Pool("evaluate", EvaluateActor, config, [materials, config.cpus])
+    def __init__(self, config: ActorConfig, materials: Any, restarts: int = RESTARTS):
+        self.pool = Pool("evaluate", EvaluateActor, config, [materials, config.cpus], restarts)
         self.replicas = config.replicas
 
     def ranks(self, model: str, rows: np.ndarray, mask_history: bool, weights: Published) -> Task:

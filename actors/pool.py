@@ -61,7 +61,9 @@ def _get(ref: Any, what: str, timeout_s: float) -> Any:
 class Pool:
     """Replicas of one role. Calls go to them in turn."""
 
-    def __init__(self, role: str, actor_class: Any, config: ActorConfig, args: Sequence[Any]):
+    def __init__(
+        self, role: str, actor_class: Any, config: ActorConfig, args: Sequence[Any], restarts: int = RESTARTS
+    ):
         """`args` are the constructor's arguments, big ones as object references: a restart passes them again."""
         self.role, self.replicas = role, config.replicas
         # Held for as long as the pool: a restart needs the arguments again.
@@ -69,8 +71,8 @@ class Pool:
         options = {
             "num_cpus": config.cpus,
             "num_gpus": config.gpus,
-            "max_restarts": RESTARTS,
-            "max_task_retries": RESTARTS,
+            "max_restarts": restarts,
+            "max_task_retries": restarts,
         }
         self.actors: list[Any] = [
             ray.remote(actor_class).options(**options).remote(*args) for _ in range(config.replicas)

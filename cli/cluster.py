@@ -98,9 +98,6 @@ def connect(record: ClusterRecord) -> None:
         os.environ.update(ray_variables(record.token_path))
     # Ray waits 40 seconds for an address that accepts connections but is no Ray, 20 times over.
     os.environ["RAY_NUM_REDIS_GET_RETRIES"] = "1"
-    # What Ray's core says of actors that can restart is an error to it, and would stand among what a command says;
-    # what it fails at is raised.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
 
     if ray.is_initialized():

@@ -228,7 +228,9 @@ def _rank_on_cluster(
     import_weights(model, saved)
     weights = Published(PolicyVersion(0), ray.put(flatten(model, policy_only=False)))
     settled = stage_config(config, "pretrain", cluster_gpus())
-    evaluators, runtime = EvaluatePool(settled.actors.evaluate, ray.put(materials)), RayRuntime()
+    # A few minutes that can be asked for again: Ray prints an error of its own for every actor that may restart.
+    evaluators = EvaluatePool(settled.actors.evaluate, ray.put(materials), restarts=0)
+    runtime = RayRuntime()
     try:
         wait_started({"evaluate": evaluators.pool.started()})
         parts = [rows[first : first + EVALUATION_CHUNK] for first in range(0, len(rows), EVALUATION_CHUNK)]
