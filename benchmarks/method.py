@@ -23,7 +23,7 @@ from measure import begin, hardware
 
 from streamrec_dist.data.split import rows_of_some, split_rows
 from streamrec_dist.decode.search import Plan
-from streamrec_dist.events import Event, EventReader
+from streamrec_dist.events import Event
 from streamrec_dist.metrics import ndcg
 from streamrec_dist.model.weights import import_weights
 from streamrec_dist.rundir import RunDir, write_atomically
@@ -41,7 +41,7 @@ def main() -> None:
     arguments = _arguments()
     begin(arguments.threads)
     run = RunDir.open(arguments.run)
-    events = list(EventReader(run.events_path).new())
+    events = run.all_events()
     body = {
         "run": run.name,
         "users": arguments.users,

@@ -2,6 +2,7 @@
 
 runs/NAME/config.yaml                       the resolved configuration
           events.jsonl                      what happened
+          inherited.jsonl                   what happened in the stages that it has from another run
           data.json                         the content hash of prepared data that lies elsewhere
           dataset/                          the prepared data, with its content hash
           items/                            embeddings, neighbours, semantic ids
@@ -30,6 +31,7 @@ from streamrec_dist.baselines.config import TRAINED
 from streamrec_dist.config import Config
 from streamrec_dist.config_file import differing_keys, dump_config, load_config
 from streamrec_dist.errors import DataError, UsageError
+from streamrec_dist.events import Event, EventReader
 
 STAGES = ("tokenize", "retrieve", "pretrain", "sft", "rl")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -72,6 +74,10 @@ class RunDir:
     @property
     def events_path(self) -> Path:
         return self.path / "events.jsonl"
+
+    @property
+    def inherited_path(self) -> Path:
+        return self.path / "inherited.jsonl"
 
     @property
     def dataset_path(self) -> Path:
@@ -119,10 +125,16 @@ class RunDir:
                 if _stage_of(inside) in (DATA, *stages):
                     (run.path / inside).parent.mkdir(parents=True, exist_ok=True)
                     os.link(path, run.path / inside)
+            inherited = [event for event in self.all_events() if event.stage in stages]
+            write_atomically(run.inherited_path, "".join(f"{event.to_json()}\n" for event in inherited))
         except BaseException:
             shutil.rmtree(run.path)
             raise
         return run
+
+    def all_events(self) -> list[Event]:
+        """Of the stages that it has from other runs, and its own."""
+        return [*EventReader(self.inherited_path).new(), *EventReader(self.events_path).new()]
 
     def config(self, overrides: Sequence[str] = ()) -> Config:
         """The run's configuration, with `key.sub=value` on top of it. Raises ConfigError."""

@@ -100,6 +100,8 @@ def test_a_run_takes_its_first_stages_from_another(trained: RunDir) -> None:
     run = RunDir.open(root / "runs" / "branch")
     assert run.finished_stages() == list(STAGES) and run.config().stages.rl.kl == 0.5
     assert {event.stage for event in EventReader(run.events_path).new() if event.kind == "step"} == {"rl"}
+    known = {event.stage for event in run.all_events() if event.kind == "step"}
+    assert known == {event.stage for event in trained.all_events() if event.kind == "step"} == set(STAGES)
     taken = trained.load_weights("sft")
     assert all((array == taken[name]).all() for name, array in run.load_weights("sft").items())
 
