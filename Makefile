@@ -22,7 +22,7 @@ demo: $(STAMP)
 	@$(RUN) -m cli.demo
 
 test: $(STAMP)
-	$(RUN) -m pytest -n 2 --dist loadgroup
+	$(RUN) -m pytest -n 2
 
 lint: $(STAMP)
 	$(RUN) -m ruff check .

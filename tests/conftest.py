@@ -8,9 +8,11 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from xdist.scheduler import LoadScopeScheduling
 
 # Threads that wait for one another make tests slow on a busy machine.
 torch.set_num_threads(1)
@@ -40,15 +42,19 @@ baselines:
 """
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What a pytest worker of its own runs in one piece: all that starts Ray clusters, every other file.
+class ByFile(LoadScopeScheduling):
+    """How `pytest -n 2` deals tests out: every file in one piece, and all that starts Ray clusters in one.
 
     Two clusters at once would starve each other on two cores. One waits much of its time: the rest runs meanwhile.
     """
-    for item in items:
-        group = "cluster" if item.get_closest_marker("cluster") else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::")[0]
+        return "cluster" if "pytest.mark.cluster" in (REPO / file).read_text(encoding="utf-8") else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    return ByFile(config, log)
 
 
 def run_cli(
