@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,9 @@ def learning(found: dict[str, Any]) -> Any:
     for stage in ("pretrain", "sft", "rl"):
         points = found[stage]["ndcg@10"]
         # Parts of a stage side by side: steps of stages differ by magnitudes.
-        right.plot(
-            [place / max(len(points) - 1, 1) for place in range(len(points))],
-            [value for _, value in points],
-            marker="o",
-            label=stage,
-        )
+        last = max(len(points) - 1, 1)
+        parts = [(place / last, value) for place, (_, value) in enumerate(points)]
+        _curve(right, parts, stage, marker="o")
     _label(right, "share of the stage", "validation NDCG@10")
     return figure
 
@@ -109,8 +107,8 @@ def scaling(found: dict[str, Any]) -> Any:
     return figure
 
 
-def _curve(axis: Axes, points: list[list[float]], label: str) -> None:
-    axis.plot([step for step, _ in points], [value for _, value in points], label=label)
+def _curve(axis: Axes, points: Sequence[Sequence[float]], label: str, **style: str) -> None:
+    axis.plot([x for x, _ in points], [y for _, y in points], label=label, **style)
 
 
 def _label(axis: Axes, x: str, y: str, legend: bool = True) -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,12 @@ class ByFile(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.split("::")[0]
-        return "cluster" if "pytest.mark.cluster" in (REPO / file).read_text(encoding="utf-8") else file
+        return "cluster" if starts_clusters(file) else file
+
+
+@cache
+def starts_clusters(file: str) -> bool:
+    return "pytest.mark.cluster" in (REPO / file).read_text(encoding="utf-8")
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:

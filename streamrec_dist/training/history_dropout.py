@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from streamrec_dist.tokens import PAD
+
+
+class HistoryDropout(nn.Module):
+    """Leaves a `share` of the items out of history tokens int64 [B, S] in training, none otherwise."""
+
+    def __init__(self, share: float, levels: int):
+        super().__init__()
+        self.share, self.levels = share, levels
+
+    def forward(self, history: Tensor) -> Tensor:
+        return leave_out_items(history, self.levels, self.share) if self.training else history
 
 
 def leave_out_items(history: Tensor, levels: int, share: float) -> Tensor:

@@ -13,7 +13,7 @@ from streamrec_dist.data.batches import targets
 from streamrec_dist.items.catalogue import Catalogue
 from streamrec_dist.materials import Materials
 from streamrec_dist.model.backbone import Stack, StreamRec, shift_right, token_log_probs
-from streamrec_dist.training.history_dropout import leave_out_items
+from streamrec_dist.training.history_dropout import HistoryDropout
 from streamrec_dist.transfer import to_device
 
 
@@ -53,10 +53,10 @@ class PretrainLoss(nn.Module):
         self.model = model
         self.catalogue = catalogue
         self.config = config
+        self.history_dropout = HistoryDropout(config.history_dropout, model.levels)
 
     def forward(self, batch: PretrainBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        share = self.config.history_dropout if self.training else 0.0
-        states, mask = self.model.encode(leave_out_items(batch.history, self.model.levels, share))
+        states, mask = self.model.encode(self.history_dropout(batch.history))
         long = torch.cat([batch.retrieved, batch.target], dim=-1)
         thinking = self._nll(batch, states, mask, long, "thinking") * batch.share
         direct = self._nll(batch, states, mask, batch.target, "direct") * batch.share

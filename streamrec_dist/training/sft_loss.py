@@ -16,7 +16,7 @@ from streamrec_dist.materials import Materials
 from streamrec_dist.model.backbone import StreamRec, thought_log_probs, token_log_probs
 from streamrec_dist.model.thinking import unit_rms
 from streamrec_dist.tokens import BOS, FIRST_CODE
-from streamrec_dist.training.history_dropout import leave_out_items
+from streamrec_dist.training.history_dropout import HistoryDropout
 from streamrec_dist.transfer import to_device
 from streamrec_dist.types import Annotation
 
@@ -114,13 +114,13 @@ class SftLoss(nn.Module):
         self.model = model
         self.config = config
         self.catalogue = catalogue
+        self.history_dropout = HistoryDropout(config.history_dropout, model.levels)
         self.item_tokens: Tensor
         self.register_buffer("item_tokens", corpus_codes, persistent=False)
 
     def forward(self, batch: SftBatch) -> tuple[Tensor, dict[str, Tensor]]:
         model, config = self.model, self.config
-        share = config.history_dropout if self.training else 0.0
-        states, mask = model.encode(leave_out_items(batch.history, model.levels, share))
+        states, mask = model.encode(self.history_dropout(batch.history))
         memory = model.memory(states, mask)
         first = model.history_state(states, mask)
         target_state = model.item_states(batch.target).detach()

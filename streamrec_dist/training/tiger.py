@@ -11,7 +11,7 @@ from streamrec_dist.baselines.config import TigerConfig
 from streamrec_dist.data.batches import history_tokens, targets
 from streamrec_dist.model.backbone import StreamRec, shift_right
 from streamrec_dist.tokens import FIRST_CODE
-from streamrec_dist.training.history_dropout import leave_out_items
+from streamrec_dist.training.history_dropout import HistoryDropout
 from streamrec_dist.training.trainee import RecommenderTrainee
 from streamrec_dist.transfer import to_device
 
@@ -31,10 +31,10 @@ class TigerLoss(nn.Module):
     def __init__(self, model: StreamRec, config: TigerConfig):
         super().__init__()
         self.model, self.config = model, config
+        self.history_dropout = HistoryDropout(config.history_dropout, model.levels)
 
     def forward(self, batch: TigerBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        history = leave_out_items(batch.history, self.model.levels, self.config.history_dropout)
-        memory = self.model.read(history, "direct")
+        memory = self.model.read(self.history_dropout(batch.history), "direct")
         hidden, _ = self.model.decode(shift_right(batch.target)[:, None], memory, stack="direct")
         log_probs = self.model.log_probs(hidden[:, 0])
         nll = -log_probs.gather(-1, (batch.target - FIRST_CODE).unsqueeze(-1)).mean() * batch.share
