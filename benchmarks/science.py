@@ -80,8 +80,7 @@ def measure(arguments: argparse.Namespace, known: list[dict[str, Any]]) -> Itera
         baselines = RunDir(run.path.with_name(f"{run.name}-baselines"))
         _train(run, seed)
         _train_baselines(baselines, run, arguments, seed)
-        if any(model.startswith(PLAIN) for model in arguments.models):
-            _train_plain(plain, run, arguments.plain)
+        _train_plain(plain, run, arguments)
         for model in arguments.models:
             for masked in (False, True):
                 key = {
@@ -151,12 +150,16 @@ def _train_baselines(baselines: RunDir, run: RunDir, arguments: argparse.Namespa
             command("train", "--baseline", baseline, "--run", baselines.name, *words)
 
 
-def _train_plain(plain: RunDir, run: RunDir, settings: list[str]) -> None:
-    if not plain.path.exists():
-        words = [word for setting in ("model.evidence=0", *settings) for word in ("--set", setting)]
+def _train_plain(plain: RunDir, run: RunDir, arguments: argparse.Namespace) -> None:
+    """As far as the chosen models need."""
+    wanted = {MODELS[model][1] for model in arguments.models if model.startswith(PLAIN)}
+    stages = [stage for stage in STAGES if stage in wanted]
+    if stages and not plain.path.exists():
+        settings = ("model.evidence=0", *arguments.plain)
+        words = [word for setting in settings for word in ("--set", setting)]
         command("train", "--stage", "pretrain", "--run", plain.name, "--from", run.name, *words)
-    if plain.stage_result("rl") is None:
-        command("train", "--stage", "rl", "--run", plain.name, "--resume")
+    if stages and plain.stage_result(stages[-1]) is None:
+        command("train", "--stage", stages[-1], "--run", plain.name, "--resume")
 
 
 def _evaluate(

@@ -70,6 +70,8 @@ def run_cli(
     program = [sys.executable, "-m", "cli.app", *arguments]
     # The folder is not the checkout, so the code under test is named here.
     environment = {**os.environ, "PYTHONPATH": str(REPO), "NO_COLOR": "1", "COLUMNS": "120", "TERM": "dumb"}
+    # Ray's workers step back for every other process, and those of the other tests would leave them nothing.
+    environment["RAY_worker_niceness"] = "0"
     environment |= variables or {}
     return subprocess.run(program, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
 

@@ -116,8 +116,8 @@ def lazy(work: Callable[[], tuple[Any, Any]]) -> Task:
 
 
 class LocalLearners:
-    def __init__(self, materials: Materials):
-        self.learner = Learner(materials)
+    def __init__(self, materials: Materials, device: str = "cpu"):
+        self.learner = Learner(materials, device=device)
         self.world_size = 1
         self.consumed: list[tuple[int, int]] = []
 
@@ -153,11 +153,11 @@ class LocalLearners:
 class LocalWorkers:
     """Annotators, rollouts, rewards and evaluators at once."""
 
-    def __init__(self, materials: Materials, replicas: int = 2):
-        self.materials, self.replicas = materials, replicas
-        self.model = materials.new_model().eval()
+    def __init__(self, materials: Materials, device: str = "cpu", replicas: int = 2):
+        self.materials, self.device, self.replicas = materials, device, replicas
+        self.model = materials.new_model().to(device).eval()
         self.engine = Engine(self.model, arithmetic(materials.config))
-        self.reference = materials.new_model().eval()
+        self.reference = materials.new_model().to(device).eval()
 
     def adopt(self, weights: Published):
         load_vector(self.model, weights.vector)
@@ -187,8 +187,8 @@ class LocalRollouts(LocalWorkers):
 
 
 class LocalRewards(LocalWorkers):
-    def __init__(self, materials: Materials):
-        super().__init__(materials)
+    def __init__(self, materials: Materials, device: str = "cpu"):
+        super().__init__(materials, device)
         self.scorer = Scorer(materials, self.reference)
 
     def submit(self, rollouts) -> Task:
@@ -205,7 +205,7 @@ class LocalRewards(LocalWorkers):
 class LocalEvaluators(LocalWorkers):
     def recommender(self, model, weights) -> Recommender:
         self.adopt(weights)
-        return Recommender(self.materials, self.model, model, engine=self.engine)
+        return Recommender(self.materials, self.model, model, self.device, self.engine)
 
     def ranks(self, model, rows, mask_history, weights) -> Task:
         if model in SCORES_ITEMS:
@@ -224,7 +224,7 @@ class LocalEvaluators(LocalWorkers):
         return lazy(lambda: (likely_items(self.item_model("retrieve", weights), self.materials, rows), None))
 
     def item_model(self, name, weights):
-        model = self.materials.new_item_model(name).eval()
+        model = self.materials.new_item_model(name).to(self.device).eval()
         load_vector(model, weights.vector)
         return model
 
@@ -273,20 +273,22 @@ class MemoryStore:
         return [event for event in self.events if event.kind == kind and event.stage == stage]
 
 
-def local_context(materials: Materials, store: MemoryStore | None = None, order=lambda count: 0) -> Context:
-    """A Context whose roles all work in this process."""
+def local_context(
+    materials: Materials, store: MemoryStore | None = None, order=lambda count: 0, device: str = "cpu"
+) -> Context:
+    """A Context whose roles all work in this process, on `device`."""
     context = Context(
         materials.config,
         materials,
         LocalRuntime(order),
-        LocalLearners(materials),
+        LocalLearners(materials, device),
         store or MemoryStore(),
-        LocalEvaluators(materials),
+        LocalEvaluators(materials, device),
         WeightPublisher(),
     )
-    context.annotators = LocalAnnotators(materials)
-    context.rollouts = LocalRollouts(materials)
-    context.rewards = LocalRewards(materials)
+    context.annotators = LocalAnnotators(materials, device)
+    context.rollouts = LocalRollouts(materials, device)
+    context.rewards = LocalRewards(materials, device)
     if store and "pretrain" in store.weights:
         for worker in (context.annotators, context.rewards):
             import_weights(worker.reference, store.weights["pretrain"])

@@ -44,7 +44,8 @@ class EmbeddingShards:
         flat = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).ravel())
         column = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
         unfinished = self._path(first).with_suffix(f".{os.getpid()}")
-        pq.write_table(pa.table({"embedding": column}), unfinished, compression="none")
+        # Numbers that hardly ever recur: a dictionary would make the file half as large again.
+        pq.write_table(pa.table({"embedding": column}), unfinished, compression="none", use_dictionary=False)
         os.replace(unfinished, self._path(first))
 
     def load(self, items: int) -> np.ndarray:
