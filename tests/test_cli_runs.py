@@ -22,6 +22,7 @@ from tests.conftest import last_json, run_cli
 
 pytestmark = pytest.mark.cluster
 
+REPEATABLY = ("--set", "deterministic=true", "--set", "stages.rl.max_staleness=0")
 LONG = ("--set", "stages.rl.steps=3000", "--set", "stages.rl.eval_every=5")
 MEASURES = {f"{name}@{k}{ci}" for name in ("recall", "ndcg") for k in (5, 10, 20) for ci in ("", "_ci")}
 MEASURES |= {"mrr@20", "mrr@20_ci", "by"}
@@ -29,8 +30,13 @@ MEASURES |= {"mrr@20", "mrr@20_ci", "by"}
 
 @pytest.fixture(scope="module")
 def trained(cluster_root: Path) -> RunDir:
-    """A run of all stages, made by `train --stage rl`."""
-    done = run_cli("train", "--stage", "rl", "--run", "whole", "--json", cwd=cluster_root, timeout=400)
+    """A run of all stages, made by `train --stage rl`, that another can repeat.
+
+    Without that, whole runs are those of tests/test_two_lines.py and tests/test_faults.py.
+    """
+    done = run_cli(
+        "train", "--stage", "rl", "--run", "whole", *REPEATABLY, "--json", cwd=cluster_root, timeout=400
+    )
     assert done.returncode == 0, done.stderr
     assert "run whole lacks tokenize, retrieve, pretrain, sft: they run first" in done.stderr
     body = last_json(done)
@@ -65,6 +71,18 @@ def test_a_run_leaves_its_config_events_and_results(trained: RunDir) -> None:
     assert {"run", "stage", "step", "eval", "round"} <= kinds
     suffixes = {path.suffix for path in trained.path.rglob("*") if path.is_file()}
     assert suffixes <= {".yaml", ".jsonl", ".json", ".safetensors", ".msgpack", ".parquet", ".arrow"}
+
+
+def test_a_second_run_gives_the_same_bits(trained: RunDir) -> None:
+    root = trained.path.parents[1]
+    done = run_cli("train", "--stage", "all", "--run", "again", *REPEATABLY, cwd=root, timeout=400)
+    assert done.returncode == 0, done.stderr
+    again = RunDir.open(root / "runs" / "again")
+    for stage in ("retrieve", "pretrain", "sft", "rl"):
+        weights = again.load_weights(stage)
+        assert [
+            name for name, x in trained.load_weights(stage).items() if not (x == weights[name]).all()
+        ] == []
 
 
 def test_a_finished_run_is_not_trained_again(trained: RunDir) -> None:
