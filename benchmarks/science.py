@@ -32,12 +32,14 @@ from streamrec_dist.stages.evaluate import result_name
 PLAIN = "plain-"
 #: What the decoders of that run need beyond the configuration of the set: told nothing, they have more to learn.
 PLAIN_SETTINGS = [
-    "stages.pretrain.epochs=20",
+    "stages.pretrain.epochs=14",
+    "stages.pretrain.patience=14",
     "stages.sft.lr=0.001",
     "stages.sft.epochs=3",
-    "stages.sft.rounds=4",
+    "stages.sft.rounds=5",
+    "stages.sft.own_thoughts=0.8",
     "stages.rl.rows=all",
-    "stages.rl.steps=300",
+    "stages.rl.steps=200",
 ]
 #: What is evaluated -> its name in the table, and the stage whose minutes it took.
 MODELS = {
@@ -46,7 +48,7 @@ MODELS = {
     "sasrec-bce": ("SASRec, BCE", "sasrec-bce"),
     "sasrec": ("SASRec, full softmax", "sasrec"),
     "tiger": ("TIGER, trained alone", "tiger"),
-    "plain-direct": ("direct decoder (= TIGER)", "pretrain"),
+    "plain-direct": ("direct decoder (TIGER on the trie)", "pretrain"),
     "plain-pretrain": ("thinking without evidence, after pretrain", "pretrain"),
     "plain-sft": ("thinking without evidence, after SFT", "sft"),
     "plain-rl": ("thinking without evidence, after RL", "rl"),
@@ -94,26 +96,34 @@ def measure(arguments: argparse.Namespace, known: list[dict[str, Any]]) -> Itera
                 key |= {"run": of.name, "config": _fingerprint(of)}
                 if not is_known(known, key):
                     yield key | _evaluate(arguments, seed, of, model, masked)
-        yield from _gains(arguments, seed, run, (baselines, plain))
+        yield from _gains(arguments, known, seed, run, (baselines, plain))
 
 
 def _gains(
-    arguments: argparse.Namespace, seed: int, run: RunDir, others: tuple[RunDir, RunDir]
+    arguments: argparse.Namespace,
+    known: list[dict[str, Any]],
+    seed: int,
+    run: RunDir,
+    others: tuple[RunDir, RunDir],
 ) -> Iterator[dict[str, Any]]:
-    """SFT and RL against the better TIGER, on the same users."""
+    """SFT and RL against the better TIGER, on the same users, where that is not `known`."""
     for masked in (False, True):
         judged = {}
         for other, stage in zip(others, ("tiger", "direct"), strict=True):
             path = other.ranks_path(result_name(stage, "test", masked)).with_suffix(".json")
             if path.is_file():
                 judged[f"{other.name}:{stage}"] = json.loads(path.read_text())["ndcg@10"]
-        for stage in ("sft", "rl"):
-            if judged and run.ranks_path(result_name(stage, "test", masked)).is_file():
+        for of, prefix in ((run, ""), (others[1], PLAIN)):
+            for stage in ("sft", "rl"):
+                if not judged or not of.ranks_path(result_name(stage, "test", masked)).is_file():
+                    continue
                 tiger = max(judged, key=lambda one: judged[one])
-                found = result("compare", tiger, f"{run.name}:{stage}", *_setting(masked))
-                place = {"set": arguments.set, "model": f"{stage} over TIGER", "seed": seed}
+                found = result("compare", tiger, f"{of.name}:{stage}", *_setting(masked))
+                place = {"set": arguments.set, "model": f"{prefix}{stage} over TIGER", "seed": seed}
                 place |= {"masked": masked, "split": "test", "against": tiger, "stage": stage}
-                yield place | found["measures"]["ndcg@10"] | _made(arguments, seed)
+                row = place | found["measures"]["ndcg@10"]
+                if not is_known(known, row):
+                    yield row | _made(arguments, seed)
 
 
 def _setting(masked: bool) -> list[str]:
@@ -205,10 +215,16 @@ def gains(rows: list[dict[str, Any]], name: str) -> Iterator[str]:
     for row in found:
         history = "masked" if row["masked"] else "allowed"
         difference = f"{signed(row['difference'])} {interval(row['difference_ci'], signed)}"
+        title = f"{_gain_title(row['model'])} | {row['seed']} | {history}"
         yield (
-            f"| {row['model']} | {row['seed']} | {history} | {four(row['a'])} | {four(row['b'])} | {difference} | "
+            f"| {title} | {four(row['a'])} | {four(row['b'])} | {difference} | "
             f"{100 * row['relative']:+.0f} % | {row['p']:.4f} |"
         )
+
+
+def _gain_title(model: str) -> str:
+    plain = model.removeprefix(PLAIN)
+    return plain if plain == model else f"{plain}, both without evidence"
 
 
 def _cell(rows: list[dict[str, Any]], measure: str) -> str:

@@ -55,7 +55,7 @@ METHODS: dict[str, dict[str, Any]] = {
 #: What a method leaves out: ids of texts alone, collisions re-assigned.
 PLAIN: dict[str, Any] = {"method": "rqvae", "collisions": "sinkhorn", "behaviour": {"weight": 0.0}}
 MODEL = """\
-model: {d_model: 128, layers: 2, heads: 4, d_head: 32, d_ff: 512, dropout: 0.2}
+model: {softmax: codes, d_model: 128, layers: 2, heads: 4, d_head: 32, d_ff: 512, dropout: 0.2}
 stages:
   tokenize: {epochs: 200}
   pretrain: {epochs: 1, batch: 128, retrieved: 0, lr: 0.002}

@@ -22,7 +22,7 @@ class Subject:
     def __init__(self, arguments: argparse.Namespace):
         self.arguments = arguments
         self.device = torch.device(arguments.device)
-        self.config = parse_config("", "benchmark")
+        self.config = parse_config("model: {softmax: codes}", "benchmark")
         self.codes = self.config.items.codes
         torch.manual_seed(0)
         self.model = StreamRec(self.config).to(self.device).eval()

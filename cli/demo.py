@@ -26,7 +26,7 @@ from streamrec_dist.rundir import RunDir, write_atomically
 ROWS = {
     "counting": "counting baseline",
     "popularity": "popularity",
-    "direct": "direct decoder (= TIGER)",
+    "direct": "direct decoder (TIGER on the trie)",
     "retrieve": "retriever (the evidence alone)",
     "pretrain": "after pretrain",
     "sft": "after SFT",

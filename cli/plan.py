@@ -77,7 +77,8 @@ def plan_branch(
     Raises UsageError when `source` lacks one of them, or when what is said differs in a key that they depend on.
     """
     origin = RunDir.open(record.runs / source)
-    wanted = _settled_by(origin, load_config(config or origin.path / "config.yaml", overrides))
+    given = load_config(config, overrides) if config else origin.config(overrides)
+    wanted = _settled_by(origin, given)
     taken = _needed(wanted, goal, source)[:-1]
     if not taken:
         raise UsageError(f"{goal} is the first stage: there is nothing before it to take from run {source}")

@@ -87,6 +87,11 @@ class ModelConfig(Section):
     direct_evidence: bool = Field(
         False, description="give it to the direct decoder too, which then is no TIGER"
     )
+    softmax: Literal["trie", "codes"] = Field(
+        "trie",
+        description="what a code of an item competes with: trie: those that go on along some item's id; codes: all "
+        "codes, as in the papers",
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="arithmetic of training and decoding; auto: bf16 where the hardware has it"
     )
@@ -286,11 +291,11 @@ class Config(Section):
         return self.baselines.of(name) if name in TRAINED else getattr(self.stages, name)
 
     def of_stage(self, name: str) -> Config:
-        """As a stage or baseline of a run has it: baselines are told histories and nothing else."""
+        """As a stage or baseline of a run has it: baselines are told histories alone, TIGER has its own softmax."""
         if name not in TRAINED:
             return self
-        plain = self.model.model_copy(update={"evidence": 0, "direct_evidence": False})
-        return self.model_copy(update={"model": plain})
+        plain = {"evidence": 0, "direct_evidence": False, "softmax": self.baselines.tiger.softmax}
+        return self.model_copy(update={"model": self.model.model_copy(update=plain)})
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Config:

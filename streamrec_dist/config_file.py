@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,10 +21,13 @@ PATHS = (("data", "path"), ("items", "ids"), ENCODER)
 DOTTED = re.compile(r"[a-z_]+(?:\.[a-z_]+)+")
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(
+    path: str | Path, overrides: Sequence[str] = (), absent: Mapping[KeyPath, str] | None = None
+) -> Config:
     """Read and check a cluster.yaml, with `key.sub=value` overrides applied on top.
 
-    Raises ConfigError naming `file:line: key` for the first problem of each kind found.
+    `absent` are values of keys that the file lacks, where those are not the defaults. Raises ConfigError naming
+    `file:line: key` for the first problem of each kind found.
     """
     path = Path(path)
     try:
@@ -33,7 +36,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{path}: no such file; `streamrec-dist init` writes one") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from None
-    config = parse_config(text, str(path), overrides)
+    config = parse_config(text, str(path), overrides, absent)
     return _with_absolute_paths(config, path, overrides)
 
 
@@ -54,7 +57,9 @@ def _with_absolute_paths(config: Config, source: Path, overrides: Sequence[str])
     return config
 
 
-def parse_config(text: str, source: str, overrides: Sequence[str] = ()) -> Config:
+def parse_config(
+    text: str, source: str, overrides: Sequence[str] = (), absent: Mapping[KeyPath, str] | None = None
+) -> Config:
     """Check YAML text; `source` is what errors call it. Raises ConfigError."""
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -72,6 +77,9 @@ def parse_config(text: str, source: str, overrides: Sequence[str] = ()) -> Confi
             if key in lines:
                 raise ConfigError(f"{source}:{number}: {'.'.join(key)}: given twice; keep one of them")
             lines[key] = f"{source}:{number}"
+    for key, value in (absent or {}).items():
+        if key not in lines:
+            _set(tree, key, value, ".".join(key))
     for override in overrides:
         key, value = _parse_override(override)
         _set(tree, key, value, override)

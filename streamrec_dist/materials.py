@@ -73,7 +73,7 @@ class Materials:
     def prompts(self, rows: np.ndarray) -> list[np.ndarray]:
         """What the recommender reads of rows int64 [n, 2] (user, position).
 
-        History tokens int64 [n, S], padded with 0, and their evidence as `StreamRec.evidence` takes it, of no items
+        History tokens int64 [n, S], padded with 0, and their evidence as `StreamRec.guide` takes it, of no items
         where the run has none.
         """
         tokens, _ = history_tokens(self.corpus, rows)

@@ -29,7 +29,7 @@ from safetensors.numpy import load_file, save_file
 
 from streamrec_dist.baselines.config import TRAINED
 from streamrec_dist.config import Config
-from streamrec_dist.config_file import differing_keys, dump_config, load_config
+from streamrec_dist.config_file import KeyPath, differing_keys, dump_config, load_config
 from streamrec_dist.errors import DataError, UsageError
 from streamrec_dist.events import Event, EventReader
 
@@ -39,6 +39,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 DATA = "data"
 #: Keys that may change between parts of a run: where it runs, not what it learns.
 CHANGEABLE = ("cluster.", "actors.", "learners.")
+#: A run's file names every key there was when it began. What one that it lacks stood for, if not for its default.
+BEFORE: dict[KeyPath, str] = {("model", "softmax"): "codes"}
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ class RunDir:
 
     def config(self, overrides: Sequence[str] = ()) -> Config:
         """The run's configuration, with `key.sub=value` on top of it. Raises ConfigError."""
-        return load_config(self.path / "config.yaml", overrides)
+        return load_config(self.path / "config.yaml", overrides, BEFORE)
 
     def check_same_config(self, config: Config) -> None:
         """Raise UsageError naming the keys in which this run was started differently."""

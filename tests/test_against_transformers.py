@@ -33,7 +33,7 @@ LENGTHS = (1, 20, 5, 13)
 CLOSE = {"atol": 1e-4, "rtol": 0}
 CONFIG = parse_config(
     f"items: {{levels: {LEVELS}, codes: {CODES}}}\n"
-    "model: {d_model: 32, layers: 2, heads: 2, d_head: 8, d_ff: 48}",
+    "model: {softmax: codes, d_model: 32, layers: 2, heads: 2, d_head: 8, d_ff: 48}",
     "test",
 )
 
@@ -253,7 +253,9 @@ def annotate_plainly(model: StreamRec, t5, history: Tensor, item: Tensor, steps:
 
 
 def test_annotation_chooses_what_a_loop_over_t5_does():
-    materials = tiny_materials(parse_config(TINY, "tiny", ["stages.sft.thoughts=4", "model.evidence=0"]))
+    materials = tiny_materials(
+        parse_config(TINY, "tiny", ["stages.sft.thoughts=4", "model.evidence=0", "model.softmax=codes"])
+    )
     torch.manual_seed(5)
     model = lively(materials.new_model().eval())
     reference = lively(materials.new_model().eval())

@@ -151,7 +151,9 @@ def test_tiger_spreads_some_probability_over_the_vocabulary():
     target = torch.from_numpy(
         corpus.item_tokens(corpus.items[corpus.offsets[rows[:, 0]] + rows[:, 1]].astype(np.int64))
     )
-    loss, metrics = TigerLoss(model, config.baselines.tiger)(TigerBatch(1.0, history, target))
+    loss, metrics = TigerLoss(model, config.baselines.tiger, materials.catalogue)(
+        TigerBatch(1.0, history, target)
+    )
     total = nll = 0.0
     for row in range(3):
         sequence = [1]
@@ -291,6 +293,9 @@ def test_a_baseline_is_given_no_evidence_whatever_the_stages_are():
     config = parse_config(TINY, "tiny", ["model.direct_evidence=true"])
     assert config.model.evidence and config.of_stage("rl") == config
     assert config.of_stage("tiger").model.evidence == 0
+    assert (config.model.softmax, config.of_stage("tiger").model.softmax) == ("trie", "codes")
+    ours = parse_config(TINY, "tiny", ["baselines.tiger.softmax=trie"])
+    assert ours.of_stage("tiger").model.softmax == "trie"
     model = plain_materials("model.direct_evidence=true").new_model()
     assert model.direct.evidence is None and model.decoder.evidence is None
 

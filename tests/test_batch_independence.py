@@ -15,6 +15,7 @@ from streamrec_dist.decode.engine import Engine
 from streamrec_dist.decode.random import rollout_uniforms
 from streamrec_dist.decode.sampler import sample
 from streamrec_dist.items.catalogue import Catalogue
+from streamrec_dist.model.guide import Guide
 from streamrec_dist.rl import rollout as rollouts
 from streamrec_dist.rl.rollout import Sampler
 from streamrec_dist.stages import annotate
@@ -157,11 +158,12 @@ def test_a_catalogue_of_one_item_leaves_nothing_else_to_sample(materials, model)
     one = Catalogue(codes, materials.corpus.codes_per_level)
     history = torch.from_numpy(materials.corpus.item_tokens(np.arange(6)).reshape(2, -1))
     uniforms = torch.from_numpy(rollout_uniforms(0, np.arange(2), 4, 5))
-    samples = sample(engine, engine.read(history), uniforms, 2, catalogue=one)
+    prompts = engine.read(history, guide=Guide(one, on_trie=True))
+    samples = sample(engine, prompts, uniforms, 2, catalogue=one)
     assert (one.item_of_tokens(samples.tokens[..., 2:]) == 0).all()
     assert torch.equal(samples.logprobs[..., 2:], torch.zeros(2, 4, 3))
     candidates = samples.tokens[:, :1, 2:]
-    free = sample(engine, engine.read(history), uniforms[:, :, :2], 2)
+    free = sample(engine, prompts, uniforms[:, :, :2], 2)
     assert torch.isfinite(
         candidate_log_probs(free.thinking.branches, candidates, prefix_trees(candidates))
     ).all()

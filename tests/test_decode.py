@@ -28,7 +28,7 @@ def model():
     torch.manual_seed(0)
     config = parse_config(
         f"items: {{levels: {LEVELS}, codes: {CODES}}}\n"
-        "model: {d_model: 32, layers: 2, heads: 2, d_head: 8, d_ff: 48}",
+        "model: {softmax: codes, d_model: 32, layers: 2, heads: 2, d_head: 8, d_ff: 48}",
         "test",
     )
     model = StreamRec(config).eval()

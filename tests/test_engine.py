@@ -28,7 +28,7 @@ def model():
     torch.manual_seed(0)
     config = parse_config(
         f"items: {{levels: {LEVELS}, codes: {CODES}}}\n"
-        "model: {d_model: 64, layers: 2, heads: 4, d_head: 16, d_ff: 96}",
+        "model: {softmax: codes, d_model: 64, layers: 2, heads: 4, d_head: 16, d_ff: 96}",
         "test",
     )
     return StreamRec(config).eval()

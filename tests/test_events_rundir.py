@@ -149,3 +149,15 @@ def test_arrays_keep_their_shapes(tmp_path: Path) -> None:
         assert {name: array.shape for name, array in loaded.items()} == {
             name: array.shape for name, array in arrays.items()
         }
+
+
+def test_a_run_that_began_before_a_key_was_there_means_what_it_meant_then(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "runs", "old", Config())
+    path = run.path / "config.yaml"
+    text = path.read_text(encoding="utf-8")
+    assert "  softmax: trie\n" in text
+    path.write_text(text.replace("  softmax: trie\n", ""), encoding="utf-8")
+    assert run.config().model.softmax == "codes"
+    assert run.config(["model.softmax=trie"]).model.softmax == "trie"
+    with pytest.raises(UsageError, match=r"model\.softmax: 'codes' -> 'trie'"):
+        run.check_same_config(Config())

@@ -11,6 +11,8 @@ from streamrec_dist.data.split import split_rows
 from streamrec_dist.decode.engine import Engine
 from streamrec_dist.decode.random import rollout_uniforms
 from streamrec_dist.decode.sampler import sample_thoughts
+from streamrec_dist.model.evidence import LEAST
+from streamrec_dist.model.guide import Guide
 from streamrec_dist.model.reranker import SCALES
 from streamrec_dist.rl.rollout import Sampler
 from streamrec_dist.stages.annotate import Annotator
@@ -18,15 +20,21 @@ from streamrec_dist.stages.decoding import Recommender
 from streamrec_dist.tokens import BOS, FIRST_CODE
 from streamrec_dist.training.pretrain_loss import PretrainLoss, pretrain_batch
 from streamrec_dist.training.rl_loss import rollout_log_probs
+from streamrec_dist.training.sft_loss import SftLoss, all_item_tokens, sft_batch
 from streamrec_dist.types import PolicyVersion
 from tests.local_ports import TINY, tiny_materials
 
 # evidence in the model
 
 
+@pytest.fixture(scope="module", params=["trie", "codes"])
+def softmax(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def materials():
-    return tiny_materials()
+def materials(softmax):
+    return tiny_materials(parse_config(TINY, "tiny", [f"model.softmax={softmax}"]))
 
 
 @pytest.fixture
@@ -50,14 +58,18 @@ def evidence_by_loops(materials, model, row: np.ndarray, logits: np.ndarray, pre
     """Logits [levels * codes] of the code after `prefix`, with what the row's likely items add."""
     corpus, level = materials.corpus, len(prefix)
     masses = np.zeros(corpus.codes_per_level)
-    for item, mass in enumerate(item_masses(materials, row)):
-        codes = corpus.codes[item]
-        if codes[:level].tolist() == prefix:
-            masses[codes[level]] += 20 * mass
+    behind = [item for item, codes in enumerate(corpus.codes) if codes[:level].tolist() == prefix]
+    np.add.at(masses, corpus.codes[behind, level], item_masses(materials, row)[behind])
     own, told = model.decoder.evidence[:, level].tolist()
-    added = logits * own
     start = level * corpus.codes_per_level
-    added[start : start + corpus.codes_per_level] += told * np.log1p(masses)
+    here = slice(start, start + corpus.codes_per_level)
+    if materials.config.model.softmax == "codes":
+        added = logits * own
+        added[here] += told * np.log1p(20 * masses)
+        return added
+    added = np.full_like(logits, -np.inf)
+    leads = np.unique(corpus.codes[behind, level])
+    added[start + leads] = logits[start + leads] * own + told * np.log(np.maximum(masses[leads], LEAST))
     return added
 
 
@@ -81,11 +93,11 @@ def log_prob_by_loops(materials, model, row: np.ndarray, thoughts: list[int], it
 def test_logits_with_evidence_equal_loops_over_the_items(materials, model):
     rows = materials.rows[:5]
     _, places, below = (torch.from_numpy(array) for array in materials.prompts(rows))
-    evidence = model.evidence(materials.catalogue, places, below)
+    guide = model.guide(materials.catalogue, places, below)
     items = np.array([4, 17, 55, 80, 2])
     tokens = torch.from_numpy(materials.corpus.item_tokens(items))[:, None]
     logits = torch.randn(5, 1, 3, 48, generator=torch.Generator().manual_seed(0))
-    found = evidence.along(logits, tokens)
+    found = guide.along(logits, tokens)
     for number, row in enumerate(rows):
         for level in range(3):
             prefix = materials.corpus.codes[items[number]][:level].tolist()
@@ -93,22 +105,39 @@ def test_logits_with_evidence_equal_loops_over_the_items(materials, model):
             np.testing.assert_allclose(found[number, 0, level], expected, atol=1e-5)
     # Of a prefix that no item has there is no evidence.
     nowhere = torch.full((5, 1), -1)
-    torch.testing.assert_close(evidence.add(logits[:, :, 1], 1, nowhere), 0.6 * logits[:, :, 1])
+    torch.testing.assert_close(guide.add(logits[:, :, 1], 1, nowhere), 0.6 * logits[:, :, 1])
 
 
 @torch.no_grad()
 def test_thoughts_are_raised_by_the_items_that_have_their_code(materials, model):
     rows = materials.rows[:4]
     _, places, below = (torch.from_numpy(array) for array in materials.prompts(rows))
-    evidence = model.evidence(materials.catalogue, places, below)
-    found = evidence.add_to_thoughts(torch.ones(4, 2, 48))
-    corpus = materials.corpus
+    guide = model.guide(materials.catalogue, places, below)
+    found = guide.add_to_thoughts(torch.ones(4, 2, 48))
     for number, row in enumerate(rows):
-        masses = np.zeros(48)
-        for item, mass in enumerate(item_masses(materials, row)):
-            for level, code in enumerate(corpus.codes[item]):
-                masses[16 * level + code] += 20 * mass
-        np.testing.assert_allclose(found[number, 1], 0.7 + 0.8 * np.log1p(masses), atol=1e-5)
+        np.testing.assert_allclose(found[number, 1], 0.7 + raised_by_codes(materials, row), atol=1e-5)
+
+
+def raised_by_codes(materials, row: np.ndarray) -> np.ndarray:
+    """What is added to the logits of a thought, [levels * codes], at the weight .8."""
+    masses = np.zeros(48)
+    for item, mass in enumerate(item_masses(materials, row)):
+        for level, code in enumerate(materials.corpus.codes[item]):
+            masses[16 * level + code] += 20 * mass
+    return 0.8 * np.log1p(masses)
+
+
+@torch.no_grad()
+def test_on_the_trie_evidence_alone_gives_every_item_its_own_mass():
+    materials = tiny_materials()
+    model = materials.new_model().eval()
+    model.decoder.evidence[0] = 0.0
+    rows = split_rows(materials.corpus, "test")[:5]
+    ranked = Recommender(materials, model, "sft").rank(rows, materials.corpus.n_items, mask_history=False)
+    for number, row in enumerate(rows):
+        masses = np.maximum(item_masses(materials, row), LEAST)
+        expected = np.log(masses / masses.sum())[ranked.items[number]]
+        np.testing.assert_allclose(ranked.scores[number], expected, atol=2e-3)
 
 
 @torch.no_grad()
@@ -126,8 +155,9 @@ def test_beams_rank_all_items_as_loops_do(materials, model):
 
 @pytest.mark.parametrize("sampling", ["free", "trie"])
 @torch.no_grad()
-def test_rollouts_candidates_and_the_learner_agree_on_evidence(model, sampling):
-    materials = tiny_materials(parse_config(TINY, "tiny", [f"stages.rl.sampling={sampling}"]))
+def test_rollouts_candidates_and_the_learner_agree_on_evidence(model, softmax, sampling):
+    overrides = [f"stages.rl.sampling={sampling}", f"model.softmax={softmax}"]
+    materials = tiny_materials(parse_config(TINY, "tiny", overrides))
     config = materials.config.stages.rl
     batch = Sampler(materials, Engine(model)).rollout(PolicyVersion(0), 0, 6)
     rows = materials.rows[batch.rows]
@@ -145,8 +175,9 @@ def test_rollouts_candidates_and_the_learner_agree_on_evidence(model, sampling):
 
 
 @torch.no_grad()
-def test_own_thoughts_of_an_annotation_are_sampled_with_evidence(model):
-    materials = tiny_materials(parse_config(TINY, "tiny", ["stages.sft.own_thoughts=1"]))
+def test_own_thoughts_of_an_annotation_are_sampled_with_evidence(model, softmax):
+    overrides = ["stages.sft.own_thoughts=1", f"model.softmax={softmax}"]
+    materials = tiny_materials(parse_config(TINY, "tiny", overrides))
     with torch.no_grad():
         # Evidence has the say, so that thoughts drawn without it would be others.
         model.decoder.evidence.copy_(torch.tensor([[0.1] * 4, [3.0] * 4]))
@@ -154,11 +185,34 @@ def test_own_thoughts_of_an_annotation_are_sampled_with_evidence(model):
     found = Annotator(materials, engine, engine).annotate(0, 30, 0)
     uniforms = torch.from_numpy(rollout_uniforms(materials.config.seed, np.arange(30), 1, 4)[..., 2:])
     history, places, below = (torch.from_numpy(x) for x in materials.prompts(materials.rows[:30]))
-    evidence = model.evidence(materials.catalogue, places, below)
-    expected = sample_thoughts(engine, engine.read(history, evidence=evidence), uniforms).tokens[:, 0]
+    guide = model.guide(materials.catalogue, places, below)
+    expected = sample_thoughts(engine, engine.read(history, guide=guide), uniforms).tokens[:, 0]
     assert np.array_equal(found.thoughts, expected.int())
-    without = sample_thoughts(engine, engine.read(history), uniforms).tokens[:, 0]
+    untold = Guide(materials.catalogue, model.on_trie)
+    without = sample_thoughts(engine, engine.read(history, guide=untold), uniforms).tokens[:, 0]
     assert not np.array_equal(found.thoughts, without.int())
+
+
+@torch.no_grad()
+def test_sft_learns_thoughts_and_items_with_evidence(materials, model):
+    engine, rows = Engine(model), materials.rows[:3]
+    annotation = Annotator(materials, engine, engine).annotate(0, len(materials.rows), 0)
+    batch = sft_batch(materials, annotation, np.arange(3), torch.device("cpu"))
+    loss = SftLoss(model, materials.config.stages.sft, all_item_tokens(materials), materials.catalogue)
+    _, parts = loss(batch)
+    total = 0.0
+    for number, row in enumerate(rows):
+        thoughts = annotation.thoughts[number].tolist()
+        hidden, _ = model.decode(
+            torch.tensor([[[BOS, thoughts[0]]]]), model.read(batch.history[number : number + 1])
+        )
+        added = raised_by_codes(materials, row)
+        for place, token in enumerate(thoughts):
+            logits = 0.7 * model.logits(hidden[0, 0, place]).numpy() + added
+            total += logits[token - FIRST_CODE] - np.logaddexp.reduce(logits)
+        item = int(batch.target_item[number])
+        total += log_prob_by_loops(materials, model, row, thoughts, item)
+    assert float(parts["nll"]) == pytest.approx(-total / (3 * (2 + 3)), rel=1e-4)
 
 
 def test_the_direct_decoder_has_evidence_only_where_it_is_given_any(materials):

@@ -14,7 +14,8 @@ from streamrec_dist.model.layers import MASKED
 from streamrec_dist.tokens import FIRST_CODE
 
 CONFIG = parse_config(
-    "items: {levels: 3, codes: 16}\nmodel: {evidence: 0, d_model: 32, layers: 2, heads: 2, d_head: 8, d_ff: 64}",
+    "items: {levels: 3, codes: 16}\n"
+    "model: {evidence: 0, softmax: codes, d_model: 32, layers: 2, heads: 2, d_head: 8, d_ff: 64}",
     "test",
 )
 

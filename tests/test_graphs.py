@@ -29,6 +29,7 @@ from streamrec_dist.decode.engine import Engine
 from streamrec_dist.decode.graphs import Graphed
 from streamrec_dist.decode.random import rollout_uniforms
 from streamrec_dist.decode.sampler import sample, think_greedily
+from streamrec_dist.model.guide import Guide
 from streamrec_dist.rl.rollout import NODES, PROMPTS, Sampler
 from streamrec_dist.stages.annotate import Annotator, ThinkingMeter
 from streamrec_dist.types import PolicyVersion
@@ -115,13 +116,16 @@ def test_annotation_and_its_measures_wait_for_nothing(mode, dtype):
     assert meter.measure(materials.rows[:50])["distance"].shape == (50, 3)
 
 
+@pytest.mark.parametrize("softmax", ["trie", "codes"])
 @pytest.mark.parametrize("stack", ["thinking", "direct"])
-def test_beam_search_waits_for_nothing(mode, dtype, stack):
-    materials = settings()
+def test_beam_search_waits_for_nothing(mode, dtype, stack, softmax):
+    materials = settings(f"model.softmax={softmax}")
     engine, catalogue = fake_engine(materials, mode, dtype), materials.catalogue.to(META)
+    guide = Guide(catalogue, on_trie=softmax == "trie")
 
     def rank(history: torch.Tensor, banned: torch.Tensor) -> dict[str, torch.Tensor]:
-        thinking = think_greedily(engine, engine.read(history, stack), 2 if stack == "thinking" else 0)
+        prompts = engine.read(history, stack, guide)
+        thinking = think_greedily(engine, prompts, 2 if stack == "thinking" else 0)
         items, scores = beam_search(thinking.branches, catalogue, 10, banned)
         tokens, _ = free_beam_search(thinking.branches, catalogue.levels, 10)
         return {"items": items, "scores": scores, "invalid": catalogue.item_of_tokens(tokens) < 0}
@@ -205,7 +209,7 @@ def assert_same(found: dict, expected: dict) -> None:
 
 
 def test_nodes_that_no_candidate_has_change_no_score():
-    materials = settings()
+    materials = settings("model.softmax=codes")
     engine = Engine(materials.new_model().eval())
     items = np.random.default_rng(0).integers(0, materials.corpus.n_items, (5, 9))
     candidates = torch.from_numpy(materials.corpus.item_tokens(items))

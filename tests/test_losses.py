@@ -33,11 +33,13 @@ from streamrec_dist.training.sft_loss import (
 )
 from tests.local_ports import TINY, tiny_materials
 
+UNGUIDED = ["model.evidence=0", "model.softmax=codes"]
+
 
 @pytest.fixture(scope="module")
 def materials():
-    """Without evidence, of which tests/test_evidence.py is."""
-    return tiny_materials(parse_config(TINY, "tiny", ["model.evidence=0"]))
+    """Without a guide, of which tests/test_guide.py and tests/test_evidence.py are."""
+    return tiny_materials(parse_config(TINY, "tiny", UNGUIDED))
 
 
 def test_dpo_equals_its_definition():
@@ -181,7 +183,7 @@ def test_retrieved_items_stand_nearest_last():
 
 @pytest.mark.parametrize("ste", ["one_pass", "two_pass"])
 def test_sft_loss_equals_its_parts(ste):
-    config = parse_config(TINY, "tiny", ["model.evidence=0", f"stages.sft.ste={ste}"])
+    config = parse_config(TINY, "tiny", [*UNGUIDED, f"stages.sft.ste={ste}"])
     materials = tiny_materials(config)
     model = materials.new_model().eval()
     chosen = np.arange(12)

@@ -18,7 +18,8 @@ from streamrec_dist.tokens import FIRST_CODE
 
 def small_config() -> Config:
     return parse_config(
-        "items: {levels: 3, codes: 16}\nmodel: {d_model: 32, layers: 2, heads: 2, d_head: 8, d_ff: 64}",
+        "items: {levels: 3, codes: 16}\n"
+        "model: {softmax: codes, d_model: 32, layers: 2, heads: 2, d_head: 8, d_ff: 64}",
         "test",
     )
 

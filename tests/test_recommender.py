@@ -18,6 +18,7 @@ from tests.local_ports import TINY, tiny_materials
 
 SAMPLED = "stages.evaluate.thoughts=sampled"
 JOINT = "stages.evaluate.thoughts=beam"
+UNGUIDED = ("model.evidence=0", "model.softmax=codes")
 
 
 def config_of(*overrides: str):
@@ -71,9 +72,7 @@ def test_a_ranking_does_not_depend_on_how_rows_are_batched(overrides):
 def test_equally_likely_items_have_ranks_by_chance(overrides):
     """A model that knows nothing gives all items one probability: each rank is as likely for every target."""
     ignorant, single = (
-        recommender(
-            "sft", "stages.evaluate.beam=90", f"stages.evaluate.batch={batch}", "model.evidence=0", *overrides
-        )
+        recommender("sft", "stages.evaluate.beam=90", f"stages.evaluate.batch={batch}", *UNGUIDED, *overrides)
         for batch in (100, 7)
     )
     for model in (ignorant.model, single.model):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from streamrec_dist.section import Epochs, Section
@@ -48,8 +50,12 @@ class GruConfig(ItemModelConfig):
 class TigerConfig(Epochs):
     """TIGER: the model section's encoder, and its direct decoder, trained alone."""
 
+    softmax: Literal["trie", "codes"] = Field(
+        "codes", description="as model.softmax; codes is TIGER as published"
+    )
+
     label_smoothing: float = Field(
-        0.0, ge=0, lt=1, description="share of a token's probability for all others"
+        0.0, ge=0, lt=1, description="share of a token's probability for all that it competes with"
     )
     history_dropout: float = Field(0.0, ge=0, lt=1, description="share of history items left out in training")
 

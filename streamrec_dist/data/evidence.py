@@ -14,7 +14,7 @@ LEFT = 1e-3
 
 
 def along_leaves(items: np.ndarray, share: np.ndarray, place_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities float [n, K] of distinct `items` int [n, K] as `StreamRec.evidence` takes them.
+    """Probabilities float [n, K] of distinct `items` int [n, K] as `StreamRec.guide` takes them.
 
     `place_of` int64 [n_items] is the leaf of each item. What they leave of 1 is spread evenly over all other items,
     each of which then has mass 1. Leaves int64 [n, K], ascending, and how much more mass than 1 lies on those before

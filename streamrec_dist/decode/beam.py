@@ -46,8 +46,8 @@ class Growth:
 def grow(branches: Branches, catalogue: Catalogue, depth: int, nodes: Tensor, scores: Tensor) -> Growth:
     """The children of trie nodes int64 [P, R, W] of `depth`, which `branches` [P, R * W] have reached.
 
-    `scores` float32 [P, R, W] are the log-probs so far. Probabilities are over all code tokens; the trie only
-    decides which may follow.
+    `scores` float32 [P, R, W] are the log-probs so far. Probabilities are over what the prompts' guide leaves, all
+    code tokens without one; the trie decides which may follow.
     """
     codes, first, valid = catalogue.child_codes(depth, nodes)
     # A node's normaliser is taken once; its children's logits are gathered.
@@ -76,9 +76,9 @@ def beam_search(
 ) -> tuple[Tensor, Tensor]:
     """The `beam` most likely items after each row of `start`: ids int64 [P, R, W], log-probs float32 [P, R, W].
 
-    Best first. Probabilities are over all code tokens; the trie only decides which may follow. `banned` int64
-    [P, X] (-1 = none) are items not to return. W = min(beam, items); places that no item is left for hold -1 and
-    -inf.
+    Best first. Probabilities are over what the prompts' guide leaves, all code tokens without one; the trie decides
+    which may follow. `banned` int64 [P, X] (-1 = none) are items not to return. W = min(beam, items); places that no
+    item is left for hold -1 and -inf.
     """
     rows, device = start.rows, start.hidden.device
     branches, last = start, catalogue.levels - 1
@@ -111,7 +111,9 @@ class FreeBeams:
 def free_beams(start: Branches, length: int, beam: int, item: bool = False) -> FreeBeams:
     """Beam search over `length` >= 1 code tokens of any level, W = min(beam, sequences there are).
 
-    They are thoughts, or the codes of an `item`, of which prompts may have evidence.
+    Where a guide leaves fewer, the tokens of the last ones mean nothing and their scores are -inf.
+
+    They are thoughts, or the codes of an `item`, which prompts may have a guide to.
     """
     device = start.hidden.device
     branches = start
@@ -137,8 +139,8 @@ def free_beams(start: Branches, length: int, beam: int, item: bool = False) -> F
 def free_beam_search(start: Branches, length: int, beam: int) -> tuple[Tensor, Tensor]:
     """The `beam` most likely sequences of `length` code tokens after `start`, of one row a prompt.
 
-    Tokens int64 [P, W, length] and log-probs [P, W]. What share of them names no item tells how well the model has
-    learnt the catalogue.
+    Tokens int64 [P, W, length] and log-probs [P, W], -inf where there are no more. Where codes compete with all
+    others, the share of them that names no item tells how well the model has learnt the catalogue.
     """
     found = free_beams(start, length, beam, item=True)
     return found.tokens, found.scores

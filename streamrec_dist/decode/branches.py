@@ -52,22 +52,22 @@ class Branches:
         return self.sees.shape[1]
 
     def thought_logits(self) -> Tensor:
-        """Logits float32 [P, R, levels * codes] of a thought, with the evidence that the prompts may have."""
-        logits, evidence = self.engine.logits(self.hidden), self.prompts.evidence
-        return logits if evidence is None else evidence.add_to_thoughts(logits)
+        """Logits float32 [P, R, levels * codes] of a thought, guided as the prompts are."""
+        logits, guide = self.engine.logits(self.hidden), self.prompts.guide
+        return logits if guide is None else guide.add_to_thoughts(logits)
 
     def item_logits(self, depth: int, nodes: Tensor) -> Tensor:
         """Logits float32 [P, R, levels * codes] of an item's code after trie `nodes` int64 [P, R] of `depth`.
 
-        With the evidence of the prompts, where they have any; a node of -1 is a prefix that no item has.
+        Guided as the prompts are; a node of -1 is a prefix that no item has.
         """
-        logits, evidence = self.engine.logits(self.hidden), self.prompts.evidence
-        return logits if evidence is None else evidence.add(logits, depth, nodes)
+        logits, guide = self.engine.logits(self.hidden), self.prompts.guide
+        return logits if guide is None else guide.add(logits, depth, nodes)
 
     def descend(self, depth: int, nodes: Tensor, tokens: Tensor) -> Tensor:
-        """The trie nodes of the rows' items after `tokens` int64 [P, R]; without evidence they stay as they are."""
-        evidence = self.prompts.evidence
-        return nodes if evidence is None else evidence.catalogue.descend(depth, nodes, tokens)
+        """The trie nodes of the rows' items after `tokens` int64 [P, R]; without a guide they stay as they are."""
+        guide = self.prompts.guide
+        return nodes if guide is None else guide.catalogue.descend(depth, nodes, tokens)
 
     def fan(self, count: int) -> Branches:
         """Every row `count` times over."""

@@ -113,7 +113,7 @@ def _score(thoughts: Branches, candidates: Tensor, tree: PrefixTree) -> Tensor:
     """log P of all codes but the first [P, G, C], for the tree's prompts."""
     engine, group = thoughts.engine, thoughts.rows
     count, width, _ = candidates.shape
-    logits = _with_evidence(thoughts, candidates, tree, engine.logits(_tree_states(thoughts, tree)))
+    logits = _guided(thoughts, candidates, tree, engine.logits(_tree_states(thoughts, tree)))
     # A node's normaliser is shared by all its children, so it is taken once and not per candidate.
     normaliser = logits.logsumexp(dim=-1)
     total = torch.zeros((count, group, width), device=candidates.device)
@@ -125,20 +125,20 @@ def _score(thoughts: Branches, candidates: Tensor, tree: PrefixTree) -> Tensor:
     return total
 
 
-def _with_evidence(thoughts: Branches, candidates: Tensor, tree: PrefixTree, logits: Tensor) -> Tensor:
-    """Logits [P, G, N, V] of what follows the tree's nodes, with the evidence of its prompts."""
-    if thoughts.prompts.evidence is None:
+def _guided(thoughts: Branches, candidates: Tensor, tree: PrefixTree, logits: Tensor) -> Tensor:
+    """Logits [P, G, N, V] of what follows the tree's nodes, guided as its prompts are."""
+    if thoughts.prompts.guide is None:
         return logits
-    evidence = thoughts.prompts.evidence.part(tree.prompts)
+    guide = thoughts.prompts.guide.part(tree.prompts)
     nodes = torch.zeros_like(candidates[..., 0])
     said = nothing = logits.new_zeros((*tree.tokens.shape, logits.shape[-1]))
     for depth in range(tree.node.shape[-1]):
-        nodes = evidence.catalogue.descend(depth, nodes, candidates[..., depth])
+        nodes = guide.catalogue.descend(depth, nodes, candidates[..., depth])
         # Nodes of other lengths, and those that no candidate has, are none.
         here = torch.full_like(tree.tokens, -1).scatter_(1, tree.node[..., depth], nodes)
-        said = said + evidence.add(nothing, depth + 1, here)
-    own = evidence.weight[0][tree.depth].unsqueeze(-1)
-    return logits * own.unsqueeze(1) + said.unsqueeze(1)
+        said = said + guide.add(nothing, depth + 1, here)
+    trust = guide.trust(tree.depth).unsqueeze(-1)
+    return logits * trust.unsqueeze(1) + said.unsqueeze(1)
 
 
 def _tree_states(thoughts: Branches, tree: PrefixTree) -> Tensor:

@@ -17,7 +17,7 @@ from streamrec_dist.decode.columns import Columns
 from streamrec_dist.decode.layout import DecoderStack, FeedForward, Layer, Layout
 from streamrec_dist.model.backbone import Stack, StreamRec
 from streamrec_dist.model.encoder import EncoderLayer
-from streamrec_dist.model.evidence import Evidence
+from streamrec_dist.model.guide import Guide
 from streamrec_dist.model.layers import EPS, MASKED, relative_buckets
 from streamrec_dist.tokens import PAD
 
@@ -31,7 +31,7 @@ class Prompts:
     values: list[Tensor]  # per layer [P * heads, S, d_head]
     stack: Stack
     heads: int
-    evidence: Evidence | None = None
+    guide: Guide | None = None
 
     def __len__(self) -> int:
         return len(self.bias)
@@ -43,8 +43,8 @@ class Prompts:
             return x.unflatten(0, (-1, self.heads))[some].flatten(0, 1)
 
         keys, values = [chosen(x) for x in self.keys], [chosen(x) for x in self.values]
-        evidence = self.evidence.part(some) if self.evidence else None
-        return replace(self, bias=self.bias[some], keys=keys, values=values, evidence=evidence)
+        guide = self.guide.part(some) if self.guide else None
+        return replace(self, bias=self.bias[some], keys=keys, values=values, guide=guide)
 
 
 class Engine:
@@ -110,20 +110,25 @@ class Engine:
 
     @torch.no_grad()
     def prompts(
-        self, states: Tensor, mask: Tensor, stack: Stack = "thinking", evidence: Evidence | None = None
+        self, states: Tensor, mask: Tensor, stack: Stack = "thinking", guide: Guide | None = None
     ) -> Prompts:
-        """Encoder states, with the keys and values of all of a decoder's layers from one matrix product."""
+        """Encoder states, with the keys and values of all of a decoder's layers from one matrix product.
+
+        `guide` is `StreamRec.guide`'s, without which a model on the trie would give other probabilities than it
+        was trained to.
+        """
+        assert guide is not None or not self.model.on_trie, "a model on the trie decodes with its guide"
         count, length, _ = states.shape
         weights = self.stack(stack)
         projected = states.reshape(-1, self.d_model).to(self.dtype) @ weights.keys_values
         parts = self._split(projected, count, length, 2 * len(weights.layers))
         keys = [part.transpose(1, 2).contiguous() for part in parts[0::2]]
         bias = _padding_bias(mask).to(self.dtype)
-        return Prompts(bias, keys, parts[1::2], stack, self.heads, evidence)
+        return Prompts(bias, keys, parts[1::2], stack, self.heads, guide)
 
-    def read(self, history: Tensor, stack: Stack = "thinking", evidence: Evidence | None = None) -> Prompts:
+    def read(self, history: Tensor, stack: Stack = "thinking", guide: Guide | None = None) -> Prompts:
         """Encode history tokens int64 [P, S] for one of the decoders."""
-        return self.prompts(*self.encode(history), stack, evidence)
+        return self.prompts(*self.encode(history), stack, guide)
 
     # decoders
 

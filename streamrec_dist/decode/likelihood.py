@@ -8,7 +8,7 @@ from torch import Tensor
 from streamrec_dist.decode.branches import Branches
 from streamrec_dist.decode.engine import Engine
 from streamrec_dist.model.backbone import log_probs_of
-from streamrec_dist.model.evidence import Evidence
+from streamrec_dist.model.guide import Guide
 
 
 @torch.no_grad()
@@ -25,10 +25,8 @@ def item_log_probs(start: Branches, items: Tensor) -> Tensor:
     return total
 
 
-def direct_log_probs(
-    engine: Engine, history: Tensor, items: Tensor, evidence: Evidence | None = None
-) -> Tensor:
+def direct_log_probs(engine: Engine, history: Tensor, items: Tensor, guide: Guide | None = None) -> Tensor:
     """log pi_ref(item | history) of the direct decoder, float32 [P, R]; items int64 [P, R, m] (eq. 16, 17, 26)."""
     rows, levels = items.shape[1:]
-    start = Branches.start(engine, engine.read(history, "direct", evidence), rows * (levels - 1))
+    start = Branches.start(engine, engine.read(history, "direct", guide), rows * (levels - 1))
     return item_log_probs(start.fan(rows), items)

@@ -118,6 +118,13 @@ class Catalogue:
         places = (first.unsqueeze(-1) + slots).clamp_max_(self.nodes(depth + 1) - 1)
         return self.child_code[depth][places].long(), first, valid
 
+    def following(self, depth: int, nodes: Tensor) -> Tensor:
+        """Which codes lead to a child of `nodes` int64 [...] of one depth, bool [..., codes_per_level]."""
+        codes, _, valid = self.child_codes(depth, nodes)
+        allowed = torch.zeros((*nodes.shape, self.codes_per_level), dtype=torch.uint8, device=nodes.device)
+        # Padding may repeat a child's code: `amax` keeps the child's 1.
+        return allowed.scatter_reduce(-1, codes, valid.byte(), "amax").bool()
+
     def child(self, depth: int, nodes: Tensor, codes: Tensor) -> Tensor:
         """The child int64 [...] that `codes` int64 [...] lead to from `nodes` int64 [...] of one depth.
 

@@ -12,6 +12,7 @@ from streamrec_dist.items.catalogue import Catalogue
 from streamrec_dist.model.decoder import Decoder, DecoderCache, Memory
 from streamrec_dist.model.encoder import Encoder, memory_bias
 from streamrec_dist.model.evidence import Evidence
+from streamrec_dist.model.guide import Guide
 from streamrec_dist.model.layers import RelativeBias
 from streamrec_dist.model.thinking import ThinkingHeads
 from streamrec_dist.tokens import BOS, FIRST_CODE, PAD
@@ -24,13 +25,14 @@ class StreamRec(nn.Module):
 
     The thinking decoder sees `bos o_1..o_l c_1..c_m`; the direct decoder, a second stack on the same encoder,
     sees `bos c_1..c_m` (section 2.3.2). pad and bos are never predicted: every distribution of this model
-    is over the code tokens, the vocabulary of eq. 11.
+    is over code tokens, the vocabulary of eq. 11, or for an item over those that its guide leaves (model/guide.py).
     """
 
     def __init__(self, config: Config):
         super().__init__()
         self.levels, self.codes = config.items.levels, config.items.codes
         self.d_model = config.model.d_model
+        self.on_trie = config.model.softmax == "trie"
         self.vocabulary = FIRST_CODE + self.levels * self.codes
         self.embed = nn.Embedding(self.vocabulary, self.d_model)
         self.encoder = Encoder(config.model)
@@ -64,12 +66,17 @@ class StreamRec(nn.Module):
         """Decoder tokens int64 [P, R, T], R sequences a prompt, after those in `cache` -> states [P, R, T, d]."""
         return self.stack(stack)(self.embed(tokens), memory, cache)
 
-    def evidence(
+    def guide(
         self, catalogue: Catalogue, places: Tensor, below: Tensor, stack: Stack = "thinking"
-    ) -> Evidence | None:
-        """The evidence of P prompts for one of the decoders, None for one that is given none."""
+    ) -> Guide | None:
+        """What guides one of the decoders after P prompts with the evidence `places` and `below`.
+
+        None where that is none, and an item's codes compete with all code tokens.
+        """
         weight = self.stack(stack).evidence
-        return None if weight is None else Evidence(catalogue, places, below, weight)
+        if weight is not None:
+            return Evidence(catalogue, self.on_trie, places, below, weight)
+        return Guide(catalogue, on_trie=True) if self.on_trie else None
 
     def logits(self, hidden: Tensor) -> Tensor:
         """States [..., d] -> logits [..., levels * codes] of the code tokens (token = index + FIRST_CODE)."""
@@ -100,17 +107,18 @@ def token_log_probs(
     hidden: Tensor,
     tokens: Tensor,
     temperature: float = 1.0,
-    evidence: Evidence | None = None,
+    guide: Guide | None = None,
 ) -> Tensor:
     """Log-probabilities [P, ..., T] that `hidden` [P, ..., T, d] gives to the tokens int64 [P, ..., T].
 
-    The last m of them are an item's, those before are thoughts; each of the P prompts may have evidence.
+    The last m of them are an item's, those before are thoughts; the P prompts may have a guide.
     """
-    if evidence is None:
+    assert guide is not None or not model.on_trie, "a model on the trie is trained with its guide"
+    if guide is None:
         return log_probs_of(model.logits(hidden), tokens, temperature)
     before = tokens.shape[-1] - model.levels
-    thoughts = thought_log_probs(model, hidden[..., :before, :], tokens[..., :before], temperature, evidence)
-    item = evidence.along(model.logits(hidden[..., before:, :]).float(), tokens[..., before:])
+    thoughts = thought_log_probs(model, hidden[..., :before, :], tokens[..., :before], temperature, guide)
+    item = guide.along(model.logits(hidden[..., before:, :]).float(), tokens[..., before:])
     return torch.cat([thoughts, log_probs_of(item, tokens[..., before:], temperature)], dim=-1)
 
 
@@ -119,12 +127,12 @@ def thought_log_probs(
     hidden: Tensor,
     tokens: Tensor,
     temperature: float = 1.0,
-    evidence: Evidence | None = None,
+    guide: Guide | None = None,
 ) -> Tensor:
     """The same of thoughts alone, which no item follows."""
     logits = model.logits(hidden).float()
-    if evidence is not None:
-        logits = evidence.add_to_thoughts(logits)
+    if guide is not None:
+        logits = guide.add_to_thoughts(logits)
     return log_probs_of(logits, tokens, temperature)
 
 

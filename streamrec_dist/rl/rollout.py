@@ -91,7 +91,7 @@ class Sampler:
         """The columns of some prompts, on the device; `fields` are those of the candidates' trees."""
         config, engine = self.materials.config, self.engine
         rl, thoughts = config.stages.rl, config.stages.sft.thoughts
-        prompts = engine.read(history, evidence=engine.model.evidence(self.catalogue, places, below))
+        prompts = engine.read(history, guide=engine.model.guide(self.catalogue, places, below))
         catalogue = self.catalogue if self.constrained else None
         samples = sample(engine, prompts, uniforms, thoughts, rl.temperature, catalogue)
         width = len(PrefixTree._fields)

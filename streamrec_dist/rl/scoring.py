@@ -51,7 +51,7 @@ class Scorer:
             pairs = self.materials.rows[missing]
             prompts = (torch.from_numpy(array).to(device) for array in self.materials.prompts(pairs))
             history, places, below = prompts
-            informed = self.reference.model.evidence(self.trie, places, below, "direct")
+            informed = self.reference.model.guide(self.trie, places, below, "direct")
             items = torch.from_numpy(corpus.item_tokens(targets(corpus, pairs))).to(device)[:, None]
             self._target_logprobs[missing] = (
                 direct_log_probs(self.reference, history, items, informed)[:, 0].cpu().numpy()

@@ -94,14 +94,14 @@ class Annotator:
         engine, stage = self.engine, self.materials.config.stages.sft
         states, mask = engine.encode(history)
         # Evidence decides which thoughts are sampled, as it does wherever the model thinks by itself.
-        prompts = engine.prompts(states, mask, evidence=engine.model.evidence(self.catalogue, places, below))
+        prompts = engine.prompts(states, mask, guide=engine.model.guide(self.catalogue, places, below))
         first = engine.model.history_state(states, mask)
         target = engine.model.item_states(pairs[:, 0])
         thoughts = iterative_inference(engine, prompts, first, target, stage.thoughts).thinking.tokens[:, 0]
         if stage.own_thoughts > 0:
             sampled = sample_thoughts(engine, prompts, uniforms).tokens[:, 0]
             thoughts = torch.where(own[:, None], sampled, thoughts)
-        informed = self.reference.model.evidence(self.catalogue, places, below, "direct")
+        informed = self.reference.model.guide(self.catalogue, places, below, "direct")
         log_probs = direct_log_probs(self.reference, history, pairs, informed)
         return {
             "thoughts": thoughts.int(),
@@ -136,8 +136,8 @@ class ThinkingMeter:
         """The values of rows with target tokens `items` int64 [P, 1, m]; uniforms [P, 1, l] draw the thoughts."""
         engine, model = self.engine, self.engine.model
         states, mask = engine.encode(history)
-        evidence = model.evidence(self.catalogue, places, below)
-        prompts = engine.prompts(states, mask, evidence=evidence)
+        guide = model.guide(self.catalogue, places, below)
+        prompts = engine.prompts(states, mask, guide=guide)
         first = model.history_state(states, mask)
         gold = iterative_inference(engine, prompts, first, model.item_states(items[:, 0]), uniforms.shape[-1])
         sampled = sample_thoughts(engine, prompts, uniforms)

@@ -118,7 +118,12 @@ class Recommender:
         return beam_ranks(ranked.items, ranked.scores, wanted, draws)
 
     def invalid_beam_share(self, rows: np.ndarray) -> float:
-        """Share of an unconstrained beam's sequences, after greedy thoughts, that name no item of the catalogue."""
+        """Share of an unconstrained beam's sequences, after greedy thoughts, that name no item of the catalogue.
+
+        On the trie none does.
+        """
+        if self.model.on_trie:
+            return 0.0
         invalid = total = 0
         lengths = history_lengths(self.materials.corpus, rows)
         for batch in length_batches(lengths, self.config.stages.evaluate.batch):
@@ -133,8 +138,8 @@ class Recommender:
     def _read(self, prompts: list[np.ndarray]) -> Prompts:
         """Prompts encoded for the decoder that ranks."""
         history, places, below = (torch.from_numpy(array).to(self.device) for array in prompts)
-        evidence = self.model.evidence(self.catalogue, places, below, self.stack)
-        return self.engine.read(history, self.stack, evidence)
+        guide = self.model.guide(self.catalogue, places, below, self.stack)
+        return self.engine.read(history, self.stack, guide)
 
     def _histories(self, rows: np.ndarray) -> Tensor:
         """All earlier items of each row, not only those the model sees: int64 [n, X], padded with -1."""

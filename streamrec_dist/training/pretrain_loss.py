@@ -67,5 +67,5 @@ class PretrainLoss(nn.Module):
     ) -> Tensor:
         memory = self.model.memory(states, mask, stack)
         hidden, _ = self.model.decode(shift_right(labels)[:, None], memory, stack=stack)
-        evidence = self.model.evidence(self.catalogue, batch.places, batch.below, stack)
-        return -token_log_probs(self.model, hidden[:, 0], labels, self.config.temperature, evidence).mean()
+        guide = self.model.guide(self.catalogue, batch.places, batch.below, stack)
+        return -token_log_probs(self.model, hidden[:, 0], labels, self.config.temperature, guide).mean()

@@ -73,6 +73,6 @@ def rollout_log_probs(
     """
     history, places, below = prompts
     hidden, _ = model.decode(shift_right(tokens), model.read(history))
-    evidence = model.evidence(catalogue, places, below)
+    guide = model.guide(catalogue, places, below)
     constrained = catalogue if config.sampling == "trie" else None
-    return sequence_log_probs(model, hidden, tokens, config.temperature, constrained, evidence)
+    return sequence_log_probs(model, hidden, tokens, config.temperature, constrained, guide)

@@ -139,9 +139,9 @@ class SftLoss(nn.Module):
         both = torch.arange(rows, device=items.device).repeat_interleave(2)
         tail, _ = model.decode(items[..., :-1], memory, cache.select(both))
         item_hidden = torch.cat([hidden[:, :, -1:].expand(-1, 2, -1, -1), tail], dim=2)
-        evidence = model.evidence(self.catalogue, batch.places, batch.below)
-        item_log_probs = token_log_probs(model, item_hidden, items, evidence=evidence)
-        thoughts = thought_log_probs(model, hidden[:, 0, :-1], batch.thoughts, evidence=evidence)
+        guide = model.guide(self.catalogue, batch.places, batch.below)
+        item_log_probs = token_log_probs(model, item_hidden, items, guide=guide)
+        thoughts = thought_log_probs(model, hidden[:, 0, :-1], batch.thoughts, guide=guide)
 
         weight = torch.where(batch.own, 1.0, config.annotated_items)
         nll = sft_nll(thoughts, item_log_probs[:, 0], batch.own, weight)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from streamrec_dist.baselines.config import TigerConfig
 from streamrec_dist.data.batches import history_tokens, targets
+from streamrec_dist.items.catalogue import Catalogue
 from streamrec_dist.model.backbone import StreamRec, shift_right
+from streamrec_dist.model.guide import Guide
 from streamrec_dist.tokens import FIRST_CODE
 from streamrec_dist.training.history_dropout import HistoryDropout
 from streamrec_dist.training.trainee import RecommenderTrainee
@@ -26,20 +29,24 @@ class TigerBatch:
 
 
 class TigerLoss(nn.Module):
-    """Mean negative log-likelihood of the target's tokens, (1 - e) * nll + e * (mean over the vocabulary)."""
+    """Mean negative log-likelihood of the target's tokens, (1 - e) * nll + e * (mean over what they compete with)."""
 
-    def __init__(self, model: StreamRec, config: TigerConfig):
+    def __init__(self, model: StreamRec, config: TigerConfig, catalogue: Catalogue):
         super().__init__()
-        self.model, self.config = model, config
+        self.model, self.config, self.catalogue = model, config, catalogue
         self.history_dropout = HistoryDropout(config.history_dropout, model.levels)
 
     def forward(self, batch: TigerBatch) -> tuple[Tensor, dict[str, Tensor]]:
         memory = self.model.read(self.history_dropout(batch.history), "direct")
         hidden, _ = self.model.decode(shift_right(batch.target)[:, None], memory, stack="direct")
-        log_probs = self.model.log_probs(hidden[:, 0])
+        guide = Guide(self.catalogue, self.model.on_trie)
+        logits = guide.along(self.model.logits(hidden[:, 0]).float(), batch.target)
+        log_probs = torch.log_softmax(logits, dim=-1)
         nll = -log_probs.gather(-1, (batch.target - FIRST_CODE).unsqueeze(-1)).mean() * batch.share
+        competing = log_probs > -torch.inf
+        spread = log_probs.masked_fill(~competing, 0.0).sum(-1) / competing.sum(-1)
         smoothing = self.config.label_smoothing
-        return (1 - smoothing) * nll - smoothing * log_probs.mean() * batch.share, {"nll": nll}
+        return (1 - smoothing) * nll - smoothing * spread.mean() * batch.share, {"nll": nll}
 
 
 class TigerTrainee(RecommenderTrainee):
@@ -52,7 +59,7 @@ class TigerTrainee(RecommenderTrainee):
         return self.whole_config.baselines.tiger
 
     def started(self) -> nn.Module:
-        return TigerLoss(self.model, self.config).train()
+        return TigerLoss(self.model, self.config, self.catalogue).train()
 
     def batch(self, rows: np.ndarray, share: float) -> TigerBatch:
         corpus = self.materials.corpus
