@@ -19,10 +19,11 @@ from streamrec_dist.items.id_file import ItemIds, load_ids
 from streamrec_dist.rundir import STAGES, RunDir
 from streamrec_dist.stages.run_store import RunStore
 from tests.conftest import last_json, run_cli
+from tests.test_repeatable import REPEATABLE
 
 pytestmark = pytest.mark.cluster
 
-REPEATABLY = ("--set", "deterministic=true", "--set", "stages.rl.max_staleness=0")
+REPEATABLY = tuple(part for setting in REPEATABLE for part in ("--set", setting))
 LONG = ("--set", "stages.rl.steps=3000", "--set", "stages.rl.eval_every=5")
 MEASURES = {f"{name}@{k}{ci}" for name in ("recall", "ndcg") for k in (5, 10, 20) for ci in ("", "_ci")}
 MEASURES |= {"mrr@20", "mrr@20_ci", "by"}

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from streamrec_dist.config_file import parse_config
 from streamrec_dist.data.evidence import EvidenceTable
 from streamrec_dist.data.split import split_rows
 from streamrec_dist.decode.engine import Engine
@@ -21,21 +20,17 @@ from streamrec_dist.stages.retrieve import retrieve
 from streamrec_dist.stages.rl import rl
 from streamrec_dist.stages.sft import sft
 from streamrec_dist.types import PolicyVersion
-from tests.local_ports import TINY, MemoryStore, local_context, tiny_materials
-from tests.test_graphs import assert_same
+from tests.local_ports import MemoryStore, local_context
+from tests.test_graphs import assert_same, settings
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
 STAGES = {"retrieve": retrieve, "pretrain": pretrain, "sft": sft, "rl": rl}
 
 
-def materials_of(*overrides: str):
-    return tiny_materials(parse_config(TINY, "tiny", ["stages.sft.own_thoughts=0.5", *overrides]))
-
-
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("sampling", ["free", "trie"])
 def test_captured_rollouts_and_annotations_follow_prompts_and_weights(precision, sampling):
-    materials = materials_of(f"stages.rl.sampling={sampling}", f"model.precision={precision}")
+    materials = settings(f"stages.rl.sampling={sampling}", f"model.precision={precision}")
     model = materials.new_model().to("cuda").eval()
     engine = Engine(model, arithmetic(materials.config))
     sampler, annotator = Sampler(materials, engine), Annotator(materials, engine, engine)
@@ -55,7 +50,7 @@ def test_captured_rollouts_and_annotations_follow_prompts_and_weights(precision,
 
 @pytest.mark.parametrize("sampling", ["free", "trie"])
 def test_decoding_is_that_of_a_cpu(sampling):
-    materials = materials_of(f"stages.rl.sampling={sampling}")
+    materials = settings(f"stages.rl.sampling={sampling}")
     model = materials.new_model().eval()
     rows = split_rows(materials.corpus, "valid")
     found = {}
@@ -75,7 +70,7 @@ def test_decoding_is_that_of_a_cpu(sampling):
 
 
 def test_every_stage_learns_what_it_learns_on_a_cpu():
-    materials = materials_of("model.dropout=0", "stages.retrieve.dropout=0")
+    materials = settings("model.dropout=0", "stages.retrieve.dropout=0")
     losses: dict[str, dict[str, list[float]]] = {}
     for device in ("cpu", "cuda"):
         store, informed = MemoryStore(), materials

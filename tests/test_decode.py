@@ -110,7 +110,7 @@ def test_samples_follow_the_models_distribution(model, engine, memory):
     tokens = sample(engine, thinking, uniforms, 1).tokens[..., 0] - FIRST_CODE
     with torch.no_grad():
         hidden, _ = model.decode(torch.ones((4, 1, 1), dtype=torch.long), model.read(history))
-        expected = model.log_probs(hidden[:, 0, 0]).exp() * draws
+        expected = model.logits(hidden[:, 0, 0]).log_softmax(-1).exp() * draws
     for prompt in range(4):
         counts = torch.bincount(tokens[prompt], minlength=LEVELS * CODES).float()
         usual = expected[prompt] >= 5
@@ -154,7 +154,9 @@ def test_greedy_and_given_thoughts_agree_with_a_plain_loop(model, engine, memory
     with torch.no_grad():
         for _ in range(3):
             hidden, _ = model.decode(tokens, model.read(history))
-            tokens = torch.cat([tokens, model.log_probs(hidden[:, :, -1:]).argmax(-1) + FIRST_CODE], dim=-1)
+            tokens = torch.cat(
+                [tokens, model.logits(hidden[:, :, -1:]).log_softmax(-1).argmax(-1) + FIRST_CODE], dim=-1
+            )
     assert torch.equal(greedy.tokens, tokens[..., 1:])
     followed = follow(engine, thinking, greedy.tokens)
     torch.testing.assert_close(followed.hidden, greedy.hidden, atol=1e-4, rtol=1e-4)

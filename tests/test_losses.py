@@ -203,7 +203,7 @@ def test_sft_loss_equals_its_parts(ste):
         for item in (batch.target, batch.negative):
             whole = torch.cat([follow, item[:, :-1]], dim=-1)
             states, _ = model.decode(whole[:, None], memory)
-            log_probs = model.log_probs(states[:, 0, batch.thoughts.shape[1] :])
+            log_probs = model.logits(states[:, 0, batch.thoughts.shape[1] :]).log_softmax(-1)
             own.append(log_probs.gather(-1, (item - FIRST_CODE)[..., None])[..., 0].sum(-1))
         reference = direct_log_probs(Engine(model), batch.history, pair)
         expected = dpo_loss(own[0] - reference[:, 0], own[1] - reference[:, 1], 0.1, torch.ones(12))
@@ -279,7 +279,9 @@ def test_measured_thinking_agrees_with_plain_likelihoods(materials):
         gold = iterative_inference(engine, engine.prompts(states, mask), first, target, 2)
         sequence = torch.cat([gold.thinking.tokens[:, 0], batch.target], dim=-1)
         hidden, _ = model.decode(shift_right(sequence)[:, None], memory)
-        log_probs = model.log_probs(hidden[:, 0]).gather(-1, (sequence - FIRST_CODE)[..., None])[..., 0]
+        log_probs = (
+            model.logits(hidden[:, 0]).log_softmax(-1).gather(-1, (sequence - FIRST_CODE)[..., None])[..., 0]
+        )
         again = item_log_probs(gold.thinking.branches, batch.target[:, None])[:, 0]
     np.testing.assert_allclose(columns["gold_nll"], -log_probs[:, 2:].sum(-1), atol=1e-4)
     np.testing.assert_allclose(columns["gold_nll"], -again, atol=1e-4)

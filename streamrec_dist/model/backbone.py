@@ -82,10 +82,6 @@ class StreamRec(nn.Module):
         """States [..., d] -> logits [..., levels * codes] of the code tokens (token = index + FIRST_CODE)."""
         return torch.matmul(hidden * self.d_model**-0.5, self.code_table.T)
 
-    def log_probs(self, hidden: Tensor, temperature: float = 1.0) -> Tensor:
-        """Eq. 11: log-probabilities float32 [..., levels * codes] of the code tokens."""
-        return torch.log_softmax(self.logits(hidden).float() / temperature, dim=-1)
-
     @property
     def code_table(self) -> Tensor:
         """Embeddings of the code tokens [levels * codes, d]."""
