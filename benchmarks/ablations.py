@@ -70,7 +70,8 @@ def main() -> None:
 def measure(arguments: argparse.Namespace, known: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """The rows that `known` lacks, as they are evaluated."""
     usual = _train(arguments, USUAL, ())
-    for variant, overrides in VARIANTS[arguments.stage].items():
+    for variant in [USUAL, *_variants(arguments)]:
+        overrides = VARIANTS[arguments.stage][variant]
         key = {"run": arguments.run, "stage": arguments.stage, "override": arguments.override}
         key |= {"variant": variant}
         if is_known(known, key) or (overrides and usual.config(overrides) == usual.config()):
@@ -92,6 +93,12 @@ def measure(arguments: argparse.Namespace, known: list[dict[str, Any]]) -> Itera
         }
 
 
+def _variants(arguments: argparse.Namespace) -> list[str]:
+    """Those that were asked for, in the table's order; all but the usual one unless some were."""
+    chosen = arguments.variants
+    return [one for one in VARIANTS[arguments.stage] if one != USUAL and (not chosen or one in chosen)]
+
+
 def _train(arguments: argparse.Namespace, variant: str, overrides: tuple[str, ...]) -> RunDir:
     words = [arguments.run, arguments.stage, *arguments.override, variant]
     run = RunDir(RUNS / re.sub("[^a-z0-9]+", "-", "-".join(words).lower())[:64].strip("-"))
@@ -111,7 +118,9 @@ def _said(run: RunDir, stage: str) -> dict[str, float | None]:
 
 def _command_line(arguments: argparse.Namespace) -> str:
     overrides = f" --override {' '.join(arguments.override)}" if arguments.override else ""
-    words = f"--set {arguments.set} --run {arguments.run} --stage {arguments.stage}{overrides}"
+    variants = "".join(f" '{one}'" for one in arguments.variants)
+    variants = f" --variants{variants}" if variants else ""
+    words = f"--set {arguments.set} --run {arguments.run} --stage {arguments.stage}{overrides}{variants}"
     return f"python benchmarks/ablations.py {words}"
 
 
@@ -140,10 +149,18 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--override", nargs="*", default=[], metavar="KEY=VALUE", help="set for every variant"
     )
+    parser.add_argument(
+        "--variants", nargs="+", default=[], metavar="NAME", help="these and the usual one only"
+    )
     parser.add_argument("--hardware", default="", help="what this runs on, for the record")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "ablations.json")
     parser.add_argument("--table", action="store_true", help="measure nothing; print the rows there are")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if unknown := set(arguments.variants) - set(VARIANTS[arguments.stage]):
+        parser.error(
+            f"--variants {', '.join(sorted(unknown))}: there are {', '.join(VARIANTS[arguments.stage])}"
+        )
+    return arguments
 
 
 if __name__ == "__main__":

@@ -37,7 +37,6 @@ PLAIN_SETTINGS = [
     "stages.sft.lr=0.001",
     "stages.sft.epochs=3",
     "stages.sft.rounds=5",
-    "stages.sft.own_thoughts=0.8",
     "stages.rl.rows=all",
     "stages.rl.steps=200",
 ]

@@ -184,7 +184,7 @@ class SftConfig(Optimiser):
     state_temperature: float = Field(0.07, gt=0)
     state_similarity: Literal["cosine", "dot"] = "cosine"
     ste: Literal["one_pass", "two_pass"] = "one_pass"
-    own_thoughts: float = Field(0.5, ge=0, le=1, description="share of rows that train on sampled thoughts")
+    own_thoughts: float = Field(0.8, ge=0, le=1, description="share of rows that train on sampled thoughts")
     annotated_items: float = Field(
         0.0, ge=0, le=1, description="weight of items after annotated thoughts, which know them"
     )
