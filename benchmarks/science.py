@@ -32,13 +32,15 @@ from streamrec_dist.stages.evaluate import result_name
 PLAIN = "plain-"
 #: What the decoders of that run need beyond the configuration of the set: told nothing, they have more to learn.
 PLAIN_SETTINGS = [
-    "stages.pretrain.epochs=14",
-    "stages.pretrain.patience=14",
+    "model.dropout=0",
+    "stages.pretrain.lr=0.003",
+    "stages.pretrain.epochs=10",
+    "stages.pretrain.patience=10",
     "stages.sft.lr=0.001",
     "stages.sft.epochs=3",
-    "stages.sft.rounds=5",
+    "stages.sft.rounds=4",
     "stages.rl.rows=all",
-    "stages.rl.steps=200",
+    "stages.rl.steps=120",
 ]
 #: What is evaluated -> its name in the table, and the stage whose minutes it took.
 MODELS = {

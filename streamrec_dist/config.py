@@ -291,10 +291,12 @@ class Config(Section):
         return self.baselines.of(name) if name in TRAINED else getattr(self.stages, name)
 
     def of_stage(self, name: str) -> Config:
-        """As a stage or baseline of a run has it: baselines are told histories alone, TIGER has its own softmax."""
+        """As a stage or baseline of a run has it: baselines are told histories alone, TIGER has its own softmax and dropout."""
         if name not in TRAINED:
             return self
-        plain = {"evidence": 0, "direct_evidence": False, "softmax": self.baselines.tiger.softmax}
+        tiger = self.baselines.tiger
+        dropout = self.model.dropout if tiger.dropout is None else tiger.dropout
+        plain = {"evidence": 0, "direct_evidence": False, "softmax": tiger.softmax, "dropout": dropout}
         return self.model_copy(update={"model": self.model.model_copy(update=plain)})
 
     @model_validator(mode="after")

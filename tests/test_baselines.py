@@ -296,6 +296,10 @@ def test_a_baseline_is_given_no_evidence_whatever_the_stages_are():
     assert (config.model.softmax, config.of_stage("tiger").model.softmax) == ("trie", "codes")
     ours = parse_config(TINY, "tiny", ["baselines.tiger.softmax=trie"])
     assert ours.of_stage("tiger").model.softmax == "trie"
+    dropped = parse_config(TINY, "tiny", ["model.dropout=0.2"])
+    assert dropped.of_stage("tiger").model.dropout == 0.2
+    other = parse_config(TINY, "tiny", ["model.dropout=0.2", "baselines.tiger.dropout=0"])
+    assert (other.of_stage("tiger").model.dropout, other.model.dropout) == (0.0, 0.2)
     model = plain_materials("model.direct_evidence=true").new_model()
     assert model.direct.evidence is None and model.decoder.evidence is None
 
