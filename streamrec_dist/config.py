@@ -291,7 +291,7 @@ class Config(Section):
         return self.baselines.of(name) if name in TRAINED else getattr(self.stages, name)
 
     def of_stage(self, name: str) -> Config:
-        """As a stage or baseline of a run has it: baselines are told histories alone, TIGER has its own softmax and dropout."""
+        """As a stage or baseline of a run has it: baselines are told histories alone, TIGER has keys of its own."""
         if name not in TRAINED:
             return self
         tiger = self.baselines.tiger
