@@ -2,6 +2,7 @@
 
     python benchmarks/ablations.py --set Scientific --run scientific-1 --stage sft
     python benchmarks/ablations.py --set Scientific --run scientific-1 --stage rl --override stages.rl.steps=60
+    python benchmarks/ablations.py --set Scientific --run scientific-1 --stage sft --variants "no DPO" "two passes"
     python benchmarks/ablations.py --set Scientific --run scientific-1 --stage sft --table
 
 Every variant is a run in runs/ that takes the stages before --stage from --run. It is judged on all
@@ -12,8 +13,10 @@ are not looked at. Rows are added to --out as they come; those that are there ar
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,14 +103,20 @@ def _variants(arguments: argparse.Namespace) -> list[str]:
 
 
 def _train(arguments: argparse.Namespace, variant: str, overrides: tuple[str, ...]) -> RunDir:
-    words = [arguments.run, arguments.stage, *arguments.override, variant]
-    run = RunDir(RUNS / re.sub("[^a-z0-9]+", "-", "-".join(words).lower())[:64].strip("-"))
+    run = RunDir(RUNS / _run_name(arguments, variant))
     if run.stage_result(arguments.stage) is None:
         begun = run.path.exists()
         settings = [word for setting in (*arguments.override, *overrides) for word in ("--set", setting)]
         how = ["--resume"] if begun else ["--from", arguments.run, *settings]
         command("train", "--stage", arguments.stage, "--run", run.name, *how)
     return run
+
+
+def _run_name(arguments: argparse.Namespace, variant: str) -> str:
+    """One for each variant under each set of overrides."""
+    of_overrides = hashlib.sha256(shlex.join(arguments.override).encode()).hexdigest()[:6]
+    words = "-".join([arguments.run, arguments.stage, variant, of_overrides])
+    return re.sub("[^a-z0-9]+", "-", words.lower())
 
 
 def _said(run: RunDir, stage: str) -> dict[str, float | None]:
@@ -117,9 +126,8 @@ def _said(run: RunDir, stage: str) -> dict[str, float | None]:
 
 
 def _command_line(arguments: argparse.Namespace) -> str:
-    overrides = f" --override {' '.join(arguments.override)}" if arguments.override else ""
-    variants = "".join(f" '{one}'" for one in arguments.variants)
-    variants = f" --variants{variants}" if variants else ""
+    overrides = f" --override {shlex.join(arguments.override)}" if arguments.override else ""
+    variants = f" --variants {shlex.join(arguments.variants)}" if arguments.variants else ""
     words = f"--set {arguments.set} --run {arguments.run} --stage {arguments.stage}{overrides}{variants}"
     return f"python benchmarks/ablations.py {words}"
 

@@ -30,7 +30,8 @@ from streamrec_dist.stages.evaluate import result_name
 
 #: What begins with it is of a second run from the same ids, without evidence.
 PLAIN = "plain-"
-#: What the decoders of that run need beyond the configuration of the set: told nothing, they have more to learn.
+#: What the decoders of that run need beyond the configuration of the set: told nothing, they have more to learn, and
+#: dropout keeps them from it.
 PLAIN_SETTINGS = [
     "model.dropout=0",
     "stages.pretrain.lr=0.003",

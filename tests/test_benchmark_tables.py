@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -56,3 +59,30 @@ def test_one_seed_has_its_interval_and_several_their_range(tmp_path: Path) -> No
     assert lines[4] == "" and lines[7:] == [
         "| rl over TIGER | 1 | masked | .0500 | .0600 | +.0100 [+.0040 +.0160] | +20 % | 0.0020 |"
     ]
+
+
+def test_ablations_refuse_a_variant_that_there_is_not() -> None:
+    command = [sys.executable, "benchmarks/ablations.py", "--set", "Toy", "--run", "toy", "--stage", "rl"]
+    done = subprocess.run(
+        [*command, "--variants", "no such thing"], cwd=REPO, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2
+    assert "no such thing: there are as configured, no format" in done.stderr
+
+
+def test_an_ablation_s_command_can_be_typed_and_its_runs_have_names_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(REPO / "benchmarks"))
+    ablations = importlib.import_module("ablations")
+    chosen = argparse.Namespace(
+        set="Toy", run="toy", stage="sft", override=["a.b=[1, 2]"], variants=["the paper's loss", "no DPO"]
+    )
+    words = shlex.split(ablations._command_line(chosen))
+    assert words[words.index("--override") + 1] == "a.b=[1, 2]"
+    assert words[words.index("--variants") + 1 :] == chosen.variants
+    assert ablations._variants(chosen) == ["no DPO", "the paper's loss"]
+    names = {ablations._run_name(chosen, variant) for variant in ablations.VARIANTS["sft"]}
+    chosen.override = ["a.b=[1, 3]"]
+    names |= {ablations._run_name(chosen, variant) for variant in ablations.VARIANTS["sft"]}
+    assert len(names) == 2 * len(ablations.VARIANTS["sft"])

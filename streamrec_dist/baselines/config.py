@@ -53,7 +53,9 @@ class TigerConfig(Epochs):
     softmax: Literal["trie", "codes"] = Field(
         "codes", description="as model.softmax; codes is TIGER as published"
     )
-    dropout: float | None = Field(None, ge=0, lt=1, description="as model.dropout; that where left out")
+    dropout: float | None = Field(
+        None, ge=0, lt=1, description="share of activations dropped in training; model.dropout where left out"
+    )
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="share of a token's probability for all that it competes with"
     )
