@@ -55,6 +55,8 @@ baselines:
   gru4rec: {epochs: 2, batch: 64, d_model: 16, hidden: 24, eval_users: 40, lr: 0.01}
   tiger: {epochs: 2, batch: 64, eval_users: 40, lr: 0.003}
 """
+#: Overrides with which nothing guides the codes of an item: eq. 11 over all codes.
+UNGUIDED = ("model.evidence=0", "model.softmax=codes")
 
 
 def tiny_materials(config: Config | None = None, users: int = 120, items: int = 90) -> Materials:

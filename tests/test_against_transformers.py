@@ -25,7 +25,7 @@ from streamrec_dist.model.convert import to_t5
 from streamrec_dist.model.layers import relative_buckets
 from streamrec_dist.stages.annotate import Annotator, ThinkingMeter
 from streamrec_dist.tokens import BOS, FIRST_CODE
-from tests.local_ports import TINY, tiny_materials
+from tests.local_ports import TINY, UNGUIDED, tiny_materials
 
 LEVELS, CODES, THOUGHTS, ITEMS = 3, 8, 2, 60
 #: Items of each history: one, the most that a model sees, and some between.
@@ -253,9 +253,7 @@ def annotate_plainly(model: StreamRec, t5, history: Tensor, item: Tensor, steps:
 
 
 def test_annotation_chooses_what_a_loop_over_t5_does():
-    materials = tiny_materials(
-        parse_config(TINY, "tiny", ["stages.sft.thoughts=4", "model.evidence=0", "model.softmax=codes"])
-    )
+    materials = tiny_materials(parse_config(TINY, "tiny", ["stages.sft.thoughts=4", *UNGUIDED]))
     torch.manual_seed(5)
     model = lively(materials.new_model().eval())
     reference = lively(materials.new_model().eval())

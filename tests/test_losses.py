@@ -31,9 +31,7 @@ from streamrec_dist.training.sft_loss import (
     sft_nll,
     state_loss,
 )
-from tests.local_ports import TINY, tiny_materials
-
-UNGUIDED = ["model.evidence=0", "model.softmax=codes"]
+from tests.local_ports import TINY, UNGUIDED, tiny_materials
 
 
 @pytest.fixture(scope="module")

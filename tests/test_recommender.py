@@ -14,11 +14,10 @@ from streamrec_dist.data.split import split_rows
 from streamrec_dist.decode.search import Plan
 from streamrec_dist.stages.decoding import Recommender, decoding_of, plan_of
 from streamrec_dist.stages.recommend import recommend
-from tests.local_ports import TINY, tiny_materials
+from tests.local_ports import TINY, UNGUIDED, tiny_materials
 
 SAMPLED = "stages.evaluate.thoughts=sampled"
 JOINT = "stages.evaluate.thoughts=beam"
-UNGUIDED = ("model.evidence=0", "model.softmax=codes")
 
 
 def config_of(*overrides: str):

@@ -39,8 +39,9 @@ class TigerLoss(nn.Module):
     def forward(self, batch: TigerBatch) -> tuple[Tensor, dict[str, Tensor]]:
         memory = self.model.read(self.history_dropout(batch.history), "direct")
         hidden, _ = self.model.decode(shift_right(batch.target)[:, None], memory, stack="direct")
-        guide = Guide(self.catalogue, self.model.on_trie)
-        logits = guide.along(self.model.logits(hidden[:, 0]).float(), batch.target)
+        logits = self.model.logits(hidden[:, 0]).float()
+        if self.model.on_trie:
+            logits = Guide(self.catalogue, on_trie=True).along(logits, batch.target)
         log_probs = torch.log_softmax(logits, dim=-1)
         nll = -log_probs.gather(-1, (batch.target - FIRST_CODE).unsqueeze(-1)).mean() * batch.share
         competing = log_probs > -torch.inf
