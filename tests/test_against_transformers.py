@@ -17,8 +17,8 @@ from streamrec_dist.decode.beam import beam_search, free_beam_search
 from streamrec_dist.decode.candidates import candidate_log_probs, prefix_trees
 from streamrec_dist.decode.engine import Engine
 from streamrec_dist.decode.likelihood import direct_log_probs
-from streamrec_dist.decode.random import rollout_uniforms
-from streamrec_dist.decode.sampler import sample, think_greedily
+from streamrec_dist.decode.random import rollout_uniforms, row_keys
+from streamrec_dist.decode.sampler import sample, sample_thoughts, think_greedily
 from streamrec_dist.items.catalogue import Catalogue
 from streamrec_dist.model.backbone import StreamRec, shift_right
 from streamrec_dist.model.convert import to_t5
@@ -229,8 +229,11 @@ def mlp(head, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def annotate_plainly(model: StreamRec, t5, history: Tensor, item: Tensor, steps: int):
-    """Eq. 12 and 13 of one row by a loop over T5: history int64 [S], item int64 [m] -> thoughts and distances."""
+def annotate_plainly(
+    model: StreamRec, t5, history: Tensor, item: Tensor, steps: int, given: list[int] | None = None
+):
+    """Eq. 12 and 13 of one row by a loop over T5: history int64 [S], item int64 [m] -> thoughts, those `given` if any,
+    and distances."""
     table, heads = t5.shared.weight, model.heads
     states = t5.encoder(input_ids=history[None]).last_hidden_state[0]
     summed, target = states.mean(0), unit(table[item].mean(0))
@@ -242,7 +245,7 @@ def annotate_plainly(model: StreamRec, t5, history: Tensor, item: Tensor, steps:
             break
         residual = unit(mlp(heads.residual_mlp, target - state))
         gaps = (unit(table[FIRST_CODE:]) - residual).pow(2).sum(-1)
-        read.append(int(gaps.argmin()) + FIRST_CODE)
+        read.append(given[step] if given else int(gaps.argmin()) + FIRST_CODE)
         decoded = t5(
             encoder_outputs=(states[None],),
             decoder_input_ids=torch.tensor([read]),
@@ -258,8 +261,10 @@ def test_annotation_chooses_what_a_loop_over_t5_does():
     model = lively(materials.new_model().eval())
     reference = lively(materials.new_model().eval())
     rows, corpus = materials.rows[:60], materials.corpus
-    made = Annotator(materials, Engine(model), Engine(reference)).annotate(0, len(rows), 0)
-    measured = ThinkingMeter(materials, Engine(model)).measure(rows)
+    engine = Engine(model)
+    made = Annotator(materials, engine, Engine(reference)).annotate(0, len(rows), 0)
+    measured = ThinkingMeter(materials, engine).measure(rows)
+    draws = rollout_uniforms(materials.config.seed, row_keys(rows), 1, 4)
     thinking = to_t5(model, materials.config)
     frozen = to_t5(reference, materials.config, "direct")
     histories, lengths = history_tokens(corpus, rows)
@@ -270,6 +275,10 @@ def test_annotation_chooses_what_a_loop_over_t5_does():
         thoughts, distances = annotate_plainly(model, thinking, history, items[row], 4)
         assert made.thoughts[row].tolist() == thoughts
         torch.testing.assert_close(torch.from_numpy(measured["distance"][row]), distances, **CLOSE)
+        own = sample_thoughts(engine, engine.read(history[None]), torch.from_numpy(draws[row : row + 1]))
+        own_tokens = own.tokens[0, 0].tolist()
+        _, own_distances = annotate_plainly(model, thinking, history, items[row], 4, own_tokens)
+        torch.testing.assert_close(torch.from_numpy(measured["own_distance"][row]), own_distances, **CLOSE)
         given = torch.tensor(thoughts)
         sequence = torch.cat([given, items[row]])[None, None]
         nll = -scored(their_log_probs(thinking, history[None], sequence), sequence)[..., 4:].sum()

@@ -141,7 +141,7 @@ def test_sft_reports_the_leak(trained):
         assert event.metrics["leak"] == pytest.approx(
             event.metrics["sampled_nll"] - event.metrics["gold_nll"]
         )
-        assert len(event.metrics["distance"]) == 3
+        assert len(event.metrics["distance"]) == len(event.metrics["own_distance"]) == 3
 
 
 @pytest.mark.parametrize("rows", ["last", "named"])

@@ -16,7 +16,7 @@ from streamrec_dist.decode.likelihood import direct_log_probs, item_log_probs
 from streamrec_dist.decode.random import rollout_uniforms, row_keys
 from streamrec_dist.decode.sampler import Thinking, sample_thoughts, think
 from streamrec_dist.materials import Materials
-from streamrec_dist.model.thinking import nearest_tokens, unit_rms
+from streamrec_dist.model.thinking import ThinkingHeads, nearest_tokens, unit_rms
 from streamrec_dist.types import Annotation
 
 #: Rows decoded together: enough to fill the matrix products, few enough to be of one length.
@@ -50,9 +50,15 @@ def iterative_inference(
         return nearest_tokens(heads.residuals(target, state), table)
 
     thinking = think(Branches.start(engine, prompts, steps), steps, choose)
+    return Inference(thinking, distances(heads, first, target, thinking))
+
+
+def distances(heads: ThinkingHeads, first: Tensor, target: Tensor, thinking: Thinking) -> Tensor:
+    """How far the states s_0 .. s_l of one sequence of thoughts a row are from the target: float32 [P, l + 1],
+    rms of n(t) - n(s_i); first d_0 and target t [P, d]."""
     states = heads.states(first, thinking.hidden[:, 0, 1:])
     gaps = unit_rms(target).unsqueeze(1) - unit_rms(states)
-    return Inference(thinking, gaps.pow(2).mean(dim=-1).sqrt())
+    return gaps.pow(2).mean(dim=-1).sqrt()
 
 
 class Annotator:
@@ -122,8 +128,9 @@ class ThinkingMeter:
         """On rows int64 [n, 2], a value a row (means are taken by the caller):
 
         gold_nll, sampled_nll: the target's negative log-likelihood after annotated and after sampled thoughts, whose
-        difference is the leak; distance [n, l + 1] of s_i to the target by step; distinct: distinct thoughts;
-        target_share: share of thoughts that are codes of the target.
+        difference is the leak; distance, own_distance [n, l + 1] of s_i to the target by step of annotated and of
+        sampled thoughts; distinct: distinct annotated thoughts; target_share: share of these that are codes
+        of the target.
         """
         corpus, config = self.materials.corpus, self.materials.config
         tokens = corpus.item_tokens(targets(corpus, rows))[:, None]
@@ -139,7 +146,8 @@ class ThinkingMeter:
         guide = model.guide(self.catalogue, places, below)
         prompts = engine.prompts(states, mask, guide=guide)
         first = model.history_state(states, mask)
-        gold = iterative_inference(engine, prompts, first, model.item_states(items[:, 0]), uniforms.shape[-1])
+        target = model.item_states(items[:, 0])
+        gold = iterative_inference(engine, prompts, first, target, uniforms.shape[-1])
         sampled = sample_thoughts(engine, prompts, uniforms)
         thoughts = gold.thinking.tokens[:, 0]
         ordered = thoughts.sort(dim=-1).values
@@ -147,6 +155,7 @@ class ThinkingMeter:
             "gold_nll": -item_log_probs(gold.thinking.branches, items)[:, 0],
             "sampled_nll": -item_log_probs(sampled.branches, items)[:, 0],
             "distance": gold.distances,
+            "own_distance": distances(model.heads, first, target, sampled),
             "target_share": (thoughts.unsqueeze(-1) == items).any(-1).float().mean(-1),
             "distinct": 1.0 + (ordered[:, 1:] != ordered[:, :-1]).float().sum(-1),
         }

@@ -152,6 +152,7 @@ def report_thinking(
         "gold_nll": float(means["gold_nll"]),
         "leak": float(means["sampled_nll"] - means["gold_nll"]),
         "distance": [float(value) for value in means["distance"]],
+        "own_distance": [float(value) for value in means["own_distance"]],
         "distinct_thoughts": float(means["distinct"]),
         "target_share": float(means["target_share"]),
     }
