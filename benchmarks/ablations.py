@@ -14,18 +14,18 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 import re
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import torch
-from cluster_runs import ROOT, RUNS, add_row, cluster, command, is_known, known_rows, result
-from measure import hardware
+from cluster_runs import ROOT, RUNS, Row, add_row, cluster, command, fingerprint, is_known, known_rows, result
+from measure import machine
 
-from cli.output import four, interval, signed
+from cli.output import chance, four, interval, signed
+from streamrec_dist.config import Config
+from streamrec_dist.config_file import differing_keys
 from streamrec_dist.events import EventReader
 from streamrec_dist.rundir import RunDir
 from streamrec_dist.types import REWARDS
@@ -45,6 +45,7 @@ VARIANTS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "rl": {
         USUAL: (),
+        # On the trie all samples have the format, and its reward tells none apart: so much do two trainings differ.
         **{f"no {name.replace('_', ' ')}": (f"stages.rl.rewards.{name}=0",) for name in REWARDS},
         "G = 4": ("stages.rl.group_size=4",),
         "ratio of sequences": ("stages.rl.ratio=sequence",),
@@ -70,14 +71,17 @@ def main() -> None:
     print("\n".join(table(rows, arguments.run, arguments.stage, arguments.override)))
 
 
-def measure(arguments: argparse.Namespace, known: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def measure(arguments: argparse.Namespace, known: list[Row]) -> Iterator[Row]:
     """The rows that `known` lacks, as they are evaluated."""
     usual = _train(arguments, USUAL, ())
     for variant in [USUAL, *_variants(arguments)]:
         overrides = VARIANTS[arguments.stage][variant]
         key = {"run": arguments.run, "stage": arguments.stage, "override": arguments.override}
-        key |= {"variant": variant}
-        if is_known(known, key) or (overrides and usual.config(overrides) == usual.config()):
+        key |= {"variant": variant, "config": fingerprint(arguments.run)}
+        if is_known(known, key):
+            continue
+        if overrides and (why := _changes_nothing(usual.config(), usual.config(overrides))):
+            print(f"{variant}: {why}", file=sys.stderr)
             continue
         run = usual if variant == USUAL else _train(arguments, variant, overrides)
         judged = ("--split", "valid", "--mask-history")
@@ -92,7 +96,7 @@ def measure(arguments: argparse.Namespace, known: list[dict[str, Any]]) -> Itera
             "said": _said(run, arguments.stage),
             "minutes": round(stage.seconds / 60, 1) if stage else 0.0,
             "command": _command_line(arguments),
-            "hardware": hardware(arguments.hardware, torch.device("cpu"), os.cpu_count() or 1),
+            "hardware": arguments.hardware or machine(),
         }
 
 
@@ -100,6 +104,18 @@ def _variants(arguments: argparse.Namespace) -> list[str]:
     """Those that were asked for, in the table's order; all but the usual one unless some were."""
     chosen = arguments.variants
     return [one for one in VARIANTS[arguments.stage] if one != USUAL and (not chosen or one in chosen)]
+
+
+def _changes_nothing(usual: Config, variant: Config) -> str:
+    """Why the stage would do what it does as configured; empty where it would not."""
+    keys = [key.partition(":")[0] for key in differing_keys(usual, variant)]
+    if not keys:
+        return "this is how the stage is configured"
+    if keys == ["stages.rl.sampling"] and usual.model.softmax == "trie":
+        return "codes compete on the trie alone, so that every sample is on it"
+    if keys == ["stages.sft.calibration"] and not usual.model.evidence:
+        return "there is no evidence to calibrate"
+    return ""
 
 
 def _train(arguments: argparse.Namespace, variant: str, overrides: tuple[str, ...]) -> RunDir:
@@ -113,9 +129,10 @@ def _train(arguments: argparse.Namespace, variant: str, overrides: tuple[str, ..
 
 
 def _run_name(arguments: argparse.Namespace, variant: str) -> str:
-    """One for each variant under each set of overrides."""
-    of_overrides = hashlib.sha256(shlex.join(arguments.override).encode()).hexdigest()[:6]
-    words = "-".join([arguments.run, arguments.stage, variant, of_overrides])
+    """One for each variant under each set of overrides, of one training of the stages before."""
+    begun = f"{fingerprint(arguments.run)} {shlex.join(arguments.override)}"
+    of_them = hashlib.sha256(begun.encode()).hexdigest()[:6]
+    words = "-".join([arguments.run, arguments.stage, variant, of_them])
     return re.sub("[^a-z0-9]+", "-", words.lower())
 
 
@@ -132,7 +149,7 @@ def _command_line(arguments: argparse.Namespace) -> str:
     return f"python benchmarks/ablations.py {words}"
 
 
-def table(rows: list[dict[str, Any]], run: str, stage: str, override: list[str]) -> Iterator[str]:
+def table(rows: list[Row], run: str, stage: str, override: list[str]) -> Iterator[str]:
     """Lines of Markdown."""
     yield f"| {stage} | N@10 | against {USUAL} | p | minutes |"
     yield "|---|---|---|---|---|"
@@ -140,9 +157,7 @@ def table(rows: list[dict[str, Any]], run: str, stage: str, override: list[str])
         if (row["run"], row["stage"], row["override"]) == (run, stage, override):
             against = " | "
             if "p" in row:
-                against = (
-                    f"{signed(row['difference'])} {interval(row['difference_ci'], signed)} | {row['p']:.3f}"
-                )
+                against = f"{signed(row['difference'])} {interval(row['difference_ci'], signed)} | {chance(row['p'])}"
             score = f"{four(row['ndcg@10'])} {interval(row['ndcg@10_ci'])}"
             yield f"| {row['variant']} | {score} | {against} | {row['minutes']:.0f} |"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from streamrec_dist.rundir import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs"
+#: One measurement, as it is written to benchmarks/results.
+Row = dict[str, Any]
 
 
 def command(*words: str) -> str:
@@ -45,15 +48,20 @@ def cluster(config: str) -> Iterator[None]:
         command("down")
 
 
-def known_rows(path: Path) -> list[dict[str, Any]]:
+def fingerprint(run: str) -> str:
+    """What a run in runs/ was trained with: rows of a run of that name and other settings are measured again."""
+    return hashlib.sha256((RUNS / run / "config.yaml").read_bytes()).hexdigest()[:12]
+
+
+def known_rows(path: Path) -> list[Row]:
     return json.loads(path.read_text()) if path.is_file() else []
 
 
-def is_known(rows: list[dict[str, Any]], key: dict[str, Any]) -> bool:
+def is_known(rows: list[Row], key: Row) -> bool:
     """Whether there is a row with all that `key` has."""
     return any(key == {field: row.get(field) for field in key} for row in rows)
 
 
-def add_row(path: Path, rows: list[dict[str, Any]], row: dict[str, Any]) -> None:
+def add_row(path: Path, rows: list[Row], row: Row) -> None:
     rows.append(row)
     write_atomically(path, json.dumps(rows, indent=1))

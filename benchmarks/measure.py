@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import statistics
 import time
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,7 +36,20 @@ def hardware(given: str, device: torch.device, threads: int) -> str:
         return given
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{platform.processor() or platform.machine()}, {threads} threads"
+    return f"{_processor()}, {threads} threads"
+
+
+def machine() -> str:
+    """`hardware` of a benchmark that trains on whatever the machine has."""
+    return hardware("", torch.device("cuda" if torch.cuda.is_available() else "cpu"), os.cpu_count() or 1)
+
+
+def _processor() -> str:
+    """The model's name where Linux tells it, else the architecture."""
+    about = Path("/proc/cpuinfo")
+    lines = about.read_text().splitlines() if about.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def times(device: torch.device, repeats: int, *works: Callable[[], object]) -> list[float]:

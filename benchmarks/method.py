@@ -2,9 +2,9 @@
 
     python benchmarks/method.py --run runs/scientific-1 --users 2000
 
-Reads the run's events, and decodes validation users with its last model in several ways, in this process: more or
-fewer thinking steps, sampled thoughts, wider beams, each with its milliseconds a user. Test users are not looked at.
-Writes --out; `benchmarks/method_plots.py` draws it.
+Reads the run's events, and decodes validation users in this process: how near thoughts bring the state to the target
+before and after stage 2; how the last model ranks by more or fewer thinking steps, sampled thoughts and wider beams,
+each with its milliseconds a user. Test users are not looked at. Writes --out; `benchmarks/method_plots.py` draws it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ import numpy as np
 import torch
 from measure import begin, hardware
 
+from streamrec_dist.data.batches import targets
 from streamrec_dist.data.split import rows_of_some, split_rows
 from streamrec_dist.decode.search import Plan
 from streamrec_dist.events import Event
+from streamrec_dist.materials import Materials
 from streamrec_dist.metrics import ndcg
 from streamrec_dist.model.weights import import_weights
 from streamrec_dist.rundir import RunDir, write_atomically
+from streamrec_dist.stages.annotate import ThinkingMeter
 from streamrec_dist.stages.decoding import Recommender
 from streamrec_dist.stages.run_store import RunStore
 from streamrec_dist.types import REWARDS
@@ -46,10 +49,12 @@ def main() -> None:
         "run": run.name,
         "users": arguments.users,
         "hardware": hardware("", torch.device("cpu"), arguments.threads),
-        "command": f"python benchmarks/method.py --run {arguments.run} --users {arguments.users}",
+        "command": f"python benchmarks/method.py --run {arguments.run} --users {arguments.users} "
+        f"--threads {arguments.threads}",
         "pretrain": pretraining(events),
         "sft": rounds(events),
         "rl": rewards(events),
+        "distances": distances(run, arguments.users),
         "scaling": scaling(run, arguments.users),
     }
     out = arguments.out or Path(__file__).parent / "results" / f"method-{run.name}.json"
@@ -100,14 +105,30 @@ def rewards(events: list[Event]) -> dict[str, Any]:
     return {name: curve(steps, name) for name in names} | {"ndcg@10": validation(events, "rl")}
 
 
-def scaling(run: RunDir, users: int) -> dict[str, Any]:
-    """NDCG@10 on validation users, and milliseconds for one, by thinking steps, samples and beam."""
-    store, stage = RunStore(run.path), run.last_model()
+def opened(run: RunDir, stage: str, users: int) -> tuple[Recommender, np.ndarray]:
+    """The model of a stage, and rows int64 [n, 2] of validation users."""
+    store = RunStore(run.path)
     materials = store.materials(run.config(), stage)
     model = materials.new_model()
     import_weights(model, store.load_weights(stage))
-    recommender = Recommender(materials, model, stage)
     rows = rows_of_some(split_rows(materials.corpus, "valid"), users, np.random.default_rng(0))
+    return Recommender(materials, model, stage), rows
+
+
+def distances(run: RunDir, users: int) -> dict[str, Any]:
+    """By stage: mean distance of s_0 .. s_l to the target, along annotated and along the model's own thoughts."""
+    found = {}
+    for stage in ("pretrain", "sft"):
+        recommender, rows = opened(run, stage, users)
+        measured = ThinkingMeter(recommender.materials, recommender.engine).measure(rows)
+        names = {"annotated": "distance", "own": "own_distance"}
+        found[stage] = {name: measured[column].mean(axis=0).tolist() for name, column in names.items()}
+    return found
+
+
+def scaling(run: RunDir, users: int) -> dict[str, Any]:
+    """NDCG@10 on validation users, and milliseconds for one, by thinking steps, samples and beam."""
+    recommender, rows = opened(run, run.last_model(), users)
     usual = recommender.plan
     steps = {count: timed(recommender, rows, replace(usual, steps=count)) for count in range(usual.steps + 1)}
     ranks = np.stack([found.pop("ranks") for found in steps.values()])
@@ -119,7 +140,23 @@ def scaling(run: RunDir, users: int) -> dict[str, Any]:
     beams = {beam: timed(recommender, rows, usual, beam) for beam in (5, 10, 20, 50)}
     for found in (*samples.values(), *beams.values()):
         found.pop("ranks")
-    return {"steps": steps, "oracle": float(oracle), "samples": samples, "beam": beams}
+    return {
+        "steps": steps,
+        "oracle": float(oracle),
+        "samples": samples,
+        "beam": beams,
+        "evidence": of_evidence(recommender.materials, rows),
+    }
+
+
+def of_evidence(materials: Materials, rows: np.ndarray) -> float | None:
+    """NDCG@10 of the evidence alone, its items in the order of their probabilities; none without evidence."""
+    if materials.evidence is None:
+        return None
+    items, share = materials.evidence.of(materials.corpus, rows)
+    found = items == targets(materials.corpus, rows)[:, None]
+    ahead = (share > np.where(found, share, 0).max(axis=1, keepdims=True)).sum(axis=1)
+    return float(ndcg(np.where(found.any(axis=1), ahead + 1, 0), 10).mean())
 
 
 def timed(recommender: Recommender, rows: np.ndarray, plan: Plan, beam: int = 20) -> dict[str, Any]:

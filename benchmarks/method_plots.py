@@ -55,7 +55,7 @@ def learning(found: dict[str, Any]) -> Any:
         last = max(len(points) - 1, 1)
         parts = [(place / last, value) for place, (_, value) in enumerate(points)]
         _curve(right, parts, stage, marker="o")
-    _label(right, "share of the stage", "validation NDCG@10")
+    _label(right, "evaluations, first to last of the stage", "validation NDCG@10")
     return figure
 
 
@@ -65,8 +65,15 @@ def thinking(found: dict[str, Any]) -> Any:
     rounds = found["sft"]["rounds"]
     for entry in rounds:
         left.plot(
-            range(len(entry["distance"])), entry["distance"], marker="o", label=f"round {entry['round']}"
+            range(len(entry["distance"])),
+            entry["distance"],
+            marker="o",
+            label=f"annotated, round {entry['round']}",
         )
+    own = found["distances"]["sft"]["own"]
+    left.plot(
+        range(len(own)), own, marker="o", linestyle=":", color="black", label="own thoughts, the weights kept"
+    )
     _label(left, "thinking step i", "distance of s_i to the target")
     left.xaxis.get_major_locator().set_params(integer=True)
     for name, label in (("sampled_nll", "own thoughts"), ("gold_nll", "annotated thoughts")):
@@ -103,6 +110,9 @@ def scaling(found: dict[str, Any]) -> Any:
             )
         _label(axis, title, "NDCG@10", legend=False)
     axes[0].axhline(found["scaling"]["oracle"], linestyle=":", label="best depth of each user")
+    if (alone := found["scaling"]["evidence"]) is not None:
+        for axis in axes:
+            axis.axhline(alone, linestyle="--", color="grey", label="the evidence alone")
     axes[0].legend(fontsize=7)
     return figure
 

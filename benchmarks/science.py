@@ -1,30 +1,34 @@
 """The table of a data set: every baseline and every stage, from raw files, by the commands that a user types.
 
     python benchmarks/science.py --set Beauty --seeds 1 2 3
+    python benchmarks/science.py --set Beauty --split valid  # what settings are chosen by
     python benchmarks/science.py --set Beauty --table        # prints what benchmarks/results/science.json has
 
 It brings a cluster up as configs/SET.yaml says, trains one run a seed in runs/ (or goes on with it: every part is
-resumed where it was left), evaluates on the test split, with the history allowed and masked, and adds the rows to
---out as they come. Baselines and the model without evidence are runs of their own, from the same ids. All is selected
-on validation; the test split is only ever evaluated.
+resumed where it was left), evaluates it, with the history allowed and masked, and adds the rows to --out as they
+come; how far SFT and RL are ahead of TIGER is written beside, to OUT_gains.json. Baselines and the model without
+evidence are runs of their own, from the same ids. A run that was trained with other settings than configs/SET.yaml
+is refused. Epochs are selected on validation users.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
+import itertools
 import json
-import os
+import shlex
+import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
-from cluster_runs import ROOT, RUNS, add_row, cluster, command, is_known, known_rows, result
-from measure import hardware
+from cluster_runs import ROOT, RUNS, Row, add_row, cluster, command, fingerprint, is_known, known_rows, result
+from measure import machine
 
-from cli.output import four, interval, signed
+from cli.output import chance, four, interval, signed
+from cli.plan import decides
 from streamrec_dist.baselines.config import TRAINED
+from streamrec_dist.config_file import differing_keys, load_config
 from streamrec_dist.rundir import STAGES, RunDir
 from streamrec_dist.stages.evaluate import result_name
 
@@ -60,124 +64,181 @@ MODELS = {
     "rl": ("after RL", "rl"),
 }
 MEASURES = ("ndcg@10", "recall@10")
+#: What is said of RL's rows where validation was best before its first step.
+AS_SFT = "SFT's weights"
 #: What there is one row of.
 PLACE = ("set", "model", "seed", "masked", "split")
 
 
 def main() -> None:
     arguments = _arguments()
-    rows = known_rows(arguments.out)
     if not arguments.table:
         with cluster(f"{arguments.set.lower()}.yaml"):
-            for row in measure(arguments, rows):
-                place = [row[field] for field in PLACE]
-                rows = [one for one in rows if [one[field] for field in PLACE] != place]
-                add_row(arguments.out, rows, row)
-    print("\n".join([*table(rows, arguments.set), *gains(rows, arguments.set)]))
+            fill(arguments)
+    rows, compared = known_rows(arguments.out), known_rows(_gains_path(arguments))
+    print("\n".join([*table(rows, arguments), *gains_table(compared, arguments)]))
 
 
-def measure(arguments: argparse.Namespace, known: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The rows that `known` lacks, as they are evaluated."""
+def fill(arguments: argparse.Namespace) -> None:
+    """Train and measure, on the cluster that runs, what the chosen rows lack."""
+    rows, compared = known_rows(arguments.out), known_rows(_gains_path(arguments))
     for seed in arguments.seeds:
-        run = RunDir(RUNS / f"{arguments.set.lower()}-{seed}")
-        plain = RunDir(run.path.with_name(f"{run.name}-plain"))
-        baselines = RunDir(run.path.with_name(f"{run.name}-baselines"))
-        _train(run, seed)
-        _train_baselines(baselines, run, arguments, seed)
-        _train_plain(plain, run, arguments)
-        for model in arguments.models:
-            for masked in (False, True):
-                key = {
-                    "set": arguments.set,
-                    "model": model,
-                    "seed": seed,
-                    "masked": masked,
-                    "split": "test",
-                }
-                of = plain if model.startswith(PLAIN) else baselines if model in TRAINED else run
-                key |= {"run": of.name, "config": _fingerprint(of)}
-                if not is_known(known, key):
-                    yield key | _evaluate(arguments, seed, of, model, masked)
-        yield from _gains(arguments, known, seed, run, (baselines, plain))
+        runs = Runs.train(arguments, seed)
+        for row in measure(arguments, rows, runs):
+            rows = _replace(arguments.out, rows, row)
+        for row in gains(arguments, compared, runs):
+            compared = _replace(_gains_path(arguments), compared, row)
 
 
-def _gains(
-    arguments: argparse.Namespace,
-    known: list[dict[str, Any]],
-    seed: int,
-    run: RunDir,
-    others: tuple[RunDir, RunDir],
-) -> Iterator[dict[str, Any]]:
-    """SFT and RL against the better TIGER, on the same users, where that is not `known`."""
+@dataclass(frozen=True)
+class Runs:
+    """What one seed is judged by: the run of the stages, that without evidence, and that of the baselines."""
+
+    seed: int
+    main: RunDir
+    plain: RunDir
+    baselines: RunDir
+
+    @staticmethod
+    def train(arguments: argparse.Namespace, seed: int) -> Runs:
+        """All that the chosen models need; exits where a run was trained with other settings than these."""
+        name = f"{arguments.set.lower()}-{seed}"
+        runs = Runs(seed, *(RunDir(RUNS / f"{name}{end}") for end in ("", "-plain", "-baselines")))
+        own = [f"seed={seed}"]
+        plain = [*own, "model.evidence=0", *arguments.plain]
+        settings = {runs.main: own, runs.plain: plain, runs.baselines: own}
+        for run, wanted in settings.items():
+            _refuse_another(run, arguments.set, wanted)
+        from_main = ("--from", runs.main.name, "--config", _config(arguments.set))
+        _train_stages(runs.main, _last_stage(arguments.models, plain=False), own)
+        if any(model.startswith(PLAIN) for model in arguments.models):
+            _train_stages(runs.plain, _last_stage(arguments.models, plain=True), plain, *from_main)
+        for baseline in TRAINED:
+            if baseline in arguments.models and runs.baselines.stage_result(baseline) is None:
+                begun = runs.baselines.path.exists()
+                words = () if begun else (*from_main, *_options(own))
+                command("train", "--baseline", baseline, "--run", runs.baselines.name, *words)
+        return runs
+
+    def of(self, model: str) -> RunDir:
+        """The run whose result `model` is."""
+        return self.plain if model.startswith(PLAIN) else self.baselines if model in TRAINED else self.main
+
+
+def measure(arguments: argparse.Namespace, known: list[Row], runs: Runs) -> Iterator[Row]:
+    """The rows that `known` lacks, as they are evaluated."""
+    for model, masked in itertools.product(arguments.models, (False, True)):
+        run = runs.of(model)
+        key = _place(arguments, runs, model, masked) | {"run": run.name, "config": fingerprint(run.name)}
+        if not is_known(known, key):
+            yield key | _evaluate(arguments, runs, run, model, masked)
+
+
+def gains(arguments: argparse.Namespace, known: list[Row], runs: Runs) -> Iterator[Row]:
+    """SFT and RL against the better of both TIGERs, on the same users, where that is not `known`.
+
+    Both have to be judged: the better one of one is no comparison.
+    """
     for masked in (False, True):
         judged = {}
-        for other, stage in zip(others, ("tiger", "direct"), strict=True):
-            path = other.ranks_path(result_name(stage, "test", masked)).with_suffix(".json")
+        for other, stage in ((runs.baselines, "tiger"), (runs.plain, "direct")):
+            path = other.ranks_path(result_name(stage, arguments.split, masked)).with_suffix(".json")
             if path.is_file():
                 judged[f"{other.name}:{stage}"] = json.loads(path.read_text())["ndcg@10"]
-        for of, prefix in ((run, ""), (others[1], PLAIN)):
-            for stage in ("sft", "rl"):
-                if not judged or not of.ranks_path(result_name(stage, "test", masked)).is_file():
-                    continue
-                tiger = max(judged, key=lambda one: judged[one])
-                found = result("compare", tiger, f"{of.name}:{stage}", *_setting(masked))
-                place = {"set": arguments.set, "model": f"{prefix}{stage} over TIGER", "seed": seed}
-                place |= {"masked": masked, "split": "test", "against": tiger, "stage": stage}
+        if len(judged) < 2:
+            continue
+        tiger = max(judged, key=lambda one: judged[one])
+        for (of, prefix), stage in itertools.product(((runs.main, ""), (runs.plain, PLAIN)), ("sft", "rl")):
+            if of.ranks_path(result_name(stage, arguments.split, masked)).is_file():
+                place = _place(arguments, runs, f"{prefix}{stage} over TIGER", masked)
+                place |= {"stage": stage, "against": tiger, **_chosen(of, stage)}
+                found = result("compare", tiger, f"{of.name}:{stage}", *_setting(arguments, masked))
                 row = place | found["measures"]["ndcg@10"]
                 if not is_known(known, row):
-                    yield row | _made(arguments, seed)
+                    yield row | _made(arguments, runs.seed)
 
 
-def _setting(masked: bool) -> list[str]:
+def _gains_path(arguments: argparse.Namespace) -> Path:
+    return arguments.out.with_name(f"{arguments.out.stem}_gains.json")
+
+
+def _replace(path: Path, rows: list[Row], row: Row) -> list[Row]:
+    """`rows` with `row` instead of what stood in its place, written to `path`."""
+    place = [row[field] for field in PLACE]
+    rows = [one for one in rows if [one[field] for field in PLACE] != place]
+    add_row(path, rows, row)
+    return rows
+
+
+def _place(arguments: argparse.Namespace, runs: Runs, model: str, masked: bool) -> Row:
+    values = (arguments.set, model, runs.seed, masked, arguments.split)
+    return dict(zip(PLACE, values, strict=True))
+
+
+def _setting(arguments: argparse.Namespace, masked: bool) -> list[str]:
     """Options of `evaluate` and `compare`."""
-    return ["--split", "test", *(["--mask-history"] if masked else [])]
+    return ["--split", arguments.split, *(["--mask-history"] if masked else [])]
 
 
-def _made(arguments: argparse.Namespace, seed: int) -> dict[str, str]:
+def _made(arguments: argparse.Namespace, seed: int) -> Row:
     """How a row is made again, and what on."""
-    return {
-        "command": f"python benchmarks/science.py --set {arguments.set} --seeds {seed}",
-        "hardware": hardware(arguments.hardware, torch.device("cpu"), os.cpu_count() or 1),
-    }
+    words = ["--set", arguments.set, "--seeds", str(seed)]
+    words += ["--split", arguments.split] if arguments.split != "test" else []
+    words += ["--plain", *arguments.plain] if arguments.plain != PLAIN_SETTINGS else []
+    command_line = f"python benchmarks/science.py {shlex.join(words)}"
+    return {"command": command_line, "hardware": arguments.hardware or machine()}
 
 
-def _fingerprint(run: RunDir) -> str:
-    """What a run was trained with: rows of other settings are measured again."""
-    return hashlib.sha256((run.path / "config.yaml").read_bytes()).hexdigest()[:12]
+def _config(name: str) -> str:
+    return f"configs/{name.lower()}.yaml"
 
 
-def _train(run: RunDir, seed: int) -> None:
-    if run.finished_stages() != list(STAGES):
-        resume = ("--resume",) if run.path.exists() else ("--set", f"seed={seed}")
-        command("train", "--stage", "all", "--run", run.name, *resume)
+def _refuse_another(run: RunDir, name: str, settings: list[str]) -> None:
+    """Exit where what `run` has finished was trained with other settings than the command line says."""
+    if not run.path.exists():
+        return
+    wanted = load_config(ROOT / _config(name), settings)
+    # `precision: auto` is settled by the machine that trains; on the trie, samples are whatever `sampling` says.
+    same = ["model.precision:", *(["stages.rl.sampling:"] if wanted.model.softmax == "trie" else [])]
+    differing = differing_keys(run.config(), wanted)
+    wrong = [key for key in differing if decides(key, run.finished()) and not key.startswith(tuple(same))]
+    if wrong:
+        sys.exit(
+            f"run {run.name} was trained with other settings than {_config(name)} has; move it away, or:\n  "
+            + "\n  ".join(wrong)
+        )
 
 
-def _train_baselines(baselines: RunDir, run: RunDir, arguments: argparse.Namespace, seed: int) -> None:
-    for baseline in TRAINED:
-        if baseline in arguments.models and baselines.stage_result(baseline) is None:
-            words: tuple[str, ...] = ()
-            if not baselines.path.exists():
-                config = f"configs/{arguments.set.lower()}.yaml"
-                words = ("--from", run.name, "--config", config, "--set", f"seed={seed}")
-            command("train", "--baseline", baseline, "--run", baselines.name, *words)
+def _options(settings: list[str]) -> list[str]:
+    return [word for setting in settings for word in ("--set", setting)]
 
 
-def _train_plain(plain: RunDir, run: RunDir, arguments: argparse.Namespace) -> None:
-    """As far as the chosen models need."""
-    wanted = {MODELS[model][1] for model in arguments.models if model.startswith(PLAIN)}
-    stages = [stage for stage in STAGES if stage in wanted]
-    if stages and not plain.path.exists():
-        settings = ("model.evidence=0", *arguments.plain)
-        words = [word for setting in settings for word in ("--set", setting)]
-        command("train", "--stage", "pretrain", "--run", plain.name, "--from", run.name, *words)
-    if stages and plain.stage_result(stages[-1]) is None:
-        command("train", "--stage", stages[-1], "--run", plain.name, "--resume")
+def _last_stage(models: list[str], plain: bool) -> str:
+    """The last stage that the chosen models need of the run with evidence, or without; ids, at least."""
+    wanted = {MODELS[model][1] for model in models if model.startswith(PLAIN) == plain}
+    return [stage for stage in STAGES if stage in wanted or stage == STAGES[0]][-1]
 
 
-def _evaluate(
-    arguments: argparse.Namespace, seed: int, run: RunDir, model: str, masked: bool
-) -> dict[str, Any]:
-    found = result("evaluate", run.name, "--stage", model.removeprefix(PLAIN), *_setting(masked))
+def _train_stages(run: RunDir, last: str, settings: list[str], *begin: str) -> None:
+    """Train `run` up to stage `last`; begun, if it has to be, with `settings` and as `begin` says."""
+    if run.stage_result(last):
+        return
+    if not run.path.exists() and begin:
+        # What another run has is taken from it, up to the first stage that differs.
+        command("train", "--stage", "pretrain", "--run", run.name, *begin, *_options(settings))
+    how = ["--resume"] if run.path.exists() else _options(settings)
+    if not run.stage_result(last):
+        command("train", "--stage", last, "--run", run.name, *how)
+
+
+def _chosen(run: RunDir, stage: str) -> Row:
+    """At which step validation was best; 0 of RL: before the first, so that the weights are those of SFT."""
+    trained = run.stage_result(stage)
+    return {"best_step": trained.metrics.get("best_step")} if trained else {}
+
+
+def _evaluate(arguments: argparse.Namespace, runs: Runs, run: RunDir, model: str, masked: bool) -> Row:
+    found = result("evaluate", run.name, "--stage", model.removeprefix(PLAIN), *_setting(arguments, masked))
     trained = MODELS[model][1]
     stage = run.stage_result(trained) if trained else None
     return {
@@ -185,16 +246,17 @@ def _evaluate(
         **{key: found[key] for measure in MEASURES for key in (measure, f"{measure}_ci")},
         "users": found["users"],
         "minutes": round(stage.seconds / 60, 1) if stage else 0.0,
-        **_made(arguments, seed),
+        **(_chosen(run, trained) if trained else {}),
+        **_made(arguments, runs.seed),
     }
 
 
-def table(rows: list[dict[str, Any]], name: str) -> Iterator[str]:
+def table(rows: list[Row], arguments: argparse.Namespace) -> Iterator[str]:
     """Lines of Markdown: means over seeds; in brackets the 95 % interval of a seed, or the range of several."""
     yield "| model | R@10 | N@10 | R@10 masked | N@10 masked | seeds | minutes |"
     yield "|---|---|---|---|---|---|---|"
     for model, (title, _) in MODELS.items():
-        own = [row for row in rows if row["set"] == name and row["model"] == model]
+        own = [row for row in _chosen_rows(rows, arguments) if row["model"] == model]
         if not own:
             continue
         cells = [
@@ -204,12 +266,13 @@ def table(rows: list[dict[str, Any]], name: str) -> Iterator[str]:
         ]
         seeds = len({row["seed"] for row in own})
         minutes = sum(row["minutes"] for row in own) / len(own)
-        yield f"| {title} | {' | '.join(cells)} | {seeds} | {minutes:.0f} |"
+        kept = f" ({AS_SFT})" if all(_is_sft(row) for row in own) else ""
+        yield f"| {title}{kept} | {' | '.join(cells)} | {seeds} | {minutes:.0f} |"
 
 
-def gains(rows: list[dict[str, Any]], name: str) -> Iterator[str]:
+def gains_table(rows: list[Row], arguments: argparse.Namespace) -> Iterator[str]:
     """Lines of Markdown: how far SFT and RL are ahead of the better TIGER, a line a seed."""
-    found = [row for row in rows if row["set"] == name and "against" in row]
+    found = _chosen_rows(rows, arguments)
     if found:
         yield ""
         yield "| | seed | history | TIGER | N@10 | difference | relative | p |"
@@ -217,19 +280,30 @@ def gains(rows: list[dict[str, Any]], name: str) -> Iterator[str]:
     for row in found:
         history = "masked" if row["masked"] else "allowed"
         difference = f"{signed(row['difference'])} {interval(row['difference_ci'], signed)}"
-        title = f"{_gain_title(row['model'])} | {row['seed']} | {history}"
+        title = f"{_gain_title(row)} | {row['seed']} | {history}"
         yield (
             f"| {title} | {four(row['a'])} | {four(row['b'])} | {difference} | "
-            f"{100 * row['relative']:+.0f} % | {row['p']:.4f} |"
+            f"{100 * row['relative']:+.0f} % | {chance(row['p'])} |"
         )
 
 
-def _gain_title(model: str) -> str:
-    plain = model.removeprefix(PLAIN)
-    return plain if plain == model else f"{plain}, both without evidence"
+def _chosen_rows(rows: list[Row], arguments: argparse.Namespace) -> list[Row]:
+    """Those of the set and the split."""
+    return [row for row in rows if (row["set"], row["split"]) == (arguments.set, arguments.split)]
 
 
-def _cell(rows: list[dict[str, Any]], measure: str) -> str:
+def _is_sft(row: Row) -> bool:
+    return row["stage"] == "rl" and row.get("best_step") == 0
+
+
+def _gain_title(row: Row) -> str:
+    title = row["model"].removeprefix(PLAIN)
+    kept = f" ({AS_SFT})" if _is_sft(row) else ""
+    evidence = ", both without evidence" if title != row["model"] else ""
+    return f"{title}{evidence}{kept}"
+
+
+def _cell(rows: list[Row], measure: str) -> str:
     if not rows:
         return ""
     values = [row[measure] for row in rows]
@@ -237,7 +311,7 @@ def _cell(rows: list[dict[str, Any]], measure: str) -> str:
     return f"{four(sum(values) / len(values))} {interval((low, high))}"
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -245,6 +319,9 @@ def _arguments() -> argparse.Namespace:
         "--set", required=True, help="a data set that configs/ has a file of: Beauty, Scientific"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument(
+        "--split", choices=("test", "valid"), default="test", help="valid, to choose settings by"
+    )
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument(
         "--plain",
@@ -256,7 +333,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--hardware", default="", help="what this runs on, for the record")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "science.json")
     parser.add_argument("--table", action="store_true", help="measure nothing; print the rows there are")
-    return parser.parse_args()
+    return parser.parse_args(words)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from rich.text import Text
 #: What fits beside one another, and what there is.
 MEASURES = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
 ALL_MEASURES = ("recall@5", "recall@10", "recall@20", "ndcg@5", "ndcg@10", "ndcg@20", "mrr@20")
+#: Below this, p-values are written as a bound.
+SMALL_P = 0.0001
 
 
 def note(message: str) -> None:
@@ -80,6 +82,11 @@ def interval(ends: Sequence[float], text: Callable[[float], str] = four) -> str:
 def signed(value: float) -> str:
     """Four digits after the point, with the sign: +.0305."""
     return f"{value:+.4f}".replace("0.", ".", 1)
+
+
+def chance(p: float) -> str:
+    """A p-value; below what the randomisation test can tell apart, that it is below."""
+    return f"< {four(SMALL_P)}" if p < SMALL_P else four(p)
 
 
 def decoded(decoding: Mapping[str, Any]) -> str:

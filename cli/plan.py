@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -85,7 +86,7 @@ def plan_branch(
     lacking = [stage for stage in taken if stage not in origin.finished()]
     if lacking:
         raise UsageError(f"run {source} has not finished {', '.join(lacking)}, which {goal} needs")
-    differing = [key for key in differing_keys(origin.config(), wanted) if _decides(key, taken)]
+    differing = [key for key in differing_keys(origin.config(), wanted) if decides(key, taken)]
     if differing:
         raise UsageError(
             f"{', '.join(taken)} of run {source} were made with another configuration; leave these as they were, "
@@ -102,12 +103,14 @@ def _settled_by(run: RunDir, config: Config) -> Config:
     return config.model_copy(update={"model": config.model.model_copy(update=settled)})
 
 
-def _decides(key: str, stages: tuple[str, ...]) -> bool:
-    """Whether finished `stages` depend on a key of the configuration."""
+def decides(key: str, stages: Sequence[str]) -> bool:
+    """Whether finished `stages`, trained baselines among them, depend on a key of the configuration."""
     sections = ["seed", "deterministic", "data.", "items."]
     sections += [f"{section_name(stage)}." for stage in stages]
     if "retrieve" in stages:
         sections.append("model.evidence")
+    if "tiger" in stages:
+        sections.append("model.")
     if "pretrain" in stages:
         sections += ["model.", "stages.rl.rows"]
     return key.startswith(tuple(sections))

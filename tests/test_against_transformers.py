@@ -232,8 +232,8 @@ def mlp(head, x: Tensor) -> Tensor:
 def annotate_plainly(
     model: StreamRec, t5, history: Tensor, item: Tensor, steps: int, given: list[int] | None = None
 ):
-    """Eq. 12 and 13 of one row by a loop over T5: history int64 [S], item int64 [m] -> thoughts, those `given` if any,
-    and distances."""
+    """Eq. 12 and 13 of one row by a loop over T5: history int64 [S], item int64 [m] -> thoughts (those `given`, if
+    any) and distances."""
     table, heads = t5.shared.weight, model.heads
     states = t5.encoder(input_ids=history[None]).last_hidden_state[0]
     summed, target = states.mean(0), unit(table[item].mean(0))

@@ -9,7 +9,7 @@ import typer
 
 from cli.commands.options import JsonOption, examples
 from cli.commands.results import Judged, Split
-from cli.output import decoded, emit_json, four, interval, note, show, signed, table, title_of
+from cli.output import chance, decoded, emit_json, four, interval, note, show, signed, table, title_of
 from cli.workspace import pick_run
 from streamrec_dist.errors import UsageError
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from streamrec_dist.ranks import TargetRanks
 
 RESULT = "RUN, RUN:STAGE, or a Parquet file of results/"
-#: Below this, differences are written as a bound.
-SMALL_P = 0.0001
 
 
 def compare(
@@ -104,7 +102,6 @@ def _label(about: dict[str, Any]) -> str:
 
 def _row(name: str, one: dict[str, Any]) -> list[str]:
     relative = "-" if one["relative"] is None else f"{100 * one['relative']:+.1f} %"
-    p = f"< {four(SMALL_P)}" if one["p"] < SMALL_P else four(one["p"])
     counts = [str(one[key]) for key in ("wins", "losses", "ties")]
     difference = [signed(one["difference"]), interval(one["difference_ci"], signed)]
-    return [title_of(name), four(one["a"]), four(one["b"]), *difference, relative, p, *counts]
+    return [title_of(name), four(one["a"]), four(one["b"]), *difference, relative, chance(one["p"]), *counts]
