@@ -47,6 +47,10 @@ VARIANTS: dict[str, dict[str, tuple[str, ...]]] = {
         USUAL: (),
         # On the trie all samples have the format, and its reward tells none apart: so much do two trainings differ.
         **{f"no {name.replace('_', ' ')}": (f"stages.rl.rewards.{name}=0",) for name in REWARDS},
+        "likelihood alone": tuple(
+            f"stages.rl.rewards.{name}=0" for name in REWARDS if name not in ("format", "likelihood")
+        ),
+        "likelihood x 4": ("stages.rl.rewards.likelihood=4",),
         "G = 4": ("stages.rl.group_size=4",),
         "ratio of sequences": ("stages.rl.ratio=sequence",),
         "raw likelihood": ("stages.rl.likelihood=raw",),
