@@ -213,6 +213,27 @@ def test_sft_loss_equals_its_parts(ste):
     assert model.heads.state_mlp.wo.weight.grad.abs().sum() > 0
 
 
+def test_a_gradient_through_thoughts_turns_residuals_and_does_not_grow_with_them():
+    config = parse_config(TINY, "tiny", [*UNGUIDED, "stages.sft.ste=two_pass", "stages.sft.own_thoughts=0"])
+    materials = tiny_materials(config)
+    model = materials.new_model().eval()
+    annotation = annotate(materials, model, 0, len(materials.rows), 0)
+    batch = sft_batch(materials, annotation, np.arange(12), torch.device("cpu"))
+    loss = SftLoss(model, config.stages.sft, all_item_tokens(materials), materials.catalogue)
+    memory = model.read(batch.history)
+    torch.manual_seed(0)
+    residuals = torch.randn(*batch.thoughts.shape, config.model.d_model)
+    gradients = []
+    for size in (1.0, 100.0):
+        grown = (size * residuals).requires_grad_()
+        hidden, _ = loss._straight_through(batch, memory, grown)
+        gradients.append(torch.autograd.grad(hidden[..., -1, 0].sum(), grown)[0])
+        lengths = gradients[-1].norm(dim=-1) * grown.norm(dim=-1)
+        assert lengths.min() > 0
+        assert ((gradients[-1] * grown).sum(-1).abs() < 1e-4 * lengths).all()
+    torch.testing.assert_close(100 * gradients[1], gradients[0], rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize("stage", ["pretrain", "sft"])
 def test_items_of_the_history_are_left_out_in_training_alone(stage):
     settings = [f"stages.{stage}.history_dropout=0.5", "model.dropout=0"]

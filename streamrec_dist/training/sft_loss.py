@@ -174,9 +174,11 @@ class SftLoss(nn.Module):
         """A second pass whose thought inputs are the residuals, with the tokens' values (eq. 15, [2])."""
         model = self.model
         embedded = model.embed(batch.thoughts)
-        # Residuals are compared at unit rms; the straight-through input keeps the table's value and takes
-        # the residual's direction of change.
-        thoughts = residuals + (embedded - residuals).detach()
+        # Nothing bounds the size of residuals, which are compared with tokens at unit rms: at the tokens' own, a
+        # gradient through them turns them and cannot grow with them.
+        scale = embedded.detach().pow(2).mean(dim=-1, keepdim=True).sqrt()
+        turned = unit_rms(residuals) * scale
+        thoughts = turned + (embedded - turned).detach()
         # The model's own thoughts did not come from residuals.
         thoughts = torch.where(batch.own[:, None, None], embedded, thoughts)
         start = model.embed.weight[BOS].expand(len(thoughts), 1, -1)
