@@ -115,14 +115,26 @@ class ActorConfig(Section):
     gpus: Gpus = "auto"
 
 
+class EmbedderConfig(ActorConfig):
+    """Embedding, beside which nothing else computes."""
+
+    cpus: float = Field(1.0, ge=0)
+
+
+class TwinConfig(ActorConfig):
+    """A role with a replica for each of two cores."""
+
+    replicas: int = Field(2, ge=1)
+
+
 class ActorsConfig(Section):
     """The stateless roles. Each replica computes with as many threads as it has whole CPUs, at least one."""
 
-    embed: ActorConfig = ActorConfig(cpus=1.0)
-    annotate: ActorConfig = ActorConfig(replicas=2)
-    rollout: ActorConfig = ActorConfig(replicas=2)
+    embed: EmbedderConfig = EmbedderConfig()
+    annotate: TwinConfig = TwinConfig()
+    rollout: TwinConfig = TwinConfig()
     reward: ActorConfig = ActorConfig()
-    evaluate: ActorConfig = ActorConfig(replicas=2)
+    evaluate: TwinConfig = TwinConfig()
 
 
 class LearnersConfig(Section):

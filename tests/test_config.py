@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -56,6 +57,18 @@ def test_configs_in_the_repository_are_valid(path: Path) -> None:
 def test_an_empty_file_and_empty_sections_mean_the_defaults() -> None:
     assert parse_config("", "f") == Config()
     assert parse_config("stages:\n  rl:\nmodel:\n", "f") == Config()
+
+
+def test_a_section_of_one_key_has_the_defaults_of_the_others() -> None:
+    different = {}
+    for key in sorted(leaves(Config)):
+        tree: Any = Config().model_dump(mode="json")
+        for part in key.split("."):
+            tree = tree[part]
+        for part in reversed(key.split(".")):
+            tree = {part: tree}
+        different[key] = differing_keys(Config(), Config.model_validate(tree))
+    assert not any(different.values()), different
 
 
 def test_a_dumped_config_reads_back_equal() -> None:

@@ -39,6 +39,13 @@ class AttentionConfig(ItemModelConfig):
         return self
 
 
+class SasRecConfig(AttentionConfig):
+    """SASRec with a softmax, which takes larger steps and fewer epochs than one negative a row does."""
+
+    lr: float = Field(3e-3, gt=0, lt=1)
+    epochs: int = Field(20, ge=1)
+
+
 class GruConfig(ItemModelConfig):
     """One whose layers are recurrent."""
 
@@ -65,7 +72,7 @@ class TigerConfig(Epochs):
 class BaselinesConfig(Section):
     """The baselines that are trained."""
 
-    sasrec: AttentionConfig = AttentionConfig(lr=3e-3, epochs=20)
+    sasrec: SasRecConfig = SasRecConfig()
     sasrec_bce: AttentionConfig = AttentionConfig()
     gru4rec: GruConfig = GruConfig()
     tiger: TigerConfig = TigerConfig()
