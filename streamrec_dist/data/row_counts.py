@@ -3,8 +3,8 @@
 mass(j) = sum over the history items i of .7^e * w(i, j) / sqrt(pop(i) * pop(j)), as in baselines/counting.py: e is
 the distance of i from the end of the history, w(i, j) the pair weights of the training part. A training row's own
 future is in those counts too, and would give its target away; so it is counted out: the events of the row's user from
-the target on count neither in w(i, j) nor in pop(j). What is left is what a held-out row, whose target nobody has
-counted, will have.
+the target on count neither in w(i, j) nor in pop. Nor in pop(i): all that i says would be less than it should, which
+tells that i comes again. What is left is what a held-out row, whose target nobody has counted, will have.
 """
 
 from __future__ import annotations
@@ -74,39 +74,84 @@ def counts_of_rows(counts: Cooccurrence, corpus: Corpus, rows: np.ndarray, most:
     Training rows have their own future counted out; for held-out rows there is none in the counts.
     """
     history, _ = history_items(corpus.items, corpus.offsets, rows, corpus.max_history)
-    found = _mass(counts, history)
-    return strongest(sparse.csr_array(found + _own_future(counts, corpus, rows, history, found)), most)
+    future = _Future.of(corpus, rows)
+    entries = _Entries.of(counts, history, future)
+    found = _mass(counts, entries)
+    own = _own_future(counts, corpus, rows, future, entries, found)
+    return strongest(sparse.csr_array(found + own), most)
 
 
 def counts_of_histories(counts: Cooccurrence, history: np.ndarray, most: int) -> sparse.csr_array:
     """The same for histories int64 [n, L] of items, oldest first, padded with -1 behind."""
-    return strongest(_mass(counts, history), most)
+    return strongest(_mass(counts, _Entries.of(counts, history)), most)
 
 
-def _mass(counts: Cooccurrence, history: np.ndarray) -> sparse.csr_array:
+@dataclass(frozen=True)
+class _Future:
+    """The training events of each row's user from the row's target on."""
+
+    row: np.ndarray  # int64 [k], number of the row
+    place: np.ndarray  # int64 [k], in the user's sequence
+    item: np.ndarray  # int64 [k]
+
+    @classmethod
+    def of(cls, corpus: Corpus, rows: np.ndarray) -> _Future:
+        counts = np.maximum(corpus.train_end[rows[:, 0]] - rows[:, 1], 0)
+        row = np.repeat(np.arange(len(rows)), counts)
+        within = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+        place = rows[row, 1] + within
+        return cls(row, place, corpus.items[corpus.offsets[rows[row, 0]] + place].astype(np.int64))
+
+
+@dataclass(frozen=True)
+class _Entries:
+    """The entries of histories: row int64 [k], item int64 [k], .7^e float64 [k], and pop(i) float32 [k]."""
+
+    shape: tuple[int, int]
+    row: np.ndarray
+    item: np.ndarray
+    decay: np.ndarray
+    popularity: np.ndarray
+
+    @classmethod
+    def of(cls, counts: Cooccurrence, history: np.ndarray, future: _Future | None = None) -> _Entries:
+        """Of histories int64 [n, L]; pop without what comes in a row's own future."""
+        row, item, decay = decayed(history)
+        n_items = len(counts.popularity)
+        popularity = counts.popularity[item]
+        if future is not None:
+            later, key = np.sort(future.row * n_items + future.item), row * n_items + item
+            times = np.searchsorted(later, key, side="right") - np.searchsorted(later, key)
+            popularity -= times.astype(np.float32)
+        return cls((len(history), n_items), row, item, decay, popularity)
+
+
+def _mass(counts: Cooccurrence, entries: _Entries) -> sparse.csr_array:
     scale = 1.0 / np.sqrt(counts.popularity)
-    row, item, decay = decayed(history)
-    shape = (len(history), len(scale))
-    said = sparse.csr_array((decay.astype(np.float32) * scale[item], (row, item)), shape=shape)
+    weight = entries.decay.astype(np.float32) * (1.0 / np.sqrt(entries.popularity))
+    said = sparse.csr_array((weight, (entries.row, entries.item)), shape=entries.shape)
     return sparse.csr_array((said @ counts.matrix).multiply(scale[None]))
 
 
 def _own_future(
-    counts: Cooccurrence, corpus: Corpus, rows: np.ndarray, history: np.ndarray, mass: sparse.csr_array
+    counts: Cooccurrence,
+    corpus: Corpus,
+    rows: np.ndarray,
+    future: _Future,
+    entries: _Entries,
+    mass: sparse.csr_array,
 ) -> sparse.csr_array:
-    """What `mass` changes by when the events of each row's user from its target on are counted out."""
+    """What `mass` changes by when the pairs and the items of each row's own future are counted out of it."""
     shape = mass.shape
-    place_row, place = _future_places(corpus, rows)
-    row, later, earlier, weight = _future_pairs(corpus, rows, place_row, place)
-    weights = _HistoryWeights(history, counts.popularity)
+    row, later, earlier, weight = _future_pairs(corpus, rows, future)
+    weights = _HistoryWeights(entries)
     # Pairs that the future has a part in: forward they speak for the later item, backward for the earlier one.
     speaking, spoken_for = np.concatenate([earlier, later]), np.concatenate([later, earlier])
     said = np.concatenate([weights.of(row, earlier) * weight, weights.of(row, later) * (BACKWARD * weight)])
     said *= counts.has(speaking, spoken_for)
     own = sparse.csr_array((said, (np.concatenate([row, row]), spoken_for)), shape=shape)
-    item = corpus.items[corpus.offsets[rows[place_row, 0]] + place].astype(np.int64)
     times = sparse.coo_array(
-        sparse.csr_array((np.ones(len(item), np.float32), (place_row, item)), shape=shape)
+        sparse.csr_array((np.ones(len(future.item), np.float32), (future.row, future.item)), shape=shape)
     )
     popularity = counts.popularity[times.col]
     left = np.maximum(popularity - times.data, 1.0)
@@ -121,13 +166,11 @@ def _own_future(
 class _HistoryWeights:
     """sum of .7^e / sqrt(pop(i)) over the entries of a row's history that are item i."""
 
-    def __init__(self, history: np.ndarray, popularity: np.ndarray):
-        row, item, decay = decayed(history)
-        self.n_items = len(popularity)
-        self.keys, inverse = np.unique(row * self.n_items + item, return_inverse=True)
-        self.values = np.bincount(
-            inverse, weights=decay / np.sqrt(popularity[item]), minlength=len(self.keys)
-        )
+    def __init__(self, entries: _Entries):
+        self.n_items = entries.shape[1]
+        self.keys, inverse = np.unique(entries.row * self.n_items + entries.item, return_inverse=True)
+        weights = entries.decay / np.sqrt(entries.popularity)
+        self.values = np.bincount(inverse, weights=weights, minlength=len(self.keys))
 
     def of(self, row: np.ndarray, item: np.ndarray) -> np.ndarray:
         """Of rows int64 [k] and items int64 [k], 0 for items that the history does not have: float64 [k]."""
@@ -143,26 +186,17 @@ def _look_up(keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return place, keys[place] == wanted
 
 
-def _future_places(corpus: Corpus, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers and places in the sequence, int64 each, of a row's training events from the target on."""
-    counts = np.maximum(corpus.train_end[rows[:, 0]] - rows[:, 1], 0)
-    row = np.repeat(np.arange(len(rows)), counts)
-    within = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return row, rows[row, 1] + within
-
-
 def _future_pairs(
-    corpus: Corpus, rows: np.ndarray, row: np.ndarray, place: np.ndarray
+    corpus: Corpus, rows: np.ndarray, future: _Future
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of events at distance d <= 5 of which the later is one of `_future_places`: row, later and earlier item,
-    and 1/d."""
+    """Pairs of events at distance d <= 5 of which the later is in the row's future: row, later and earlier item, and
+    1/d."""
     distance = np.arange(1, MAX_DISTANCE + 1)
-    before = place[:, None] - distance
+    before = future.place[:, None] - distance
     which, kind = np.nonzero(before >= 0)
-    start = corpus.offsets[rows[row[which], 0]]
-    later = corpus.items[start + place[which]].astype(np.int64)
-    earlier = corpus.items[start + before[which, kind]].astype(np.int64)
-    return row[which], later, earlier, 1.0 / distance[kind]
+    row = future.row[which]
+    earlier = corpus.items[corpus.offsets[rows[row, 0]] + before[which, kind]].astype(np.int64)
+    return row, future.item[which], earlier, 1.0 / distance[kind]
 
 
 def strongest(mass: sparse.csr_array, most: int) -> sparse.csr_array:
