@@ -132,6 +132,7 @@ def test_sft_lowers_the_nll_of_sampled_thoughts():
         store.finish_stage(stage(local_context(materials, store)))
     metrics = store.results["sft"].metrics
     assert metrics["sampled_nll_last"] < metrics["sampled_nll_first"]
+    assert store.of_kind("warning", "sft") == [], "there is nothing to calibrate"
 
 
 def test_sft_reports_the_leak(trained):
@@ -254,8 +255,33 @@ def test_calibration_moves_only_the_say_of_decoder_and_evidence(trained):
     context = local_context(materials, copy_of(trained))
     best = Best(patience=1)
     start = trained.weights["pretrain"]
-    best.offer(5, {"ndcg@10": -1.0}, start)
+    best.offer(5, {"ndcg@10": -1.0, "leak": 2.0}, start)
     calibrate(context, 0, 9, best)
     assert best.step == 9
+    assert "leak" not in best.metrics, "that was measured before"
+    assert context.store.of_kind("warning", "sft") == []
     moved = {name for name, array in best.weights.items() if not np.array_equal(array, start[name])}
     assert moved == {"decoder.evidence"}
+
+
+@pytest.mark.parametrize(
+    ("kept", "ranks", "done"), [(0, 1, False), (1, 2, False), (1, 1, True), (63, 1, True)]
+)
+def test_calibration_on_less_than_a_batch_of_prompts_says_what_becomes_of_it(trained, kept, ranks, done):
+    config = parse_config(TINY, "tiny", ["stages.sft.own_thoughts=0.5", "stages.sft.calibration=3"])
+    context = local_context(replace(tiny_materials(config), kept=kept), copy_of(trained))
+    context.learners.world_size = ranks
+    best, start = Best(patience=1), trained.weights["pretrain"]
+    best.offer(5, {"ndcg@10": -1.0}, start)
+    calibrate(context, 0, 9, best)
+    (warning,) = context.store.of_kind("warning", "sft")
+    few = "stages.sft.batch: 64" if done else f"the {ranks} learner ranks"
+    assert warning.message.startswith(f"stages.rl.rows: all keeps {kept} rows") and few in warning.message
+    assert best.step == (9 if done else 5)
+    assert np.isfinite(best.weights["decoder.evidence"]).all()
+    assert np.array_equal(best.weights["decoder.evidence"], start["decoder.evidence"]) != done
+
+
+def test_a_stage_whose_calibration_has_no_prompts_warns_of_it(trained):
+    (warning,) = trained.of_kind("warning", "sft")
+    assert "the decoder is not weighed against evidence" in warning.message

@@ -84,8 +84,7 @@ def sft(context: Context) -> StageResult:
         context.check_stop(lambda at=round_number: checkpoint(at))  # type: ignore[misc]
 
     assert best.weights is not None
-    # Rows that stages 1 and 2 have learnt would say nothing of how far the decoder is to be trusted.
-    if config.calibration and context.config.model.evidence and context.materials.kept >= config.batch:
+    if config.calibration and context.config.model.evidence:
         calibrate(context, round_number, total + 1, best)
     context.store.save_weights(STAGE, best.weights)
     metrics = {
@@ -99,8 +98,18 @@ def sft(context: Context) -> StageResult:
 
 
 def calibrate(context: Context, round_number: int, step: int, best: Best) -> None:
-    """Learn from the prompts of stage 3 how far the best decoder is trusted beside evidence."""
+    """Learn from the prompts of stage 3 how far the best decoder is trusted beside evidence.
+
+    What `best` then says of calibrated weights is their validation NDCG@10; their thoughts are not measured. With
+    fewer prompts than a batch all of them make one; with fewer than learner ranks the decoder stays as it is. Either
+    emits a warning.
+    """
     config, materials = context.config.stages.sft, context.materials
+    if materials.kept < config.batch:
+        _warn_of_few(context)
+    # Rows that stages 1 and 2 have learnt would say nothing of how far the decoder is to be trusted.
+    if materials.kept < context.learners.world_size:
+        return
     per_epoch = steps_per_epoch(materials.kept, config.batch)
     epochs = math.ceil(config.calibration / per_epoch)
     context.learners.begin(CALIBRATE, per_epoch * epochs, weights=best.weights)
@@ -113,7 +122,20 @@ def calibrate(context: Context, round_number: int, step: int, best: Best) -> Non
         context.leave_if_stopped()
     weights = context.publisher.publish(context.learners.vector())
     metrics = context.evaluate(STAGE, STAGE, step, config.eval_users, weights)
-    best.offer(step, best.metrics | metrics, context.learners.weights())
+    best.offer(step, metrics, context.learners.weights())
+
+
+def _warn_of_few(context: Context) -> None:
+    """Say that stage 3 keeps fewer prompts than calibration asks for, and what becomes of it."""
+    config, kept = context.config.stages, context.materials.kept
+    few = f"stages.rl.rows: {config.rl.rows} keeps {kept} rows to calibrate on (stages.sft.calibration)"
+    ranks = context.learners.world_size
+    message = (
+        f"{few}, fewer than the {ranks} learner ranks; the decoder is not weighed against evidence"
+        if kept < ranks
+        else f"{few}, fewer than stages.sft.batch: {config.sft.batch}; all of them make one batch"
+    )
+    context.store.emit(Event("warning", STAGE, message=message))
 
 
 def annotate_rows(
