@@ -22,7 +22,7 @@ DOTTED = re.compile(r"[a-z_]+(?:\.[a-z_]+)+")
 
 
 def load_config(
-    path: str | Path, overrides: Sequence[str] = (), absent: Mapping[KeyPath, str] | None = None
+    path: str | Path, overrides: Sequence[str] = (), absent: Mapping[KeyPath, str | float] | None = None
 ) -> Config:
     """Read and check a cluster.yaml, with `key.sub=value` overrides applied on top.
 
@@ -58,7 +58,7 @@ def _with_absolute_paths(config: Config, source: Path, overrides: Sequence[str])
 
 
 def parse_config(
-    text: str, source: str, overrides: Sequence[str] = (), absent: Mapping[KeyPath, str] | None = None
+    text: str, source: str, overrides: Sequence[str] = (), absent: Mapping[KeyPath, str | float] | None = None
 ) -> Config:
     """Check YAML text; `source` is what errors call it. Raises ConfigError."""
     try:

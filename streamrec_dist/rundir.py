@@ -40,7 +40,14 @@ DATA = "data"
 #: Keys that may change between parts of a run: where it runs, not what it learns.
 CHANGEABLE = ("cluster.", "actors.", "learners.")
 #: A run's file names every key there was when it began. What one that it lacks stood for, if not for its default.
-BEFORE: dict[KeyPath, str] = {("model", "softmax"): "codes"}
+BEFORE: dict[KeyPath, str | float] = {
+    ("items", "behaviour", "weight"): 0,
+    ("model", "evidence"): 0,
+    ("model", "softmax"): "codes",
+    ("stages", "retrieve", "reranked"): 0,
+    ("stages", "sft", "annotated_items"): 1,
+    ("stages", "rl", "rows"): "all",
+}
 
 
 @dataclass(frozen=True)

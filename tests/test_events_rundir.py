@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from streamrec_dist.config import Config
-from streamrec_dist.config_file import parse_config
+from streamrec_dist.config_file import differing_keys, parse_config
 from streamrec_dist.errors import DataError, UsageError
 from streamrec_dist.events import Event, EventLog, EventReader
 from streamrec_dist.rundir import Checkpoint, RunDir, StageResult, newest_run
@@ -161,3 +162,30 @@ def test_a_run_that_began_before_a_key_was_there_means_what_it_meant_then(tmp_pa
     assert run.config(["model.softmax=trie"]).model.softmax == "trie"
     with pytest.raises(UsageError, match=r"model\.softmax: 'codes' -> 'trie'"):
         run.check_same_config(Config())
+
+
+def test_a_run_of_the_time_without_evidence_is_one_without_it(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "runs", "old", Config())
+    tree = Config().model_dump(mode="json")
+    del tree["baselines"], tree["stages"]["retrieve"], tree["items"]["behaviour"]
+    for section, names in {
+        "model": ("evidence", "direct_evidence", "softmax"),
+        "sft": ("annotated_items", "calibration", "history_dropout"),
+        "pretrain": ("history_dropout",),
+        "rl": ("rows",),
+    }.items():
+        part = tree["model"] if section == "model" else tree["stages"][section]
+        for name in names:
+            del part[name]
+    # Its items were learnt after annotated thoughts alone.
+    tree["stages"]["sft"]["own_thoughts"] = 0
+    (run.path / "config.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
+    assert differing_keys(Config(), run.config()) == [
+        "items.behaviour.weight: 1.5 -> 0.0",
+        "model.evidence: 64 -> 0",
+        "model.softmax: 'trie' -> 'codes'",
+        "stages.retrieve.reranked: 128 -> 0",
+        "stages.sft.own_thoughts: 0.8 -> 0.0",
+        "stages.sft.annotated_items: 0.0 -> 1.0",
+        "stages.rl.rows: 'named' -> 'all'",
+    ]
