@@ -142,7 +142,6 @@ def test_no_rows_give_columns_without_rows(materials, model, engine):
         for masked in (False, True):
             assert recommender.rank(NO_ROWS, 5, masked).items.shape == (0, 5)
             assert recommender.target_ranks(NO_ROWS, masked).shape == (0,)
-        assert recommender.invalid_beam_share(NO_ROWS) == 0
     for static in (False, True):
         annotator, meter = Annotator(materials, engine, engine), ThinkingMeter(materials, engine)
         sampler = Sampler(materials, engine)

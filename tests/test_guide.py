@@ -9,7 +9,9 @@ import torch
 from streamrec_dist.config_file import parse_config
 from streamrec_dist.data.batches import targets
 from streamrec_dist.data.split import split_rows
+from streamrec_dist.decode.beam import free_beam_search
 from streamrec_dist.decode.engine import Engine
+from streamrec_dist.decode.sampler import think_greedily
 from streamrec_dist.model.guide import Guide
 from streamrec_dist.rl.rollout import Sampler
 from streamrec_dist.rl.scoring import Scorer
@@ -90,6 +92,17 @@ def test_beams_are_a_distribution_over_the_catalogue(materials, model, name):
             item = int(ranked.items[number, place])
             expected = token_log_probs_by_loops(materials, model, prompt(materials, row), before, item, stack)
             assert ranked.scores[number, place] == pytest.approx(sum(expected), abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["direct", "sft"])
+def test_a_beam_over_all_tokens_finds_items_only(materials, model, name):
+    rows = split_rows(materials.corpus, "test")[:3]
+    recommender = Recommender(materials, model, name)
+    prompts = recommender._read(materials.prompts(rows))
+    start = think_greedily(recommender.engine, prompts, recommender.plan.steps).branches
+    tokens, scores = free_beam_search(start, 3, materials.corpus.n_items + 5)
+    found = materials.catalogue.item_of_tokens(tokens)[scores > -torch.inf].view(3, -1)
+    assert found.sort().values.tolist() == [list(range(materials.corpus.n_items))] * 3
     assert recommender.invalid_beam_share(rows) == 0
 
 

@@ -14,6 +14,7 @@ from streamrec_dist.data.split import split_rows
 from streamrec_dist.decode.search import Plan
 from streamrec_dist.stages.decoding import Recommender, decoding_of, plan_of
 from streamrec_dist.stages.recommend import recommend
+from streamrec_dist.tokens import BOS, FIRST_CODE
 from tests.local_ports import TINY, UNGUIDED, tiny_materials
 
 SAMPLED = "stages.evaluate.thoughts=sampled"
@@ -87,6 +88,46 @@ def test_equally_likely_items_have_ranks_by_chance(overrides):
     assert len(rows) == 120 and ranks.min() >= 1 and ranks.max() <= 90
     assert ranks.mean() == pytest.approx(45.5, abs=8)
     assert np.corrcoef(ranks, targets(ignorant.materials.corpus, rows))[0, 1] == pytest.approx(0, abs=0.25)
+
+
+@torch.no_grad()
+def invalid_by_loops(judge: Recommender, row: np.ndarray, beam: int) -> int:
+    """How many of the sequences that a beam over all tokens finds, one prefix after the other, name no item."""
+    corpus, model = judge.materials.corpus, judge.model
+    memory = model.read(torch.from_numpy(judge.materials.prompts(row[None])[0]), judge.stack)
+
+    def log_probs(sequence: list[int]) -> list[float]:
+        hidden, _ = model.decode(torch.tensor([[sequence]]), memory, stack=judge.stack)
+        return torch.log_softmax(model.logits(hidden[0, 0, -1]), dim=-1).tolist()
+
+    def grown(score: float, tokens: list[int]) -> list[tuple[float, list[int]]]:
+        values = enumerate(log_probs([*before, *tokens]), start=FIRST_CODE)
+        return [(score + value, [*tokens, token]) for token, value in values]
+
+    before = [BOS]
+    for _ in range(judge.plan.steps):
+        before.append(FIRST_CODE + int(np.argmax(log_probs(before))))
+    beams: list[tuple[float, list[int]]] = [(0.0, [])]
+    for _ in range(corpus.levels):
+        beams = sorted((way for beam in beams for way in grown(*beam)), reverse=True)[:beam]
+    items = corpus.item_tokens(np.arange(corpus.n_items)).tolist()
+    return sum(tokens not in items for _, tokens in beams)
+
+
+@pytest.mark.parametrize("name", ["direct", "sft"])
+def test_the_invalid_share_is_that_of_sequences_which_name_no_item(name):
+    # Sixty of 256 sequences are items: a beam finds some of either kind.
+    settings = ("items.levels=2", "items.codes=8", "stages.evaluate.batch=5", "stages.evaluate.beam=160")
+    materials = tiny_materials(config_of(*settings, *UNGUIDED), items=60)
+    model = materials.new_model()
+    with torch.no_grad():
+        model.embed.weight.mul_(0.6)  # an untrained tied table otherwise repeats its last input for ever
+    judge = Recommender(materials, model, name)
+    rows = split_rows(materials.corpus, "test")[:12]
+    counts = [invalid_by_loops(judge, row, 160) for row in rows]
+    assert len(set(counts)) > 1 and min(counts) > 0 and max(counts) < 160
+    assert judge.invalid_beam_share(rows) == pytest.approx(sum(counts) / (12 * 160))
+    assert judge.invalid_beam_share(rows[:0]) == 0
 
 
 @pytest.mark.parametrize("name", ["direct", "pretrain"])
