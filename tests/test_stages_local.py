@@ -7,12 +7,14 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 
 from streamrec_dist.config_file import parse_config
 from streamrec_dist.data.batches import targets
 from streamrec_dist.data.evidence import EvidenceTable
 from streamrec_dist.data.split import split_rows, training_rows
 from streamrec_dist.decode.engine import Engine
+from streamrec_dist.errors import RunError
 from streamrec_dist.model.weights import import_weights
 from streamrec_dist.rl.rollout import Sampler
 from streamrec_dist.stages.item_ranking import likely_items
@@ -21,6 +23,7 @@ from streamrec_dist.stages.pretrain import pretrain
 from streamrec_dist.stages.retrieve import retrieve
 from streamrec_dist.stages.rl import rl
 from streamrec_dist.stages.sft import calibrate, sft
+from streamrec_dist.training.optimiser import Optimiser
 from streamrec_dist.types import PolicyVersion
 from tests.local_ports import TINY, MemoryStore, local_context, tiny_materials
 
@@ -280,6 +283,21 @@ def test_calibration_on_less_than_a_batch_of_prompts_says_what_becomes_of_it(tra
     assert best.step == (9 if done else 5)
     assert np.isfinite(best.weights["decoder.evidence"]).all()
     assert np.array_equal(best.weights["decoder.evidence"], start["decoder.evidence"]) != done
+
+
+def test_a_gradient_that_is_not_finite_ends_a_stage_with_what_may_help(trained, monkeypatch):
+    monkeypatch.setattr(Optimiser, "step", lambda self, rate: torch.tensor(torch.nan))
+    materials = tiny_materials(parse_config(TINY, "tiny", ["stages.rl.rows=last"]))
+    with pytest.raises(
+        RunError, match=r"of stage pretrain .* at step 1; try a smaller stages\.pretrain\.lr, or"
+    ):
+        pretrain(local_context(materials))
+    best = Best(patience=1)
+    best.offer(5, {"ndcg@10": -1.0}, trained.weights["pretrain"])
+    with pytest.raises(
+        RunError, match=r"of stage calibrate .*; try stages\.sft\.calibration: 0, which leaves it"
+    ):
+        calibrate(local_context(materials, copy_of(trained)), 0, 9, best)
 
 
 def test_a_stage_whose_calibration_has_no_prompts_warns_of_it(trained):

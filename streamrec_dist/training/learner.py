@@ -176,9 +176,15 @@ class Learner:
         values = {name: float(value) for name, value in step.items()}
         number = int(values.pop("step"))
         if not np.isfinite(values["grad_norm"]):
+            # The rate of calibration is no key.
+            calmer = (
+                "stages.sft.calibration: 0, which leaves it out"
+                if self.stage == "calibrate"
+                else f"a smaller {section_name(self.stage)}.lr"
+            )
             raise RunError(
-                f"the gradient of stage {self.stage} is not finite at step {number}; try a smaller "
-                f"{section_name('sft' if self.stage == 'calibrate' else self.stage)}.lr, or model.precision: fp32"
+                f"the gradient of stage {self.stage} is not finite at step {number}; try {calmer}, or "
+                "model.precision: fp32"
             )
         return values
 
