@@ -1,11 +1,12 @@
 """Stage 2: rounds of annotating thoughts and learning them (section 2.3).
 
-    weights --> annotate actors: iterative inference over all training rows --> Annotations, by reference
-       ^                                                                            |
-       '---- learners (DDP): SFT + DPO + quantisation + state losses, some epochs <-'
+    weights --> annotate actors: iterative inference over the supervised rows --> Annotations, by reference
+       ^                                                                              |
+       '---- learners (DDP): SFT + DPO + quantisation + state losses, some epochs <---'
 
-A round ends with the leak (how much the annotated thoughts know of the target that sampled ones do not) and
-validation NDCG@10; rounds go on until that stops improving. Last, the best decoder is calibrated.
+Supervised rows are those that stage 3 does not keep for its prompts. A round ends with the leak (how much annotated
+thoughts know of the target that sampled ones do not) and validation NDCG@10; rounds go on until that stops improving.
+Last, the best decoder is calibrated on the rows that are kept.
 """
 
 from __future__ import annotations

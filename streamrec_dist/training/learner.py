@@ -92,10 +92,13 @@ class Learner:
             return loss
         return DistributedDataParallel(loss, broadcast_buffers=False, gradient_as_bucket_view=True)
 
-    # stages 1 and 2
+    # stages and baselines that learn rows: all but stage 3
 
     def annotate(self, parts: Sequence[Annotation]) -> None:
-        """Take the annotations of a round; together they cover all training rows."""
+        """Take the annotations of a round, which together cover the rows that stage 2, or its calibration, learns.
+
+        Raises RunError where they do not.
+        """
         assert isinstance(self.trainee, SftTrainee)
         self.trainee.annotate(parts)
 
