@@ -88,20 +88,27 @@ class Materials:
     def item_prompts(self, rows: np.ndarray, counted: bool = True) -> list[np.ndarray]:
         """What a model over item ids reads of rows int64 [n, 2]: histories int64 [n, L] of items, padded with -1.
 
-        With `counted` also the items that the counts speak for int64 [n, K], and their mass float32 [n, K].
+        With `counted` also the items that the counts speak for int64 [n, K], and their mass float32 [n, K]. Raises
+        DataError where there are no counts, as in the stages other than retrieve.
         """
         corpus = self.corpus
         history, _ = history_items(corpus.items, corpus.offsets, rows, corpus.max_history)
         if not counted:
             return [history]
-        assert self.counts is not None
-        return [history, *padded(counts_of_rows(self.counts, corpus, rows, COUNTED), COUNTED)]
+        return [history, *padded(counts_of_rows(self._given_counts, corpus, rows, COUNTED), COUNTED)]
 
     def item_prompt_of(self, history: np.ndarray) -> list[np.ndarray]:
-        """The same of one history int64 [length] of items, oldest first."""
-        assert self.counts is not None
+        """The same, with counts, of one history int64 [length] of items, oldest first. Raises DataError likewise."""
         seen = history[-self.corpus.max_history :][None].astype(np.int64)
-        return [seen, *padded(counts_of_histories(self.counts, seen, COUNTED), COUNTED)]
+        return [seen, *padded(counts_of_histories(self._given_counts, seen, COUNTED), COUNTED)]
+
+    @property
+    def _given_counts(self) -> Cooccurrence:
+        if self.counts is None:
+            raise DataError(
+                "a retriever needs counts of items that stand together, which only stage retrieve is given"
+            )
+        return self.counts
 
     @cached_property
     def folds(self) -> np.ndarray:

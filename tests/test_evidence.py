@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from streamrec_dist.data.split import split_rows
 from streamrec_dist.decode.engine import Engine
 from streamrec_dist.decode.random import rollout_uniforms
 from streamrec_dist.decode.sampler import sample_thoughts
+from streamrec_dist.errors import DataError
 from streamrec_dist.model.evidence import LEAST
 from streamrec_dist.model.guide import Guide
 from streamrec_dist.model.reranker import SCALES
@@ -255,6 +258,18 @@ def test_the_retriever_adds_counts_and_repeats_to_its_scores(materials):
             for item in set(items):
                 expected[item] -= 2.0
             torch.testing.assert_close(found[number], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_what_only_the_retriever_is_given_is_missed_with_words(materials):
+    bare, rows = replace(materials, counts=None, texts=None), materials.rows[:2]
+    for ask in (lambda: bare.item_prompts(rows), lambda: bare.item_prompt_of(np.arange(3))):
+        with pytest.raises(DataError, match=r"needs counts .*, which only stage retrieve is given"):
+            ask()
+    with pytest.raises(
+        DataError, match="needs the items' text embeddings, which only stage retrieve is given"
+    ):
+        bare.new_retriever()
+    assert np.array_equal(bare.item_prompts(rows, counted=False)[0], materials.item_prompts(rows)[0])
 
 
 def looked_at_again(retriever, history: list[int], scores: torch.Tensor, told: np.ndarray) -> dict[int, list]:
