@@ -132,6 +132,9 @@ def evaluate_run(
     `users` evaluates a fixed random choice of them; `on_progress(done, all)` counts targets. The result and the rank
     of every target are written to the run. What is decoded in another way than the run's configuration says, or of
     some users only, is kept beside the run's own result, under a name that says so.
+
+    Raises UsageError for options that the stage has no use for and for a stage that is not trained yet, DataError for
+    a split without targets and for data, ids, evidence or weights that are missing, damaged or of another model.
     """
     config, store = options.config(run, stage), RunStore(run.path)
     dataset, decoded = store.dataset(), decoding(stage, config)

@@ -29,6 +29,10 @@ class SoftmaxLoss(nn.Module):
         self.model = model
 
     def forward(self, batch: ItemBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean of -log softmax(x)_target in nats, x float32 [B, n_items], times the batch's share: float32 [].
+
+        The metrics have the same as `nll`.
+        """
         loss = F.cross_entropy(self.model(*batch.inputs), batch.target) * batch.share
         return loss, {"nll": loss}
 
@@ -45,6 +49,10 @@ class NegativeLoss(nn.Module):
         self.model = model
 
     def forward(self, batch: ItemBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean in nats a row, times the batch's share: float32 []. The metrics have the same as `bce`.
+
+        Raises DataError where a row leaves no item to be its negative.
+        """
         history = batch.inputs[0]
         negative = draw_negatives(history, batch.target, self.model.n_items)
         scores = self.model.scores(history, torch.stack([batch.target, negative], dim=1))

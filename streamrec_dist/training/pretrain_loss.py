@@ -56,6 +56,7 @@ class PretrainLoss(nn.Module):
         self.history_dropout = HistoryDropout(config.history_dropout, model.levels)
 
     def forward(self, batch: PretrainBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss in nats a token, float32 []; the metrics are those of either decoder, `thinking` and `direct`."""
         states, mask = self.model.encode(self.history_dropout(batch.history))
         long = torch.cat([batch.retrieved, batch.target], dim=-1)
         thinking = self._nll(batch, states, mask, long, "thinking") * batch.share

@@ -37,6 +37,7 @@ class TigerLoss(nn.Module):
         self.history_dropout = HistoryDropout(config.history_dropout, model.levels)
 
     def forward(self, batch: TigerBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss in nats a token, times the batch's share: float32 []. The metrics have `nll` without smoothing."""
         memory = self.model.read(self.history_dropout(batch.history), "direct")
         hidden, _ = self.model.decode(shift_right(batch.target)[:, None], memory, stack="direct")
         logits = self.model.logits(hidden[:, 0]).float()
