@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from streamrec_dist.errors import UsageError
-from streamrec_dist.metrics import DEPTH, MEASURES, measured
+from streamrec_dist.metrics import MEASURED_DEPTH, MEASURES, measured
 from streamrec_dist.ranks import TargetRanks
 from streamrec_dist.statistics import FLIPS, SAMPLES, paired
 
@@ -100,6 +100,6 @@ def _check_same_targets(first: TargetRanks, second: TargetRanks) -> None:
 
 def _notes(ranks: TargetRanks) -> list[str]:
     depth = ranks.about["depth"]
-    if depth >= DEPTH:
+    if depth >= MEASURED_DEPTH:
         return []
     return [f"{ranks.name} ranks {depth} items only: a target beyond them counts as missed at every cut"]

@@ -10,8 +10,8 @@ from streamrec_dist.errors import RunError
 
 CUTS = (5, 10, 20)
 #: The measures look at this many items, of every model: wide beams and full rankings compare with narrow ones.
-DEPTH = max(CUTS)
-MEASURES = (*(f"{name}@{k}" for name in ("recall", "ndcg") for k in CUTS), f"mrr@{DEPTH}")
+MEASURED_DEPTH = max(CUTS)
+MEASURES = (*(f"{name}@{k}" for name in ("recall", "ndcg") for k in CUTS), f"mrr@{MEASURED_DEPTH}")
 
 
 def recall(ranks: np.ndarray, k: int) -> np.ndarray:
@@ -61,11 +61,6 @@ def ranks_of_targets(scores: np.ndarray, targets: np.ndarray, rng: np.random.Gen
     better = (scores > own).sum(axis=1)
     ties = (scores == own).sum(axis=1)
     return np.where(np.isneginf(own[:, 0]), 0, 1 + better + rng.integers(0, ties))
-
-
-def rank_of_target(scores: np.ndarray, target: int, rng: np.random.Generator) -> int:
-    """Rank of one target among scores [n_items]; see ranks_of_targets."""
-    return int(ranks_of_targets(scores[None], np.array([target]), rng)[0])
 
 
 def beam_ranks(

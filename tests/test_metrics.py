@@ -13,7 +13,6 @@ from streamrec_dist.metrics import (
     beam_ranks,
     measured,
     ndcg,
-    rank_of_target,
     ranking_metrics,
     ranks_of_targets,
     recall,
@@ -72,8 +71,8 @@ def test_all_measures_agree_with_loops_over_users():
 
 
 def test_rank_without_ties():
-    scores = np.array([0.1, 0.9, 0.5, 0.7])
-    assert [rank_of_target(scores, item, np.random.default_rng(0)) for item in range(4)] == [4, 1, 3, 2]
+    scores = np.tile([0.1, 0.9, 0.5, 0.7], (4, 1))
+    assert ranks_of_targets(scores, np.arange(4), np.random.default_rng(0)).tolist() == [4, 1, 3, 2]
 
 
 def test_ties_are_uniform_whatever_the_item_number():

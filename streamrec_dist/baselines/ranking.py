@@ -9,8 +9,10 @@ import numpy as np
 from streamrec_dist.data.split import Sequenced
 from streamrec_dist.metrics import ranks_of_targets
 
+#: Rows scored at a time: a score for every item each.
 BLOCK = 256
-DEPTH = 100
+#: A target behind this many items counts as missed.
+RANKED_DEPTH = 100
 
 
 def rank_rows(
@@ -41,7 +43,7 @@ def _rank_block(
             scores[row, ds.items[start : start + position]] = -np.inf
     targets = ds.items[ds.offsets[rows[:, 0]] + rows[:, 1]]
     ranks = ranks_of_targets(scores, targets, rng)
-    return np.where(ranks <= DEPTH, ranks, 0)
+    return np.where(ranks <= RANKED_DEPTH, ranks, 0)
 
 
 def where_counted(scores: np.ndarray) -> np.ndarray:

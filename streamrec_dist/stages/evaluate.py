@@ -13,7 +13,7 @@ import numpy as np
 from streamrec_dist.baselines.config import TRAINED
 from streamrec_dist.baselines.counting import CountingModel
 from streamrec_dist.baselines.popularity import PopularityModel
-from streamrec_dist.baselines.ranking import DEPTH
+from streamrec_dist.baselines.ranking import RANKED_DEPTH
 from streamrec_dist.breakdown import breakdowns
 from streamrec_dist.data.dataset import Dataset
 from streamrec_dist.metrics import MEASURES, measured
@@ -59,7 +59,7 @@ def judge(
         "split": split,
         "masked": masked,
         "decoding": decoding,
-        "depth": decoding["beam"] if decoding else DEPTH,
+        "depth": decoding["beam"] if decoding else RANKED_DEPTH,
         "synthetic": dataset.synthetic,
     }
     return TargetRanks.of(dataset, rows, ranks, about)

@@ -6,11 +6,8 @@ import numpy as np
 import torch
 
 from streamrec_dist.baselines.item_model import ItemModel
-from streamrec_dist.baselines.ranking import rank_rows
+from streamrec_dist.baselines.ranking import BLOCK, rank_rows
 from streamrec_dist.materials import Materials
-
-#: Rows scored at a time: a score for every item each.
-BLOCK = 256
 
 
 @torch.no_grad()
