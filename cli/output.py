@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-#: What fits beside one another, and what there is.
-MEASURES = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
-ALL_MEASURES = ("recall@5", "recall@10", "recall@20", "ndcg@5", "ndcg@10", "ndcg@20", "mrr@20")
+from streamrec_dist.metrics import MEASURES
+
+#: Measures that fit beside one another.
+COLUMNS = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
 #: Below this, p-values are written as a bound.
 SMALL_P = 0.0001
 
@@ -108,7 +109,7 @@ def title_of(measure: str) -> str:
 def measures(title: str, columns: Iterable[tuple[str, Mapping[str, Any]]]) -> Table:
     """All measures below one another, models side by side."""
     columns = list(columns)
-    rows = ([title_of(name), *(measured(result, name) for _, result in columns)] for name in ALL_MEASURES)
+    rows = ([title_of(name), *(measured(result, name) for _, result in columns)] for name in MEASURES)
     return table(title, ["", *(name for name, _ in columns)], rows)
 
 
@@ -116,8 +117,8 @@ def comparison(title: str, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Tab
     """Models below one another, their measures with intervals side by side."""
     return table(
         title,
-        ["", *map(title_of, MEASURES)],
-        ([name, *(measured(result, measure) for measure in MEASURES)] for name, result in rows),
+        ["", *map(title_of, COLUMNS)],
+        ([name, *(measured(result, measure) for measure in COLUMNS)] for name, result in rows),
     )
 
 

@@ -8,15 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from cli.commands.results import Judged, Model
 from cli.decoding import DecodingOptions, decoding, suffix
 from cli.demo import reward_course
 from cli.follow import last_words, resume_line
 from cli.output import clean, comparison, four, measured, show, span
+from cli.plan import BaselineName, StageName
 from cli.record import ClusterRecord, read_record, root_of, write_private
+from streamrec_dist.baselines.config import SCORES_ITEMS, TRAINED, BaselinesConfig, section_name
 from streamrec_dist.config import Config
 from streamrec_dist.errors import EnvironmentProblem, RunError, UsageError
 from streamrec_dist.events import Event, EventLog
-from streamrec_dist.rundir import RunDir, StageResult
+from streamrec_dist.rundir import STAGES, RunDir, StageResult
+from streamrec_dist.stages.evaluate import BASELINES, WEIGHTS
 from tests.conftest import last_json, run_cli
 
 COMMANDS = ["init", "up", "status", "down", "train", "watch", "stop", "evaluate", "compare", "recommend"]
@@ -28,6 +32,16 @@ def test_every_command_has_help_with_examples(command: str, tmp_path: Path) -> N
     shown = run_cli(*command.split(), "--help", cwd=tmp_path)
     assert shown.returncode == 0
     assert "Examples:" in shown.stdout and f"streamrec-dist {command}" in shown.stdout
+
+
+def test_what_can_be_typed_is_what_there_is() -> None:
+    assert set(BaselineName) == {*BASELINES, *TRAINED}
+    assert set(StageName) == {*STAGES, "all"}
+    assert set(Judged) == {*BASELINES, *WEIGHTS}
+    assert set(Model) == set(WEIGHTS) - {*SCORES_ITEMS, *TRAINED}
+    assert {section_name(name) for name in TRAINED} == {
+        f"baselines.{key}" for key in BaselinesConfig.model_fields
+    }
 
 
 def test_help_is_there_at_once_and_names_all_commands(tmp_path: Path) -> None:
