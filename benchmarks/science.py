@@ -41,6 +41,7 @@ PLAIN_SETTINGS = [
     "stages.pretrain.lr=0.003",
     "stages.pretrain.epochs=10",
     "stages.pretrain.patience=10",
+    "stages.sft.own_thoughts=1",
     "stages.sft.lr=0.001",
     "stages.sft.epochs=3",
     "stages.sft.rounds=4",
