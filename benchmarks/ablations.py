@@ -64,6 +64,9 @@ SAID = {
     "rl": ("step", ("reward/total", "kl", "entropy")),
 }
 
+#: Of these, what the table shows, and its heading.
+SHOWN = {"sft": ("leak", "leak"), "rl": ("kl", "KL")}
+
 
 def main() -> None:
     arguments = _arguments()
@@ -155,15 +158,16 @@ def _command_line(arguments: argparse.Namespace) -> str:
 
 def table(rows: list[Row], run: str, stage: str, override: list[str]) -> Iterator[str]:
     """Lines of Markdown."""
-    yield f"| {stage} | N@10 | against {USUAL} | p | minutes |"
-    yield "|---|---|---|---|---|"
+    name, title = SHOWN[stage]
+    yield f"| {stage} | N@10 | against {USUAL} | p | {title} | minutes |"
+    yield "|---|---|---|---|---|---|"
     for row in rows:
         if (row["run"], row["stage"], row["override"]) == (run, stage, override):
             against = " | "
             if "p" in row:
                 against = f"{signed(row['difference'])} {interval(row['difference_ci'], signed)} | {chance(row['p'])}"
             score = f"{four(row['ndcg@10'])} {interval(row['ndcg@10_ci'])}"
-            yield f"| {row['variant']} | {score} | {against} | {row['minutes']:.0f} |"
+            yield f"| {row['variant']} | {score} | {against} | {row['said'][name]:.3g} | {row['minutes']:.0f} |"
 
 
 def _arguments() -> argparse.Namespace:

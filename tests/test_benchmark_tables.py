@@ -33,6 +33,16 @@ def test_the_readme_has_the_rows_that_were_measured(name: str) -> None:
     assert [line for line in printed("science.py", "--set", name, "--table") if line not in shown] == []
 
 
+def test_the_method_s_page_has_the_ablations_that_were_measured() -> None:
+    shown = (REPO / "docs" / "method.md").read_text().splitlines()
+    rows = json.loads((REPO / "benchmarks" / "results" / "ablations.json").read_text())
+    kinds = {(row["set"], row["run"], row["stage"], *row["override"]) for row in rows}
+    assert len(kinds) > 1
+    for name, run, stage, *override in kinds:
+        words = ("--set", name, "--run", run, "--stage", stage, "--override", *override, "--table")
+        assert [line for line in printed("ablations.py", *words) if line not in shown] == []
+
+
 def row(model: str, seed: int, masked: bool, ndcg: float, **more: object) -> dict[str, object]:
     ends = {"ndcg@10_ci": [ndcg - 0.01, ndcg + 0.01], "recall@10": 2 * ndcg, "recall@10_ci": [0.0, 0.5]}
     key = {"set": "Toy", "model": model, "stage": model, "seed": seed, "masked": masked, "split": "test"}
