@@ -55,7 +55,7 @@ MODELS = {
     "sasrec-bce": ("SASRec, BCE", "sasrec-bce"),
     "sasrec": ("SASRec, full softmax", "sasrec"),
     "tiger": ("TIGER, trained alone", "tiger"),
-    "plain-direct": ("direct decoder (TIGER on the trie)", "pretrain"),
+    "plain-direct": ("direct decoder (TIGER beside thinking)", "pretrain"),
     "plain-pretrain": ("thinking without evidence, after pretrain", "pretrain"),
     "plain-sft": ("thinking without evidence, after SFT", "sft"),
     "plain-rl": ("thinking without evidence, after RL", "rl"),
@@ -201,12 +201,16 @@ def _refuse_another(run: RunDir, name: str, settings: list[str]) -> None:
     wanted = load_config(ROOT / _config(name), settings)
     # `precision: auto` is settled by the machine that trains; on the trie, samples are whatever `sampling` says.
     same = ["model.precision:", *(["stages.rl.sampling:"] if wanted.model.softmax == "trie" else [])]
-    differing = differing_keys(run.config(), wanted)
-    wrong = [key for key in differing if decides(key, run.finished()) and not key.startswith(tuple(same))]
+    wrong = {
+        key
+        for stage in run.finished()
+        for key in differing_keys(run.config().of_stage(stage), wanted.of_stage(stage))
+        if decides(key, [stage]) and not key.startswith(tuple(same))
+    }
     if wrong:
         sys.exit(
             f"run {run.name} was trained with other settings than {_config(name)} has; move it away, or:\n  "
-            + "\n  ".join(wrong)
+            + "\n  ".join(sorted(wrong))
         )
 
 
