@@ -47,10 +47,6 @@ VARIANTS: dict[str, dict[str, tuple[str, ...]]] = {
         USUAL: (),
         # On the trie all samples have the format, and its reward tells none apart: so much do two trainings differ.
         **{f"no {name.replace('_', ' ')}": (f"stages.rl.rewards.{name}=0",) for name in REWARDS},
-        "likelihood alone": tuple(
-            f"stages.rl.rewards.{name}=0" for name in REWARDS if name not in ("format", "likelihood")
-        ),
-        "likelihood x 4": ("stages.rl.rewards.likelihood=4",),
         "G = 4": ("stages.rl.group_size=4",),
         "ratio of sequences": ("stages.rl.ratio=sequence",),
         "raw likelihood": ("stages.rl.likelihood=raw",),
@@ -167,7 +163,12 @@ def table(rows: list[Row], run: str, stage: str, override: list[str]) -> Iterato
             if "p" in row:
                 against = f"{signed(row['difference'])} {interval(row['difference_ci'], signed)} | {chance(row['p'])}"
             score = f"{four(row['ndcg@10'])} {interval(row['ndcg@10_ci'])}"
-            yield f"| {row['variant']} | {score} | {against} | {row['said'][name]:.3g} | {row['minutes']:.0f} |"
+            cells = (row["variant"], score, against, _short(row["said"].get(name)), f"{row['minutes']:.0f}")
+            yield f"| {' | '.join(cells)} |"
+
+
+def _short(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
 
 
 def _arguments() -> argparse.Namespace:

@@ -26,7 +26,7 @@ from streamrec_dist.data.split import rows_of_some, split_rows
 from streamrec_dist.decode.search import Plan
 from streamrec_dist.events import Event
 from streamrec_dist.materials import Materials
-from streamrec_dist.metrics import ndcg
+from streamrec_dist.metrics import beam_ranks, ndcg
 from streamrec_dist.model.weights import import_weights
 from streamrec_dist.rundir import RunDir, write_atomically
 from streamrec_dist.stages.annotate import ThinkingMeter
@@ -154,9 +154,10 @@ def of_evidence(materials: Materials, rows: np.ndarray) -> float | None:
     if materials.evidence is None:
         return None
     items, share = materials.evidence.of(materials.corpus, rows)
-    found = items == targets(materials.corpus, rows)[:, None]
-    ahead = (share > np.where(found, share, 0).max(axis=1, keepdims=True)).sum(axis=1)
-    return float(ndcg(np.where(found.any(axis=1), ahead + 1, 0), 10).mean())
+    # Among items of the same probability the target stands in the middle.
+    draws = np.full(len(rows), 0.5)
+    ranks = beam_ranks(items.astype(np.int64), share, targets(materials.corpus, rows), draws)
+    return float(ndcg(ranks, 10).mean())
 
 
 def timed(recommender: Recommender, rows: np.ndarray, plan: Plan, beam: int = 20) -> dict[str, Any]:

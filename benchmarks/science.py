@@ -67,6 +67,8 @@ MODELS = {
 MEASURES = ("ndcg@10", "recall@10")
 #: What is said of RL's rows where validation was best before its first step.
 AS_SFT = "SFT's weights"
+#: Keys by which results are decoded, and epochs chosen.
+DECODED = tuple(f"stages.evaluate.{name}:" for name in ("thoughts", "samples", "beam"))
 #: What there is one row of.
 PLACE = ("set", "model", "seed", "masked", "split")
 
@@ -199,13 +201,12 @@ def _refuse_another(run: RunDir, name: str, settings: list[str]) -> None:
     if not run.path.exists():
         return
     wanted = load_config(ROOT / _config(name), settings)
-    # `precision: auto` is settled by the machine that trains; on the trie, samples are whatever `sampling` says.
-    same = ["model.precision:", *(["stages.rl.sampling:"] if wanted.model.softmax == "trie" else [])]
     wrong = {
         key
         for stage in run.finished()
         for key in differing_keys(run.config().of_stage(stage), wanted.of_stage(stage))
-        if decides(key, [stage]) and not key.startswith(tuple(same))
+        # `precision: auto` is settled by the machine that trains.
+        if key.startswith(DECODED) or (decides(key, [stage]) and not key.startswith("model.precision:"))
     }
     if wrong:
         sys.exit(

@@ -3,8 +3,9 @@
 mass(j) = sum over the history items i of .7^e * w(i, j) / sqrt(pop(i) * pop(j)), as in baselines/counting.py: e is
 the distance of i from the end of the history, w(i, j) the pair weights of the training part. A training row's own
 future is in those counts too, and would give its target away; so it is counted out: the events of the row's user from
-the target on count neither in w(i, j) nor in pop. Nor in pop(i): all that i says would be less than it should, which
-tells that i comes again. What is left is what a held-out row, whose target nobody has counted, will have.
+the target on count in neither w nor pop, of j and of i alike: were they left in pop(i), all that i says would be less
+than it should, which tells that i comes again. What is left is what a held-out row, whose target nobody has counted,
+will have.
 """
 
 from __future__ import annotations
