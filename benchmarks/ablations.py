@@ -20,7 +20,19 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from cluster_runs import ROOT, RUNS, Row, add_row, cluster, command, fingerprint, is_known, known_rows, result
+from cluster_runs import (
+    ROOT,
+    RUNS,
+    Row,
+    add_row,
+    cluster,
+    command,
+    fingerprint,
+    is_known,
+    known_rows,
+    options,
+    result,
+)
 from measure import machine
 
 from cli.output import chance, four, interval, signed
@@ -125,7 +137,7 @@ def _train(arguments: argparse.Namespace, variant: str, overrides: tuple[str, ..
     run = RunDir(RUNS / _run_name(arguments, variant))
     if run.stage_result(arguments.stage) is None:
         begun = run.path.exists()
-        settings = [word for setting in (*arguments.override, *overrides) for word in ("--set", setting)]
+        settings = options([*arguments.override, *overrides])
         how = ["--resume"] if begun else ["--from", arguments.run, *settings]
         command("train", "--stage", arguments.stage, "--run", run.name, *how)
     return run

@@ -6,7 +6,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,11 @@ def command(*words: str) -> str:
 def result(*words: str) -> dict[str, Any]:
     """What a command says with --json."""
     return json.loads(command(*words, "--json").splitlines()[-1])
+
+
+def options(settings: Iterable[str]) -> list[str]:
+    """`key=value` settings as options of `train`."""
+    return [word for setting in settings for word in ("--set", setting)]
 
 
 @contextmanager

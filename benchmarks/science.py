@@ -22,14 +22,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster_runs import ROOT, RUNS, Row, add_row, cluster, command, fingerprint, is_known, known_rows, result
+from cluster_runs import (
+    ROOT,
+    RUNS,
+    Row,
+    add_row,
+    cluster,
+    command,
+    fingerprint,
+    is_known,
+    known_rows,
+    options,
+    result,
+)
 from measure import machine
 
 from cli.output import chance, four, interval, signed
 from cli.plan import decides
 from streamrec_dist.baselines.config import TRAINED
 from streamrec_dist.config_file import differing_keys, load_config
-from streamrec_dist.rundir import STAGES, RunDir
+from streamrec_dist.rundir import STAGES, RunDir, StageResult
 from streamrec_dist.stages.evaluate import result_name
 
 #: What begins with it is of a second run from the same ids, without evidence.
@@ -119,7 +131,7 @@ class Runs:
         for baseline in TRAINED:
             if baseline in arguments.models and runs.baselines.stage_result(baseline) is None:
                 begun = runs.baselines.path.exists()
-                words = () if begun else (*from_main, *_options(own))
+                words = () if begun else (*from_main, *options(own))
                 command("train", "--baseline", baseline, "--run", runs.baselines.name, *words)
         return runs
 
@@ -154,7 +166,7 @@ def gains(arguments: argparse.Namespace, known: list[Row], runs: Runs) -> Iterat
         for (of, prefix), stage in itertools.product(((runs.main, ""), (runs.plain, PLAIN)), ("sft", "rl")):
             if of.ranks_path(result_name(stage, arguments.split, masked)).is_file():
                 place = _place(arguments, runs, f"{prefix}{stage} over TIGER", masked)
-                place |= {"stage": stage, "against": tiger, **_chosen(of, stage)}
+                place |= {"stage": stage, "against": tiger, **_chosen(of.stage_result(stage))}
                 found = result("compare", tiger, f"{of.name}:{stage}", *_setting(arguments, masked))
                 row = place | found["measures"]["ndcg@10"]
                 if not is_known(known, row):
@@ -215,10 +227,6 @@ def _refuse_another(run: RunDir, name: str, settings: list[str]) -> None:
         )
 
 
-def _options(settings: list[str]) -> list[str]:
-    return [word for setting in settings for word in ("--set", setting)]
-
-
 def _last_stage(models: list[str], plain: bool) -> str:
     """The last stage that the chosen models need of the run with evidence, or without; ids, at least."""
     wanted = {MODELS[model][1] for model in models if model.startswith(PLAIN) == plain}
@@ -231,15 +239,14 @@ def _train_stages(run: RunDir, last: str, settings: list[str], *begin: str) -> N
         return
     if not run.path.exists() and begin:
         # What another run has is taken from it, up to the first stage that differs.
-        command("train", "--stage", "pretrain", "--run", run.name, *begin, *_options(settings))
-    how = ["--resume"] if run.path.exists() else _options(settings)
+        command("train", "--stage", "pretrain", "--run", run.name, *begin, *options(settings))
+    how = ["--resume"] if run.path.exists() else options(settings)
     if not run.stage_result(last):
         command("train", "--stage", last, "--run", run.name, *how)
 
 
-def _chosen(run: RunDir, stage: str) -> Row:
+def _chosen(trained: StageResult | None) -> Row:
     """At which step validation was best; 0 of RL: before the first, so that the weights are those of SFT."""
-    trained = run.stage_result(stage)
     return {"best_step": trained.metrics.get("best_step")} if trained else {}
 
 
@@ -252,7 +259,7 @@ def _evaluate(arguments: argparse.Namespace, runs: Runs, run: RunDir, model: str
         **{key: found[key] for measure in MEASURES for key in (measure, f"{measure}_ci")},
         "users": found["users"],
         "minutes": round(stage.seconds / 60, 1) if stage else 0.0,
-        **(_chosen(run, trained) if trained else {}),
+        **_chosen(stage),
         **_made(arguments, runs.seed),
     }
 
