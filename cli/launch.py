@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ import ray
 import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from actors.calls import RayRuntime
 from actors.evaluate import EvaluatePool
 from actors.placement import check_fits as check_fits
-from actors.placement import cluster_gpus, stage_config
-from actors.pool import RayRuntime, wait_started
+from actors.placement import cluster_gpus, role_resources, stage_config
+from actors.pool import wait_started
 from cli.controller import Controller
 from cli.decoding import DecodingOptions, decoding, suffix
 from cli.plan import RunPlan
@@ -48,6 +50,7 @@ from streamrec_dist.stages.run_store import RunStore
 from streamrec_dist.types import PolicyVersion
 
 CONTROLLER_DEADLINE_S = 60.0
+CONTROLLER_RESTARTS = 100
 #: Users of one evaluation call: enough to fill batches, few enough to show progress.
 EVALUATION_CHUNK = 256
 
@@ -81,6 +84,7 @@ def start_run(config: Config, runs: Path, name: str, stages: tuple[str, ...]) ->
         "name": _actor_name(name),
         "lifetime": "detached",
         "num_cpus": 0,
+        "max_restarts": CONTROLLER_RESTARTS,
         "scheduling_strategy": strategy,
     }
     controller: Any = ray.remote(Controller).options(**options).remote(runs / name, config, stages, head)
@@ -231,11 +235,18 @@ def _rank_on_cluster(
     import_weights(model, saved)
     weights = Published(PolicyVersion(0), ray.put(flatten(model, policy_only=False)))
     settled = stage_config(config, "pretrain", cluster_gpus())
-    # A few minutes that can be asked for again: Ray prints an error of its own for every actor that may restart.
-    evaluators = EvaluatePool(settled.actors.evaluate, ray.put(materials), restarts=0)
+    patience = settled.cluster.patience_s
+    evaluators = EvaluatePool(
+        settled.actors.evaluate,
+        ray.put(materials),
+        resources=role_resources("evaluate"),
+        patience_s=patience,
+        report=lambda message: print(message, file=sys.stderr),
+    )
     runtime = RayRuntime()
+    runtime.pools.append(evaluators.pool)
     try:
-        wait_started({"evaluate": evaluators.pool.started()})
+        wait_started(runtime.pools)
         parts = [rows[first : first + EVALUATION_CHUNK] for first in range(0, len(rows), EVALUATION_CHUNK)]
         tasks = [evaluators.ranks(stage, part, mask_history, weights) for part in parts]
         some, share = some_of(rows, INVALID_USERS), None

@@ -43,10 +43,14 @@ class Buffer:
 
     def __init__(self, batch: int, max_staleness: int, workers: int, first_batch: int = 0):
         self.batch, self.max_staleness = batch, max_staleness
-        self.unit = min(batch, max(SMALLEST_UNIT, -(-batch // workers)))
+        self.share_among(workers)
         self.cursor = self.consumed = first_batch * batch
         self.next_batch = first_batch
         self._scored: dict[int, ScoredUnit] = {}
+
+    def share_among(self, workers: int) -> None:
+        """Size the units to come so that so many workers share a batch."""
+        self.unit = min(self.batch, max(SMALLEST_UNIT, -(-self.batch // max(workers, 1))))
 
     @property
     def started(self) -> int:
