@@ -25,7 +25,7 @@ from streamrec_dist.baselines.config import SCORES_ITEMS
 from streamrec_dist.baselines.item_model import ItemModel
 from streamrec_dist.config import Config
 from streamrec_dist.data.split import rows_of_some, split_rows
-from streamrec_dist.errors import DataError, EnvironmentProblem, RunError, UsageError
+from streamrec_dist.errors import DataError, EnvironmentProblem, RunError, StreamRecError, UsageError
 from streamrec_dist.hardware import resolve_precision
 from streamrec_dist.materials import Materials
 from streamrec_dist.model.weights import flatten, import_weights
@@ -104,21 +104,42 @@ def run_alive(name: str) -> bool:
     try:
         controller = ray.get_actor(_actor_name(name))
         return bool(ray.get(controller.alive.remote(), timeout=CONTROLLER_DEADLINE_S))
-    except ray.exceptions.GetTimeoutError:
-        return True  # there, and too busy to answer
+    except (ray.exceptions.GetTimeoutError, ray.exceptions.ActorUnavailableError):
+        return True  # there, and too busy to answer, or being started again
     except (ValueError, ray.exceptions.RayActorError):
         return False
 
 
 def request_stop(name: str) -> None:
     """Ask a run to write a checkpoint and end. Raises UsageError when it is not running."""
+    _ask(name, "request_stop")
+
+
+def scale_run(name: str, wanted: dict[str, int]) -> dict[str, int]:
+    """Have other numbers of replicas in a running run; all that were asked for since it began.
+
+    Raises UsageError when it is not running, or cannot have them.
+    """
+    return _ask(name, "scale", wanted)
+
+
+def run_status(name: str) -> dict[str, Any]:
+    """What a run does just now (`Controller.status`). Raises UsageError when it is not running."""
+    return _ask(name, "status")
+
+
+def _ask(name: str, method: str, *args: Any) -> Any:
     try:
         controller = ray.get_actor(_actor_name(name))
-        ray.get(controller.request_stop.remote(), timeout=CONTROLLER_DEADLINE_S)
-    except ray.exceptions.GetTimeoutError:
+        return ray.get(getattr(controller, method).remote(*args), timeout=CONTROLLER_DEADLINE_S)
+    except (ray.exceptions.GetTimeoutError, ray.exceptions.ActorUnavailableError):
         raise RunError(f"run {name} did not answer within {CONTROLLER_DEADLINE_S:.0f} s; ask again") from None
     except (ValueError, ray.exceptions.RayActorError):
         raise UsageError(f"run {name} is not running") from None
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, StreamRecError):
+            raise error.cause from None
+        raise
 
 
 def evaluate_run(

@@ -15,7 +15,7 @@ from cli.processes import cluster_processes
 from cli.record import read_record
 from streamrec_dist.events import Event, EventReader
 from streamrec_dist.rundir import RunDir
-from tests.conftest import run_cli
+from tests.conftest import last_json, run_cli
 
 pytestmark = pytest.mark.cluster
 
@@ -68,6 +68,63 @@ def test_a_run_survives_the_death_of_a_learner_and_of_a_rollout_actor(cluster_ro
     assert steps == list(range(1, 61))
     pretrain = [event.step for event in events if event.kind == "step" and event.stage == "pretrain"]
     assert max(pretrain) == 90
+
+
+def killed(root: Path, role: str, sign: signal.Signals = signal.SIGKILL) -> int:
+    """Send a signal to the first process of a role."""
+    process = workers(root, role)[0]
+    os.kill(process.pid, sign)
+    return process.pid
+
+
+def test_a_run_survives_what_happens_to_its_processes(cluster_root: Path) -> None:
+    """In one run: a rollout actor, a reward worker, a rank, the store and the controller die, one is frozen, and all
+    are asked for in other numbers."""
+    settings = ["stages.rl.steps=400", "stages.rl.rows=all", "stages.rl.eval_every=25"]
+    overrides = [part for setting in settings for part in ("--set", setting)]
+    started = run_cli("train", "--stage", "rl", "--run", "torture", "--detach", *overrides, cwd=cluster_root)
+    assert started.returncode == 0, started.stderr
+    run = RunDir.open(cluster_root / "runs" / "torture")
+
+    def steps_on(count: int = 5) -> None:
+        """Until so many more steps are made than were."""
+        before = sum(
+            event.kind == "step" and event.stage == "rl" for event in EventReader(run.events_path).new()
+        )
+        wait_for(run, lambda event: event.kind == "step" and event.stage == "rl", before + count, 150)
+
+    steps_on()
+    scaled = run_cli("scale", "rollout=3", "reward=2", "--json", "--run", "torture", cwd=cluster_root)
+    assert last_json(scaled)["scaled"] == {"rollout": 3, "reward": 2}
+    for role in ("RolloutActor", "RewardActor", "LearnerWorker", "StoreActor", "Controller"):
+        killed(cluster_root, role)
+        steps_on()
+    assert len(workers(cluster_root, "RolloutActor")) == 3
+    assert len(workers(cluster_root, "RewardActor")) == 2
+    frozen = killed(cluster_root, "RolloutActor", signal.SIGSTOP)
+    steps_on(10)
+    assert run_cli("scale", "learners=1", "rollout=1", cwd=cluster_root).returncode == 0
+    steps_on(10)
+    assert len(workers(cluster_root, "LearnerWorker")) == len(workers(cluster_root, "RolloutActor")) == 1
+    assert not psutil.pid_exists(frozen)
+
+    ended = run_cli("watch", "torture", "--plain", cwd=cluster_root, timeout=300)
+    assert ended.returncode == 0, ended.stderr + ended.stdout[-2000:]
+    events = EventReader(run.events_path).new()
+    steps = [event.step for event in events if event.kind == "step" and event.stage == "rl"]
+    kept: list[int] = []
+    for step in steps:
+        # What is made again takes the place of what was made of it and after it.
+        kept = [*kept[: step - 1], step]
+    assert kept == list(range(1, 401))
+    for role in ("RolloutActor", "RewardActor", "EvaluateActor", "LearnerWorker", "StoreActor", "Controller"):
+        assert workers(cluster_root, role) == []
+
+
+def test_a_number_that_is_none_and_a_run_that_is_over_are_refused(cluster_root: Path) -> None:
+    for wrong, why in (("rollout", "is not ROLE=NUMBER"), ("rollout=2", "torture is not running")):
+        refused = run_cli("scale", wrong, "--run", "torture", cwd=cluster_root)
+        assert refused.returncode == 2 and why in refused.stderr, refused.stderr
 
 
 def test_a_run_survives_the_death_of_a_rank_that_trains_the_tokenizer(cluster_root: Path) -> None:

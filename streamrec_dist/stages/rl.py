@@ -15,6 +15,7 @@ version max(0, k - max_staleness) and by no others, which a checkpoint keeps: th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -83,6 +84,7 @@ class RlLoop:
         )
         self.running: dict[Task, Callable[[Task], None]] = {}
         self.training: Task | None = None
+        self.prompt_s = math.inf  # as it was for the last unit
         for step, weights in again.items():
             self.start_evaluation(step, weights, self.unjudged[step])
         self.busy = {"learner": 0.0, "rollout": 0.0}
@@ -115,7 +117,7 @@ class RlLoop:
     def start_rollouts(self) -> None:
         """Start all units that can still be consumed in time, and none that no step will use."""
         if not self.context.config.deterministic:
-            self.buffer.share_among(self.rollouts.replicas)
+            self.buffer.share_among(self.rollouts.replicas, self.prompt_s)
         while self.buffer.cursor < self.config.steps * self.config.prompts and not self.context.halting:
             unit = self.buffer.start_unit(self.version)
             if unit is None:
@@ -135,6 +137,7 @@ class RlLoop:
     def rolled_out(self, task: Task, unit: Unit) -> None:
         receipt = self.context.runtime.receipt(task, "a rollout", DEADLINE_S)
         self.busy["rollout"] += receipt["seconds"]
+        self.prompt_s = receipt["seconds"] / unit.count
         self.sampled["rollouts"] += unit.count * self.config.group_size
         self.sampled["tokens"] += receipt["tokens"]
         version = PolicyVersion(receipt["version"] - self.first_version)
