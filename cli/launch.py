@@ -73,7 +73,13 @@ def create_run(plan: RunPlan) -> RunDir:
     return run
 
 
-def start_run(config: Config, runs: Path, name: str, stages: tuple[str, ...]) -> None:
+def start_run(
+    config: Config,
+    runs: Path,
+    name: str,
+    stages: tuple[str, ...],
+    controller_class: type[Controller] = Controller,
+) -> None:
     """Start the detached controller of an existing run directory.
 
     Raises EnvironmentProblem when it does not come up.
@@ -87,7 +93,9 @@ def start_run(config: Config, runs: Path, name: str, stages: tuple[str, ...]) ->
         "max_restarts": CONTROLLER_RESTARTS,
         "scheduling_strategy": strategy,
     }
-    controller: Any = ray.remote(Controller).options(**options).remote(runs / name, config, stages, head)
+    controller: Any = (
+        ray.remote(controller_class).options(**options).remote(runs / name, config, stages, head)
+    )
     try:
         ray.get(controller.start.remote(), timeout=CONTROLLER_DEADLINE_S)
     except ray.exceptions.GetTimeoutError:

@@ -13,7 +13,15 @@ from streamrec_dist.errors import InputLost, WorkerLost
 from streamrec_dist.rl.ports import Task
 from streamrec_dist.stages.context import Context, Regroup
 from streamrec_dist.stages.rl import rl
-from tests.local_ports import TINY, LocalRewards, LocalRuntime, MemoryStore, local_context, tiny_materials
+from tests.local_ports import (
+    TINY,
+    LocalRewards,
+    LocalRollouts,
+    LocalRuntime,
+    MemoryStore,
+    local_context,
+    tiny_materials,
+)
 from tests.test_repeatable import repeatably as repeatably
 
 STEPS, PROMPTS = 12, 32
@@ -126,6 +134,33 @@ def test_rollouts_whose_node_is_gone_are_sampled_again(repeatably):
         assert context.rewards.lost == 0
         weights.append(store.weights["rl"])
     assert [name for name in weights[0] if not np.array_equal(weights[0][name], weights[1][name])] == []
+
+
+class ForgetfulRollouts(LocalRollouts):
+    """Some published weights are gone when rollouts ask for them."""
+
+    def __init__(self, materials, lost: int):
+        super().__init__(materials)
+        self.lost, self.asked = lost, 0
+
+    def submit(self, cursor, count, weights) -> Task:
+        self.asked += 1
+        if self.lost and self.asked % 3 == 0:
+            self.lost -= 1
+
+            def gone():
+                raise InputLost("dropped")
+
+            return Task(gone)
+        return super().submit(cursor, count, weights)
+
+
+def test_rollouts_whose_weights_are_gone_get_new_copies():
+    context, _ = begin(rl_config(2, "stages.rl.signal=0"))
+    context.rollouts = ForgetfulRollouts(context.materials, lost=6)
+    rl(context)
+    assert context.rollouts.lost == 0
+    assert sorted(cursor for cursor, _ in context.learners.consumed) == list(range(STEPS * PROMPTS))
 
 
 def test_learners_regroup_from_a_checkpoint_of_the_moment():

@@ -84,6 +84,7 @@ class RlLoop:
         )
         self.running: dict[Task, Callable[[Task], None]] = {}
         self.training: Task | None = None
+        self.held: list[Unit] = []
         self.prompt_s = math.inf  # as it was for the last unit
         for step, weights in again.items():
             self.start_evaluation(step, weights, self.unjudged[step])
@@ -116,6 +117,7 @@ class RlLoop:
 
     def start_rollouts(self) -> None:
         """Start all units that can still be consumed in time, and none that no step will use."""
+        self.roll_out_held()
         if not self.context.config.deterministic:
             self.buffer.share_among(self.rollouts.replicas, self.prompt_s)
         while self.buffer.cursor < self.config.steps * self.config.prompts and not self.context.halting:
@@ -135,7 +137,11 @@ class RlLoop:
         return self.recent[version - self.version - 1]
 
     def rolled_out(self, task: Task, unit: Unit) -> None:
-        receipt = self.context.runtime.receipt(task, "a rollout", DEADLINE_S)
+        try:
+            receipt = self.context.runtime.receipt(task, "a rollout", DEADLINE_S)
+        except InputLost:
+            self.hold(unit)
+            return
         self.busy["rollout"] += receipt["seconds"]
         self.prompt_s = receipt["seconds"] / unit.count
         self.sampled["rollouts"] += unit.count * self.config.group_size
@@ -143,6 +149,23 @@ class RlLoop:
         version = PolicyVersion(receipt["version"] - self.first_version)
         scoring = self.rewards.submit(task.payload)
         self.running[scoring] = lambda done: self.scored(done, unit, version, task)
+
+    def hold(self, unit: Unit) -> None:
+        """Keep a unit whose weights are gone until the learners can give new copies.
+
+        Raises InputLost where they cannot: a deterministic run wants weights that they do not have any more.
+        """
+        stale = self.training is not None or self._weights_for(unit) is not self.published
+        if self.context.config.deterministic and stale:
+            raise InputLost("the weights that a rollout needs are gone, and the learners have others by now")
+        self.held.append(unit)
+
+    def roll_out_held(self) -> None:
+        if self.held and self.training is None:
+            self.recent[-1] = Published(self.published.version, self.learners.vector())
+            held, self.held = self.held, []
+            for unit in held:
+                self.roll_out(unit)
 
     def scored(self, task: Task, unit: Unit, version: PolicyVersion, rolled: Task) -> None:
         try:
