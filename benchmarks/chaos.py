@@ -2,8 +2,8 @@
 
     python benchmarks/chaos.py --minutes 20 --seed 1
 
-A local cluster is brought up in a folder of its own, with a second node beside that of the head, and runs of demo size
-train, one after the other, each from the same stages 0 to 2. All are deterministic, so that the audit is the
+A local cluster is brought up in a folder of its own, with a second node beside that of the head, and runs of demo
+size train, one after the other, each from the same stages 0 to 2. All are deterministic, so that the audit is the
 strongest there is: whatever was killed, the weights must have the bits of a run that nothing happened to, so that no
 group is lost or trained twice. A fault is survived when a training step is reported in time after it.
 """
