@@ -30,12 +30,18 @@ ROLES: dict[str, tuple[str, ...]] = {
 def stage_config(config: Config, stage: str, gpus: float) -> Config:
     """The configuration with every `gpus: auto` of the stage's roles settled, for a cluster of `gpus` GPUs.
 
-    Where there are more GPUs than learner ranks, each rank gets one of its own and the actors share the rest;
-    otherwise all processes share all GPUs.
+    Split, each rank gets one of its own and the actors share the rest; colocated, all processes share all GPUs.
+    `placement: auto` splits where there are more GPUs than learner ranks. Raises ConfigError where it is to be split
+    and there are not.
     """
     learners, ranks = config.learners, config.learners.world_size
     replicas = sum(getattr(config.actors, role).replicas for role in ROLES[stage])
-    own = gpus > ranks
+    if config.placement == "split" and 0 < gpus <= ranks:
+        raise ConfigError(
+            f"placement: split gives each of {ranks} learner ranks a GPU and the actors the others, the cluster has "
+            f"{gpus:g}; lower learners.world_size, or set placement: colocated"
+        )
+    own = gpus > ranks and config.placement != "colocated"
     actor_share = _share(replicas, gpus - ranks) if own else _share(replicas + ranks, gpus)
     learner_share = 1.0 if own else actor_share
     actors = {
@@ -76,25 +82,20 @@ def cluster_gpus() -> float:
     return ray.cluster_resources().get("GPU", 0.0)
 
 
-def check_fits(config: Config, stages: Iterable[str]) -> list[str]:
-    """What the cluster has no room for yet, as warnings.
+def living_nodes() -> list[dict[str, float]]:
+    """The resources of each node of the connected cluster."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def check_fits(config: Config, stages: Iterable[str], nodes: list[dict[str, float]]) -> list[str]:
+    """What nodes with these resources have no room for yet, as warnings.
 
     Raises ConfigError when a stage asks for more CPUs or GPUs than the cluster has even with the fewest processes
     that it can do with: it would wait for ever.
     """
     warnings = []
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     for stage in stages:
-        settled = stage_config(config, stage, sum(node.get("GPU", 0) for node in nodes))
-        needs = []
-        for name in ROLES[stage]:
-            role = getattr(settled.actors, name)
-            # Ray Data starts all embed actors, or none.
-            fewest = role.replicas if name == "embed" else min(role.minimum, role.replicas)
-            needs.append(Need(f"actors.{name}", role.replicas, fewest, role.cpus, float(role.gpus)))
-        ranks = settled.learners
-        fewest = min(ranks.minimum or ranks.world_size, ranks.world_size)
-        learners = Need("learners", ranks.world_size, fewest, ranks.cpus, float(ranks.gpus))
+        *needs, learners = stage_needs(config, stage, sum(node.get("GPU", 0) for node in nodes))
         for together in (needs, [learners]) if stage == "tokenize" else ([*needs, learners],):
             for key, resource in (("cpus", "CPU"), ("gpus", "GPU")):
                 have = [node.get(resource, 0) for node in nodes]
@@ -110,6 +111,19 @@ class Need(NamedTuple):
     fewest: int
     cpus: float
     gpus: float
+
+
+def stage_needs(config: Config, stage: str, gpus: float) -> list[Need]:
+    """The processes of a stage on a cluster of `gpus` GPUs, learners last."""
+    settled, needs = stage_config(config, stage, gpus), []
+    for name in ROLES[stage]:
+        role = getattr(settled.actors, name)
+        # Ray Data starts all embed actors, or none.
+        fewest = role.replicas if name == "embed" else min(role.minimum, role.replicas)
+        needs.append(Need(f"actors.{name}", role.replicas, fewest, role.cpus, float(role.gpus)))
+    ranks = settled.learners
+    fewest = min(ranks.minimum or ranks.world_size, ranks.world_size)
+    return [*needs, Need("learners", ranks.world_size, fewest, ranks.cpus, float(ranks.gpus))]
 
 
 def _check_resource(stage: str, key: str, resource: str, needs: list[Need], have: list[float]) -> list[str]:

@@ -22,7 +22,14 @@ from actors.annotate import AnnotatePool
 from actors.calls import RayRuntime
 from actors.embed import embed_texts, find_encoder
 from actors.evaluate import EvaluatePool
-from actors.placement import ROLES, check_fits, cluster_gpus, role_resources, stage_config
+from actors.placement import (
+    ROLES,
+    check_fits,
+    cluster_gpus,
+    living_nodes,
+    role_resources,
+    stage_config,
+)
 from actors.pool import wait_started
 from actors.reward import RewardPool
 from actors.rollout import RolloutPool
@@ -150,7 +157,7 @@ class Controller:
     def _run_stages(self) -> None:
         self._emit(Event("run", state="started", metrics={"stages": list(self.stages)}))
         try:
-            for warning in check_fits(self.config, self.stages):
+            for warning in check_fits(self.config, self.stages, living_nodes()):
                 self._emit(Event("warning", message=warning))
             for stage in self.stages:
                 self._run_stage(stage)

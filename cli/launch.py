@@ -15,8 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.calls import RayRuntime
 from actors.evaluate import EvaluatePool
-from actors.placement import check_fits as check_fits
-from actors.placement import cluster_gpus, role_resources, stage_config
+from actors.placement import check_fits, cluster_gpus, living_nodes, role_resources, stage_config
 from actors.pool import wait_started
 from cli.controller import Controller
 from cli.decoding import DecodingOptions, decoding, suffix
@@ -105,6 +104,11 @@ def start_run(
         ) from None
     except ray.exceptions.RayActorError as error:
         raise RunError(f"the controller could not start: {error}") from None
+
+
+def check_room(plan: RunPlan, stages: tuple[str, ...]) -> None:
+    """Raise ConfigError where the connected cluster cannot hold a stage; what it says else, the controller tells."""
+    check_fits(plan.config, stages, living_nodes())
 
 
 def run_alive(name: str) -> bool:

@@ -301,6 +301,9 @@ class Config(Section):
 
     seed: int = Field(1, ge=0, lt=2**31)
     deterministic: bool = Field(False, description="the same run on the same machine gives the same bits")
+    placement: Literal["auto", "colocated", "split"] = Field(
+        "auto", description="colocated: all roles share all GPUs; split: each learner rank has one of its own"
+    )
     cluster: ClusterConfig = ClusterConfig()
     data: DataConfig = DataConfig()
     items: ItemsConfig = ItemsConfig()
