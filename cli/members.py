@@ -8,18 +8,19 @@ from typing import Any
 
 from cli.record import ClusterRecord
 
-#: Classes of our actors, and the roles they have.
+#: Classes of our actors, and the roles they have. Those that embed texts are Ray Data's own.
 ROLES = {
-    "EmbedActor": "embed",
     "AnnotateActor": "annotate",
     "RolloutActor": "rollout",
     "RewardActor": "reward",
     "EvaluateActor": "evaluate",
     "LearnerWorker": "learners",
+    "TokenizerRank": "learners",
     "Controller": "controller",
     "StoreActor": "store",
 }
 ROLE_PREFIX = "role:"
+ALIVE = "ALIVE"
 #: Goes before a run's name in the name of its controller.
 CONTROLLER_PREFIX = "controller:"
 HEAD = "head"
@@ -41,9 +42,10 @@ class Member:
 
 @dataclass(frozen=True)
 class Actor:
-    """An actor of ours, or one that was: its role, and the process and node it runs or ran on."""
+    """An actor, or one that was: its role if it is ours, and the process and node it runs or ran on."""
 
     role: str
+    class_name: str
     id: str
     state: str
     node_id: str
@@ -72,7 +74,8 @@ def actors() -> list[Actor]:
 
     found = [
         Actor(
-            role=ROLES.get(actor["ActorClassName"], actor["ActorClassName"]),
+            role=ROLES.get(actor["ActorClassName"], ""),
+            class_name=actor["ActorClassName"],
             id=actor["ActorID"],
             state=actor["State"],
             node_id=actor["Address"]["NodeID"],
@@ -88,7 +91,7 @@ def actors() -> list[Actor]:
 def controlled_runs() -> list[str]:
     """Names of the runs whose controllers live in the connected cluster."""
     # Asked of the cluster and not of the controllers: that needs torch, five seconds of a command that takes two.
-    living = (actor for actor in actors() if actor.role == "controller" and actor.state == "ALIVE")
+    living = (actor for actor in actors() if actor.role == "controller" and actor.state == ALIVE)
     return [actor.name.removeprefix(CONTROLLER_PREFIX) for actor in living]
 
 
@@ -96,10 +99,9 @@ def status(record: ClusterRecord) -> dict[str, Any]:
     """What a connected cluster has and does: nodes, resources, and its living actors by class and by node."""
     import ray
 
-    nodes, living = members(), [actor for actor in actors() if actor.state == "ALIVE"]
-    classes = {role: name for name, role in ROLES.items()}
+    nodes, living = members(), [actor for actor in actors() if actor.state == ALIVE]
     names = {member.id: member.node for member in nodes}
-    by_node = Counter((actor.role, names.get(actor.node_id, actor.node_id)) for actor in living)
+    placed = Counter((actor.role, names.get(actor.node_id, "?")) for actor in living if actor.role)
     return {
         "address": record.address,
         "root": record.root,
@@ -110,9 +112,9 @@ def status(record: ClusterRecord) -> dict[str, Any]:
         "members": [asdict(member) for member in nodes],
         "total": _resources(ray.cluster_resources()),
         "free": _resources(ray.available_resources()),
-        "actors": dict(sorted(Counter(classes.get(actor.role, actor.role) for actor in living).items())),
+        "actors": dict(sorted(Counter(actor.class_name for actor in living).items())),
         "placed": [
-            {"role": role, "node": node, "count": count} for (role, node), count in sorted(by_node.items())
+            {"role": role, "node": node, "count": count} for (role, node), count in sorted(placed.items())
         ],
     }
 
