@@ -8,8 +8,10 @@ from typing import Any
 
 from cli.record import ClusterRecord
 
-#: Classes of our actors, and the roles they have. Those that embed texts are Ray Data's own.
+#: Classes of our actors, and the roles they have.
 ROLES = {
+    # Ray Data wraps what embeds texts into an actor of its own.
+    "MapWorker(MapBatches(EmbedWorker))": "embed",
     "AnnotateActor": "annotate",
     "RolloutActor": "rollout",
     "RewardActor": "reward",

@@ -119,7 +119,7 @@ def find_head_address(settings: ClusterConfig) -> str:
     first = settings.nodes[0]
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((_real_name(first), DISCARD))
+            probe.connect((real_name(first), DISCARD))
             address = str(probe.getsockname()[0])
     except OSError as error:
         raise ConfigError(
@@ -155,7 +155,7 @@ def _which(record: ClusterRecord, node: NodeConfig) -> dict[str, Any]:
     return {"cluster": record.cluster_id, "node": node.name, "folder": folder}
 
 
-def _real_name(node: NodeConfig) -> str:
+def real_name(node: NodeConfig) -> str:
     """What ssh's configuration makes of a host's name."""
     command = ["ssh", "-G", *(["-p", str(node.port)] if node.port else []), "--", node.host]
     try:

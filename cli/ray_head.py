@@ -63,7 +63,7 @@ def start_head(record: ClusterRecord, settings: ClusterConfig, host: str) -> str
     """
     write_private(record.token_path, secrets.token_hex(TOKEN_BYTES))
     _check_guarded(record.token_path, host)
-    port = _free_port(host)
+    port = free_port(host)
     environment = {
         **{name: value for name, value in os.environ.items() if name not in WITHOUT},
         **ray_variables(record.token_path, host),
@@ -142,7 +142,7 @@ def _check_guarded(token_path: Path, host: str) -> None:
         )
 
 
-def _free_port(host: str) -> int:
+def free_port(host: str) -> int:
     with socket.socket() as listener:
         try:
             listener.bind((host, 0))

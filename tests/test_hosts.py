@@ -36,23 +36,33 @@ cluster.connect(cluster.find_cluster())
 import ray
 
 @ray.remote(num_cpus=0)
-def where():
-    import socket, actors.rollout, cli.controller, learners.worker
-    return socket.gethostname(), actors.rollout.__file__
+def where(name):
+    import importlib, socket
+    return socket.gethostname(), importlib.import_module(name).__file__
 
 @ray.remote(num_cpus=0)
 class Starter:
-    def there(self, address):
-        return ray.get(where.options(resources={f"node:{address}": 0.01}).remote(), timeout=60)
+    def there(self, address, name):
+        return ray.get(where.options(resources={f"node:{address}": 0.01}).remote(name), timeout=60)
 
+# Named as the real one is, which needs a model to start.
+@ray.remote(num_cpus=0)
+class RolloutActor:
+    def say(self):
+        import sys
+        print("said on stdout", flush=True)
+        print("said on stderr", file=sys.stderr, flush=True)
+
+actor = RolloutActor.options(name="talker", lifetime="detached", resources={"node:10.77.0.3": 0.01}).remote()
+ray.get(actor.say.remote(), timeout=60)
 starter = Starter.options(name="starter", lifetime="detached", resources={"node:10.77.0.1": 0.01}).remote()
-print(ray.get(starter.there.remote("10.77.0.3"), timeout=60))
+print(ray.get(starter.there.remote("10.77.0.3", "actors.rollout"), timeout=60))
 """
 ASK = """
 from cli import cluster
 cluster.connect(cluster.find_cluster(), to_work=False)
 import ray
-print(ray.get(ray.get_actor("starter").there.remote("10.77.0.2"), timeout=60))
+print(ray.get(ray.get_actor("starter").there.remote("10.77.0.2", "learners"), timeout=60))
 """
 #: Says when it is ready, and how long after it the node was given up.
 WATCH = """
@@ -127,6 +137,37 @@ def test_commands_are_shown_and_nothing_starts(hosts: dict[str, Host]) -> None:
     assert not (hosts["head"].folder / PROJECT[1:] / ".streamrec").exists()
 
 
+def test_doctor_finds_machines_fit_before_anything_runs(hosts: dict[str, Host]) -> None:
+    done = cli(hosts["head"], "doctor", "--json")
+    findings = last_json(done)["findings"]
+    assert done.returncode == 0, done.stdout
+    states = {(finding["node"], finding["check"]): finding["state"] for finding in findings}
+    machines_seen = ("head", "10.77.0.2", "10.77.0.3")
+    assert {states[node, check] for node in machines_seen for check in ("python", "packages", "gpus")} == {
+        "ok"
+    }
+    assert {states[node, check] for node in machines_seen[1:] for check in ("network", "clock")} == {"ok"}
+    assert "problem" not in states.values()
+
+
+def test_doctor_names_what_prevents_running_and_the_remedy(hosts: dict[str, Host]) -> None:
+    nodes = "[{host: 10.77.0.2, gpus: 8}, {host: 10.77.0.3, python: /nowhere/python}, {host: 10.77.0.9}]"
+    write_yaml(hosts["head"], f"cluster: {{nodes: {nodes}}}")
+    try:
+        done = cli(hosts["head"], "doctor", "--json")
+    finally:
+        write_yaml(hosts["head"], YAML)
+    assert done.returncode == 3
+    bad = {
+        (one["node"], one["check"]): one["remedy"]
+        for one in last_json(done)["findings"]
+        if one["state"] == "problem"
+    }
+    assert set(bad) == {("10.77.0.2", "gpus"), ("10.77.0.3", "python"), ("10.77.0.9", "ssh")}
+    assert "lower gpus" in bad["10.77.0.2", "gpus"] and "cluster.nodes[].python" in bad["10.77.0.3", "python"]
+    assert "firewall" in bad["10.77.0.9", "ssh"]
+
+
 def test_up_starts_every_node_with_its_roles(hosts: dict[str, Host], cluster: dict[str, Any]) -> None:
     assert [(node["node"], node["state"]) for node in cluster["nodes"]] == [
         ("head", "started"),
@@ -186,12 +227,23 @@ def test_a_dead_node_is_noticed_started_again_and_gets_the_code_anew(
         watcher.stdout.read()
     assert noticed < NOTICED_SECONDS
     print(f"noticed after {noticed:.2f} s")
+    assert_logs_are_read_from_their_nodes(head)
     again = last_json(cli(head, "up", "--json"))
     states = {node["node"]: node["state"] for node in again["nodes"]}
     assert states == {"head": "running", "10.77.0.2": "started", "10.77.0.3": "running"}
     # The driver that brought the code has left, and this node has never seen it.
     name, place = eval(driver(head, ASK))
     assert name == "one" and place.startswith("/tmp/streamrec-")
+
+
+def assert_logs_are_read_from_their_nodes(head: Host) -> None:
+    """The actor that printed something ran on a node that is up: the one whose raylet was killed has no role left."""
+    (log,) = last_json(cli(head, "logs", "rollout/0", "--json"))["logs"]
+    assert log["log"] == "rollout/0" and log["node"] == "10.77.0.3"
+    assert log["stdout"].splitlines() == ["said on stdout"] and "said on stderr" in log["stderr"]
+    shown = cli(head, "logs", "rollout", "-n", "1")
+    assert shown.stdout.splitlines()[0] == "said on stdout" and "rollout/0 on 10.77.0.3" in shown.stderr
+    assert "no log of rollout/7: there are rollout/0 to rollout/0" in cli(head, "logs", "rollout/7").stderr
 
 
 def test_a_node_that_cannot_be_reached_is_named_and_the_others_go_on(
