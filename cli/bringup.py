@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cli.cluster import REACH_SECONDS, alive, connect, disconnect, reachable
+from cli.members import members
 from cli.nodes import (
     end_node,
     find_head_address,
@@ -81,7 +82,7 @@ def down(record: ClusterRecord, forget: bool = False) -> Ended:
     """
     with locked(Path(record.root)):
         nodes, failures = _end_nodes(record)
-        processes = cluster_processes(record.cluster_id) if record.created_by_us else []
+        processes = cluster_processes(record.cluster_id, record.temp_dir) if record.created_by_us else []
         _end_head(record)
         left = () if forget else tuple(node for node in record.nodes if node.name in failures)
         if left:
@@ -151,26 +152,36 @@ def _join(record: ClusterRecord, state: str, nodes: Sequence[NodeConfig]) -> Bro
     """Start those nodes that do not run; what is known of each is in the record before and after."""
     if not nodes:
         return Brought(record, state)
-    before = record
+    before, lost = record, _lost(record)
     for node in nodes:
         known = known_node(record, node.name)
         unfinished = NodeRecord(node.model_dump(mode="json"))
         record = with_node(record, replace(known, settings=unfinished.settings) if known else unfinished)
     record.save()
-    outcomes = on_each(nodes, partial(start_node, record))
+    outcomes = on_each(nodes, partial(start_node, record, lost))
     states: dict[str, str] = {}
     failures: dict[str, str] = {}
     for name, done in outcomes.items():
         if isinstance(done, StreamRecError):
             states[name], failures[name] = "failed", str(done)
             # Nothing of it is there, unless the way to it broke off, or was there before and is not now.
-            lost = isinstance(done, Unreachable) and (done.begun or known_node(before, name) is not None)
-            record = record if lost else without_node(record, name)
+            unsure = isinstance(done, Unreachable) and (done.begun or known_node(before, name) is not None)
+            record = record if unsure else without_node(record, name)
         else:
             known, states[name] = done
             record = with_node(record, known)
     record.save()
     return Brought(record, state, states, failures)
+
+
+def _lost(record: ClusterRecord) -> set[str]:
+    """Nodes that the running cluster has given up, whatever still runs on them."""
+    if not record.nodes:
+        return set()
+    connect(record, to_work=False)
+    lost = {member.node for member in members() if not member.alive}
+    disconnect()
+    return lost
 
 
 def _clean(record: ClusterRecord) -> None:
@@ -198,7 +209,7 @@ def _end_nodes(record: ClusterRecord) -> tuple[dict[str, list[int]], dict[str, s
 
 def _end_head(record: ClusterRecord) -> None:
     if record.created_by_us:
-        left = end_processes(record.cluster_id)
+        left = end_processes(record.cluster_id, record.temp_dir)
         if left:
             raise RunError(f"these processes of the cluster could not be ended: {', '.join(map(str, left))}")
         remove_temp_dir(record)

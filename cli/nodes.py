@@ -6,7 +6,7 @@ import hashlib
 import shlex
 import socket
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -27,10 +27,10 @@ EXTRA_SECONDS = 60
 DISCARD = 9
 
 
-def start_node(record: ClusterRecord, node: NodeConfig) -> tuple[NodeRecord, str]:
+def start_node(record: ClusterRecord, lost: Collection[str], node: NodeConfig) -> tuple[NodeRecord, str]:
     """Start Ray on a node, unless it runs there; its record, and `started` or `running`.
 
-    Raises EnvironmentProblem.
+    Of the nodes `lost` to the cluster, the head has given up what still runs there. Raises EnvironmentProblem.
     """
     job = {
         "do": "start",
@@ -40,6 +40,7 @@ def start_node(record: ClusterRecord, node: NodeConfig) -> tuple[NodeRecord, str
         "without": WITHOUT,
         "token": record.token_path.read_text(encoding="utf-8"),
         "seconds": START_SECONDS,
+        "anew": node.name in lost,
     }
     answer = run_there(node, program, job, START_SECONDS + EXTRA_SECONDS)
     known = NodeRecord(node.model_dump(mode="json"), tuple(answer["pids"]), answer["folder"])

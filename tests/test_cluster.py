@@ -133,16 +133,32 @@ def test_down_takes_everything_and_nothing_else(cluster_root: Path, folder: Path
     assert run_cli("up", cwd=folder).returncode == 0
     record = record_of(folder)
     processes = [process.pid for process in cluster_processes(record.cluster_id)]
-    # An orphan that a worker left behind: it has another parent and ignores polite requests.
-    orphan = subprocess.Popen(
-        [sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"],
-        env={**os.environ, MARK: record.cluster_id},
-        start_new_session=True,
-    )
+    # Orphans that a worker left behind, with another parent: one ignores polite requests, one has written its title
+    # over its environment, as Ray's workers do. A reader of a log is none.
+    waits = "import time; time.sleep(600)"
+    stubborn = f"import signal; signal.signal(15, signal.SIG_IGN); {waits}"
+    titled = f"from ray._raylet import setproctitle; setproctitle('ray::Titled'); {waits}"
+    with open(f"{record.temp_dir}/orphan.log", "w", encoding="utf-8") as log:
+        orphan, unmarked = (
+            subprocess.Popen(
+                [sys.executable, "-c", program],
+                env={**os.environ, MARK: record.cluster_id},
+                stdout=log,
+                start_new_session=True,
+            )
+            for program in (stubborn, titled)
+        )
+    reader = subprocess.Popen(["sleep", "600"], stdin=open(log.name, encoding="utf-8"))  # noqa: SIM115
+    while MARK in psutil.Process(unmarked.pid).environ():
+        time.sleep(0.1)
     down = run_cli("down", "--json", cwd=folder)
     assert down.returncode == 0, down.stderr
-    assert set(processes) | {orphan.pid} <= set(last_json(down)["ended"])
+    assert set(processes) | {orphan.pid, unmarked.pid} <= set(last_json(down)["ended"])
     assert orphan.wait(timeout=5) == -signal.SIGKILL
+    assert unmarked.wait(timeout=5) == -signal.SIGTERM
+    assert reader.poll() is None
+    reader.kill()
+    reader.wait()
     assert gone(processes)
     assert cluster_processes(record.cluster_id) == []
     assert not Path(record.temp_dir).exists()

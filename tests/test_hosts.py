@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psutil
@@ -116,8 +116,16 @@ def record_of(head: Host) -> ClusterRecord:
     return record
 
 
-def marked(host: Host) -> list[psutil.Process]:
-    return [process for process in host.processes() if MARK in process.environ()]
+def others(host: Host) -> list[psutil.Process]:
+    """What runs on a machine besides its SSH server."""
+    return [process for process in host.processes() if process.name() != "sshd"]
+
+
+def until(done: Callable[[], bool], seconds: float = 20) -> None:
+    give_up = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < give_up, f"waited {seconds:.0f} s"
+        time.sleep(0.1)
 
 
 def test_the_other_machines_have_nothing_of_the_project(hosts: dict[str, Host]) -> None:
@@ -263,18 +271,28 @@ def test_a_node_that_cannot_be_reached_is_named_and_the_others_go_on(
 
 
 def test_down_leaves_nothing_on_any_machine(hosts: dict[str, Host], cluster: dict[str, Any]) -> None:
-    assert all(marked(host) for host in hosts.values())
-    # Another cluster's process, and one of ours that takes no notice of a polite request.
-    stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"
+    assert all(others(host) for host in hosts.values())
+    # Another cluster's process, one of ours that takes no notice of a polite request, and one that has written its
+    # title over its environment, as Ray's workers do.
+    waits = "import time; time.sleep(600)"
+    stubborn = f"import signal; signal.signal(15, signal.SIG_IGN); {waits}"
+    titled = f"from ray._raylet import setproctitle; setproctitle('ray::Titled'); {waits}"
     record, one = record_of(hosts["head"]), hosts["one"]
-    for cluster_id in ("another", record.cluster_id):
+    (folder,) = (one.folder / "tmp").glob("streamrec-*")
+    log = f"/tmp/{folder.name}/log"
+    for cluster_id, program, output in (
+        ("another", stubborn, "/dev/null"),
+        (record.cluster_id, stubborn, "/dev/null"),
+        (record.cluster_id, titled, log),
+    ):
         marks = {MARK: cluster_id, "STREAMREC_NODE": "10.77.0.2"}
-        background = f'nohup {sys.executable} -c "{stubborn}" > /dev/null 2>&1 &'
-        assert one.run(["sh", "-c", background], **marks).returncode == 0
+        command = f'nohup {sys.executable} -c "{program}" > {output} 2>&1 &'
+        assert one.run(["sh", "-c", command], **marks).returncode == 0
+    until(lambda: any(process.cmdline()[:1] == ["ray::Titled"] for process in one.processes()))
     down = cli(hosts["head"], "down", "--json")
     assert down.returncode == 0, down.stderr
     assert all(last_json(down)["nodes"][name] for name in ("10.77.0.2", "10.77.0.3"))
-    left = {name: [process.environ()[MARK] for process in marked(host)] for name, host in hosts.items()}
+    left = {name: [process.environ().get(MARK) for process in others(host)] for name, host in hosts.items()}
     assert left == {"head": [], "one": ["another"], "two": []}
     assert [path for host in hosts.values() for path in (host.folder / "tmp").glob("streamrec-*")] == []
     assert [path.name for path in (hosts["head"].folder / PROJECT[1:] / ".streamrec").iterdir()] == [

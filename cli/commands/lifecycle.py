@@ -68,7 +68,7 @@ def up(
     if record.nodes or brought.nodes:
         body["nodes"] = _nodes(brought)
         show(table("", NODE_COLUMNS, _node_rows(body["nodes"]), left=3), to_stderr=as_json)
-    _failed(brought.failures, "could not be started")
+    _failed(brought.failures, "error: could not be started")
     note("next: streamrec-dist train --stage all   (status: streamrec-dist status, end: streamrec-dist down)")
     if as_json:
         emit_json(body)
@@ -113,13 +113,13 @@ def down(
         if record.created_by_us
         else f"forgot the cluster at {record.address}; it was not started here and goes on"
     )
-    _failed(ended.failures, "could not be reached")
+    _failed(ended.failures, "given up" if forget else "error: could not be reached")
     if as_json:
         emit_json({"state": "down", "address": record.address, "ended": ended.pids, "nodes": ended.nodes})
     if ended.failures and not forget:
         raise EnvironmentProblem(
-            "what was started on those nodes may still be there; without the cluster it ends itself in about a "
-            "minute. Try again: streamrec-dist down. Give it up: streamrec-dist down --forget"
+            "what was started on those nodes may still be there. Try again: streamrec-dist down. "
+            "Give it up: streamrec-dist down --forget"
         )
 
 
@@ -161,7 +161,7 @@ def _nodes(brought: bringup.Brought) -> list[dict[str, Any]]:
 
 def _failed(failures: Mapping[str, str], what: str) -> None:
     for message in failures.values():
-        note(f"error: {what}: {message}")
+        note(f"{what}: {message}")
 
 
 def _node_rows(nodes: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:

@@ -1,7 +1,8 @@
 """Ray on a node: started, ended, looked at. Runs there, with nothing of this project installed.
 
 The processes of a cluster carry its id in their environment, and those of a node the node's name too: what has
-other marks is never touched, so that clusters of several people can share a machine.
+other marks is never touched, so that clusters of several people can share a machine. A Ray worker that takes a title
+writes it over its environment: then the files that it writes in the node's private folder tell whose it is.
 """
 
 from __future__ import annotations
@@ -39,10 +40,13 @@ def look(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def start(job: dict[str, Any]) -> dict[str, Any]:
-    """Start Ray, unless it runs. What an earlier start has left is removed first; a failed one leaves nothing."""
+    """Start Ray, unless it runs. What an earlier start has left is removed first; a failed one leaves nothing.
+
+    `anew`: what runs has been given up by the head, and will not be taken back.
+    """
     found = look(job)
     folder = folder_of(job)
-    if found["runs"]:
+    if found["runs"] and not job["anew"]:
         return {"state": "running", "pids": found["pids"], "folder": folder}
     left = end(job)["left"]
     if left:
@@ -111,9 +115,8 @@ def marked(job: dict[str, Any]) -> list[int]:
         if entry.isdigit():
             try:
                 parents[int(entry)] = parent_of(int(entry))
-                with open(f"/proc/{entry}/environ", "rb") as file:
-                    if wanted <= set(file.read().split(b"\0")):
-                        found.add(int(entry))
+                if wanted <= environment_of(int(entry)) or writes_in(int(entry), folder_of(job)):
+                    found.add(int(entry))
             except OSError:
                 continue  # it has ended, or belongs to another user
     while more := {pid for pid, parent in parents.items() if parent in found and pid not in found}:
@@ -123,6 +126,25 @@ def marked(job: dict[str, Any]) -> list[int]:
         spared.add(pid)
         pid = parents.get(pid, 0)
     return sorted(pid for pid in found - spared if state_of(pid) not in ("", "Z", "X"))
+
+
+def environment_of(pid: int) -> set[bytes]:
+    with open(f"/proc/{pid}/environ", "rb") as file:
+        return set(file.read().split(b"\0"))
+
+
+def writes_in(pid: int, folder: str) -> bool:
+    """Whether a process has a file below the folder open for writing; who reads a log is no part of the node."""
+    for number in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            if os.readlink(f"/proc/{pid}/fd/{number}").startswith(folder + "/"):
+                with open(f"/proc/{pid}/fdinfo/{number}", encoding="utf-8") as file:
+                    flags = next(line.split()[1] for line in file if line.startswith("flags:"))
+                if int(flags, 8) & os.O_ACCMODE != os.O_RDONLY:
+                    return True
+        except FileNotFoundError:
+            continue  # closed in between
+    return False
 
 
 def stat_of(pid: int) -> list[str]:
