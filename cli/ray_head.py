@@ -27,9 +27,9 @@ OBJECT_STORE_BYTES = 2 * 2**30
 TOKEN_BYTES = 32
 #: Variables of whoever types `up` that must not reach Ray: they lead to another cluster, or past the token.
 WITHOUT = ("RAY_ADDRESS", "RAY_AUTH_TOKEN")
-#: How a lost node is noticed. Refused connections count at once, every half second: a raylet that was killed is
-#: given up after 1.8 s (Ray's own values: 16 s). One that stalls, or whose machine has vanished, has four times
-#: four seconds: a busy machine must not lose its node for a pause.
+#: How a lost node is noticed. A refused connection counts at once, and one is tried every half second: a raylet that
+#: was killed is given up after 1.6 to 2.0 s (with Ray's own values after 16 s). One that stalls, or whose machine has
+#: vanished, has four times four seconds and is given up after 18 s: a busy machine keeps its node through a pause.
 HEALTH = {
     "health_check_initial_delay_ms": 1000,
     "health_check_period_ms": 500,

@@ -72,7 +72,7 @@ def logs(
 ) -> None:
     """Show what the processes of a role have printed, from whatever node they run or ran on.
 
-    Numbers count the living actors of a role, then those that have ended, the last one first.
+    Numbers count the living actors of a role, then those that have ended, the one that printed last first.
     """
     if as_json and follow:
         raise UsageError("--follow does not end with one JSON object: give one of --follow and --json")
@@ -114,7 +114,9 @@ def _show_logs(logs: Sequence[Log]) -> None:
             log.name,
             log.node,
             log.worker.pid,
-            "alive" if log.worker.alive else f"ended {span(time.time() - log.worker.written)} ago",
+            "alive"
+            if log.worker.alive
+            else f"ended, printed last {span(time.time() - log.worker.written)} ago",
         )
         for log in logs
     ]
