@@ -58,6 +58,18 @@ ray.get(actor.say.remote(), timeout=60)
 starter = Starter.options(name="starter", lifetime="detached", resources={"node:10.77.0.1": 0.01}).remote()
 print(ray.get(starter.there.remote("10.77.0.3", "actors.rollout"), timeout=60))
 """
+THERE = """
+from cli import cluster
+cluster.connect(cluster.find_cluster())
+import ray
+
+@ray.remote(num_cpus=0, resources={"node:10.77.0.2": 0.01})
+def where():
+    import actors
+    return actors.__file__
+
+print(ray.get(where.remote(), timeout=60))
+"""
 ASK = """
 from cli import cluster
 cluster.connect(cluster.find_cluster(), to_work=False)
@@ -251,7 +263,31 @@ def assert_logs_are_read_from_their_nodes(head: Host) -> None:
     assert log["stdout"].splitlines() == ["said on stdout"] and "said on stderr" in log["stderr"]
     shown = cli(head, "logs", "rollout", "-n", "1")
     assert shown.stdout.splitlines()[0] == "said on stdout" and "rollout/0 on 10.77.0.3" in shown.stderr
-    assert "no log of rollout/7: there are rollout/0 to rollout/0" in cli(head, "logs", "rollout/7").stderr
+
+
+def test_an_attached_cluster_gets_the_code_too(hosts: dict[str, Host], cluster: dict[str, Any]) -> None:
+    head, record = hosts["head"], record_of(hosts["head"])
+    folder = head.folder / "tmp" / "attached"
+    folder.mkdir()
+    (folder / "cluster.yaml").write_text(f"cluster: {{address: '{record.address}'}}", encoding="utf-8")
+    access = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": f"{PROJECT}/.streamrec/token"}
+    variables = {"PYTHONPATH": str(REPO), **access}
+    up = head.run([sys.executable, "-m", "cli.app", "up"], cwd="/tmp/attached", **variables)
+    assert up.returncode == 0, up.stderr
+    found = head.run([sys.executable, "-c", THERE], cwd="/tmp/attached", **variables)
+    assert found.stdout.startswith("/tmp/streamrec-"), found.stderr
+
+
+def test_other_settings_of_a_node_that_runs_are_refused(
+    hosts: dict[str, Host], cluster: dict[str, Any]
+) -> None:
+    write_yaml(hosts["head"], YAML.replace("[rollout]", "[rollout, learners]"))
+    try:
+        refused = cli(hosts["head"], "up")
+    finally:
+        write_yaml(hosts["head"], YAML)
+    assert refused.returncode == 2
+    assert "roles of 10.77.0.3: ('rollout',) -> ('rollout', 'learners')" in refused.stderr
 
 
 def test_a_node_that_cannot_be_reached_is_named_and_the_others_go_on(
