@@ -19,6 +19,7 @@ from actors.placement import check_fits, cluster_gpus, living_nodes, role_resour
 from actors.pool import wait_started
 from cli.controller import Controller
 from cli.decoding import DecodingOptions, decoding, suffix
+from cli.members import CONTROLLER_PREFIX
 from cli.plan import RunPlan
 from streamrec_dist.baselines.config import SCORES_ITEMS
 from streamrec_dist.baselines.item_model import ItemModel
@@ -301,7 +302,7 @@ def some_of(rows: np.ndarray, count: int) -> np.ndarray:
 
 
 def _actor_name(run: str) -> str:
-    return f"controller:{run}"
+    return f"{CONTROLLER_PREFIX}{run}"
 
 
 def _head_node() -> str:

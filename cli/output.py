@@ -57,9 +57,9 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
     return drawn
 
 
-def show(renderable: Any) -> None:
-    """Print a table or text on stdout."""
-    Console(soft_wrap=False).print(renderable)
+def show(renderable: Any, to_stderr: bool = False) -> None:
+    """Print a table or text on stdout, or for the reader beside a script's result on stderr."""
+    Console(soft_wrap=False, stderr=to_stderr).print(renderable)
 
 
 def four(value: float) -> str:

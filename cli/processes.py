@@ -1,4 +1,8 @@
-"""The processes of one cluster: found by the mark they inherit, ended without touching any other."""
+"""The processes of one cluster: found by the mark they inherit, ended without touching any other.
+
+A Ray worker that takes a title, such as `ray::RolloutActor`, writes it over its environment: then the files that it
+writes in the cluster's private folder tell whose it is.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +16,15 @@ import psutil
 MARK = "STREAMREC_CLUSTER"
 
 
-def cluster_processes(cluster_id: str) -> list[psutil.Process]:
-    """All living processes of a cluster, orphans and workers included, never this process or its parents."""
+def cluster_processes(cluster_id: str, folder: str = "") -> list[psutil.Process]:
+    """All living processes of a cluster, never this process or its parents.
+
+    Orphaned workers are found if `folder` is given, the private folder of the cluster.
+    """
     spared = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
     found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
-        if _has_mark(process, cluster_id):
+        if _has_mark(process, cluster_id) or (folder and _writes_in(process, folder)):
             # A child may have been given another environment; it belongs to the cluster all the same.
             for member in (process, *_children(process)):
                 found[member.pid] = member
@@ -29,17 +36,17 @@ def is_whole(processes: list[psutil.Process]) -> bool:
     return {"gcs_server", "raylet"} <= {_name(process) for process in processes}
 
 
-def end_processes(cluster_id: str, grace: float = 4.0, deadline: float = 30.0) -> list[int]:
+def end_processes(cluster_id: str, folder: str = "", grace: float = 4.0, deadline: float = 30.0) -> list[int]:
     """End a cluster's processes, politely first; waits `deadline` seconds at most.
 
     Returns the ids of the processes still there.
     """
     give_up = time.monotonic() + deadline
-    left = cluster_processes(cluster_id)
+    left = cluster_processes(cluster_id, folder)
     _send(left, psutil.Process.terminate)
     psutil.wait_procs(left, timeout=grace)
     # A raylet that is going down may still start a worker: look again until nothing is found.
-    while (left := cluster_processes(cluster_id)) and time.monotonic() < give_up:
+    while (left := cluster_processes(cluster_id, folder)) and time.monotonic() < give_up:
         _send(left, psutil.Process.kill)
         psutil.wait_procs(left, timeout=1.0)
     return [process.pid for process in left]
@@ -51,6 +58,15 @@ def _has_mark(process: psutil.Process, cluster_id: str) -> bool:
         return process.environ().get(MARK) == cluster_id
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return False
+
+
+def _writes_in(process: psutil.Process, folder: str) -> bool:
+    try:
+        files = process.open_files()
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return False
+    # Whoever reads a log is no part of the cluster.
+    return any(file.path.startswith(f"{folder}/") and getattr(file, "mode", "r") != "r" for file in files)
 
 
 def _children(process: psutil.Process) -> list[psutil.Process]:

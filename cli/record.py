@@ -12,10 +12,28 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from streamrec_dist.cluster_config import NodeConfig
 from streamrec_dist.errors import EnvironmentProblem
 
 FOLDER = ".streamrec"
 LOCK_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class NodeRecord:
+    """What is known about a machine beside the head. Without processes its start was not completed."""
+
+    settings: dict[str, Any]  # its entry of cluster.nodes, the path of its key absolute
+    pids: tuple[int, ...] = ()
+    folder: str = ""
+
+    @property
+    def config(self) -> NodeConfig:
+        return NodeConfig.model_validate(self.settings)
+
+    @property
+    def name(self) -> str:
+        return self.config.name
 
 
 @dataclass(frozen=True)
@@ -31,6 +49,12 @@ class ClusterRecord:
     settings: dict[str, Any] = field(default_factory=dict)  # the `cluster:` section it was started with
     pids: tuple[int, ...] = ()
     started: float = field(default_factory=time.time)
+    nodes: tuple[NodeRecord, ...] = ()
+
+    @property
+    def host(self) -> str:
+        """The address that the head listens on."""
+        return self.address.rpartition(":")[0]
 
     @property
     def folder(self) -> Path:
@@ -60,7 +84,8 @@ def read_record(root: Path) -> ClusterRecord | None:
         if path.stat().st_uid != os.getuid():
             return None
         body = json.loads(path.read_text(encoding="utf-8"))
-        return ClusterRecord(**{**body, "root": str(root), "pids": tuple(body["pids"])})
+        nodes = tuple(NodeRecord(**{**node, "pids": tuple(node["pids"])}) for node in body.get("nodes", ()))
+        return ClusterRecord(**{**body, "root": str(root), "pids": tuple(body["pids"]), "nodes": nodes})
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:

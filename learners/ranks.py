@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import psutil
 import ray
 import torch.distributed as dist
 
@@ -56,9 +57,9 @@ class Rank:
         self.rank, self.world_size = rank, world_size
         if world_size == 1:
             return
-        if address.startswith("tcp://127."):
-            # gloo would otherwise listen on whatever the host's name resolves to.
-            os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+        # They would otherwise announce whatever the host's name resolves to, on many machines 127.0.0.1.
+        interface = _interface(ray.util.get_node_ip_address())
+        os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = interface
         dist.init_process_group(
             backend, init_method=address, rank=rank, world_size=world_size, timeout=COLLECTIVE_DEADLINE
         )
@@ -72,6 +73,14 @@ class Rank:
             if isinstance(error, dist.DistError) or "gloo" in str(error):
                 raise WorkerLost(f"rank {self.rank} lost the other learners: {summary(error)}") from error
             raise
+
+
+def _interface(address: str) -> str:
+    """The network interface of this machine that has an address, by which Ray knows it."""
+    for name, found in psutil.net_if_addrs().items():
+        if address in {one.address for one in found}:
+            return name
+    raise RunError(f"no network interface has the address {address}, by which Ray knows this machine")
 
 
 class RankGroup:

@@ -18,19 +18,9 @@ from streamrec_dist.baselines.config import (
     TigerConfig,
     section_name,
 )
+from streamrec_dist.cluster_config import ClusterConfig as ClusterConfig
 from streamrec_dist.data.formats import Format
 from streamrec_dist.section import Epochs, Optimiser, Section
-
-
-class ClusterConfig(Section):
-    """Where the work runs: `local` starts a Ray cluster on this machine, HOST:PORT attaches to one."""
-
-    address: str = Field("local", pattern=r"^(local|[^\s:/]+:\d{1,5})$")
-    cpus: int | None = Field(None, ge=1, description="cores the local cluster may use; default: all")
-    gpus: int | None = Field(None, ge=0, description="GPUs the local cluster may use; default: all")
-    patience_s: float = Field(
-        180.0, gt=0, description="how long a run waits for the processes that it needs at least"
-    )
 
 
 class DataConfig(Section):

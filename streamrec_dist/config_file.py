@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -116,6 +116,10 @@ def _key_lines(node: yaml.Node, source: str, at: KeyPath = ()) -> Iterator[tuple
             key = (*at, str(key_node.value))
             yield key, key_node.start_mark.line + 1
             yield from _key_lines(value_node, source, key)
+    elif isinstance(node, yaml.SequenceNode):
+        for number, item in enumerate(node.value):
+            yield (*at, str(number)), item.start_mark.line + 1
+            yield from _key_lines(item, source, (*at, str(number)))
 
 
 def _parse_override(override: str) -> tuple[KeyPath, Any]:
@@ -152,6 +156,9 @@ def _drop_empty_sections(tree: dict[str, Any], model: type[BaseModel] = Config) 
 def _section_of(model: type[BaseModel], key: str) -> type[BaseModel] | None:
     field = model.model_fields.get(key)
     annotation = field.annotation if field else None
+    if get_origin(annotation) is tuple:
+        # A list of sections: its items are what has keys.
+        annotation = get_args(annotation)[0]
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
@@ -173,6 +180,8 @@ def _real_key(loc: KeyPath, kind: str) -> KeyPath:
     """The part of a location that stands in the file: behind it pydantic names alternatives of a type."""
     model: type[BaseModel] | None = Config
     for depth, part in enumerate(loc):
+        if model is not None and part.isdigit():
+            continue
         if model is None or part not in model.model_fields:
             return loc[: depth + 1] if kind == "extra_forbidden" else loc[:depth]
         model = _section_of(model, part)
@@ -201,7 +210,8 @@ def _choice_hint(problem: Any) -> str:
 def _choices(key: KeyPath) -> list[str]:
     model: type[BaseModel] | None = Config
     for part in key[:-1]:
-        model = _section_of(model, part) if model else None
+        if not part.isdigit():
+            model = _section_of(model, part) if model else None
     field = model.model_fields.get(key[-1]) if model else None
     return [str(choice) for choice in get_args(field.annotation)] if field else []
 
@@ -209,5 +219,6 @@ def _choices(key: KeyPath) -> list[str]:
 def _known_keys(key: KeyPath) -> list[str]:
     model: type[BaseModel] | None = Config
     for part in key:
-        model = _section_of(model, part) if model else None
+        if not part.isdigit():
+            model = _section_of(model, part) if model else None
     return list(model.model_fields) if model else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -15,9 +16,33 @@ import pytest
 
 from cli.processes import MARK, cluster_processes, end_processes
 from cli.record import ClusterRecord, read_record
-from tests.conftest import TINY, last_json, run_cli
+from tests.conftest import REPO, TINY, last_json, run_cli
 
 pytestmark = pytest.mark.cluster
+
+#: A driver that tells at which addresses it, its worker and the processes of the cluster listen.
+LISTENING = """
+import json, os
+from cli import cluster
+from cli.processes import cluster_processes
+record = cluster.find_cluster()
+cluster.connect(record)
+import psutil, ray
+
+def listens(process):
+    found = [one.laddr.ip for one in process.net_connections("inet") if one.status == psutil.CONN_LISTEN]
+    return [ip.removeprefix("::ffff:") for ip in found]
+
+@ray.remote(num_cpus=1)
+def worker():
+    return os.getpid()
+
+told = {}
+names = {ray.get(worker.remote(), timeout=60): "worker", os.getpid(): "driver"}
+for process in [psutil.Process(), *cluster_processes(record.cluster_id, record.temp_dir)]:
+    told.setdefault(names.get(process.pid, process.name()), []).extend(listens(process))
+print(json.dumps({name: addresses for name, addresses in told.items() if addresses}))
+"""
 
 
 def record_of(root: Path) -> ClusterRecord:
@@ -55,13 +80,15 @@ def test_the_cluster_is_private(cluster_root: Path) -> None:
     assert record.folder.stat().st_mode & 0o777 == 0o700
     assert modes["cluster.json"] == 0o600 and modes["token"] == 0o600
     assert Path(record.temp_dir).stat().st_mode & 0o777 == 0o700
-    listening = [
-        connection.laddr.ip.removeprefix("::ffff:")
-        for process in cluster_processes(record.cluster_id)
-        for connection in process.net_connections("inet")
-        if connection.status == psutil.CONN_LISTEN
-    ]
-    assert listening and set(listening) == {"127.0.0.1"}
+    # Workers and drivers listen too: there is one of each while this is looked at.
+    program = f"import sys; sys.path.insert(0, {str(REPO)!r})\n{LISTENING}"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=cluster_root, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    listening = json.loads(done.stdout.splitlines()[-1])
+    assert {"gcs_server", "raylet", "worker", "driver"} <= set(listening)
+    assert {address for addresses in listening.values() for address in addresses} == {"127.0.0.1"}
 
 
 def test_the_cluster_wants_its_token(cluster_root: Path) -> None:
@@ -133,16 +160,32 @@ def test_down_takes_everything_and_nothing_else(cluster_root: Path, folder: Path
     assert run_cli("up", cwd=folder).returncode == 0
     record = record_of(folder)
     processes = [process.pid for process in cluster_processes(record.cluster_id)]
-    # An orphan that a worker left behind: it has another parent and ignores polite requests.
-    orphan = subprocess.Popen(
-        [sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"],
-        env={**os.environ, MARK: record.cluster_id},
-        start_new_session=True,
-    )
+    # Orphans that a worker left behind, with another parent: one ignores polite requests, one has written its title
+    # over its environment, as Ray's workers do. A reader of a log is none.
+    waits = "import time; time.sleep(600)"
+    stubborn = f"import signal; signal.signal(15, signal.SIG_IGN); {waits}"
+    titled = f"from ray._raylet import setproctitle; setproctitle('ray::Titled'); {waits}"
+    with open(f"{record.temp_dir}/orphan.log", "w", encoding="utf-8") as log:
+        orphan, unmarked = (
+            subprocess.Popen(
+                [sys.executable, "-c", program],
+                env={**os.environ, MARK: record.cluster_id},
+                stdout=log,
+                start_new_session=True,
+            )
+            for program in (stubborn, titled)
+        )
+    reader = subprocess.Popen(["sleep", "600"], stdin=open(log.name, encoding="utf-8"))  # noqa: SIM115
+    while MARK in psutil.Process(unmarked.pid).environ():
+        time.sleep(0.1)
     down = run_cli("down", "--json", cwd=folder)
     assert down.returncode == 0, down.stderr
-    assert set(processes) | {orphan.pid} <= set(last_json(down)["ended"])
+    assert set(processes) | {orphan.pid, unmarked.pid} <= set(last_json(down)["ended"])
     assert orphan.wait(timeout=5) == -signal.SIGKILL
+    assert unmarked.wait(timeout=5) == -signal.SIGTERM
+    assert reader.poll() is None
+    reader.kill()
+    reader.wait()
     assert gone(processes)
     assert cluster_processes(record.cluster_id) == []
     assert not Path(record.temp_dir).exists()

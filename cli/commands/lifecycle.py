@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from cli import cluster
+from cli import bringup, cluster, members
 from cli.commands.options import JsonOption, examples
-from cli.output import emit_json, note, show, span, table
+from cli.output import clean, emit_json, note, show, span, table
 from cli.record import ClusterRecord
 from streamrec_dist.errors import EnvironmentProblem, UsageError
 from streamrec_dist.rundir import list_runs
+
+NODE_COLUMNS = ("node", "address", "roles", "CPUs", "GPUs", "memory, GiB", "state")
 
 
 def init(
@@ -36,36 +41,64 @@ def up(
     config: Annotated[Path, typer.Argument(metavar="[cluster.yaml]", help="The configuration.")] = Path(
         "cluster.yaml"
     ),
+    print_commands: Annotated[
+        bool, typer.Option("--print-commands", help="Print what would run on which machine; start nothing.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Start the cluster that a configuration describes, or attach to it."""
+    """Start the cluster that a configuration describes, or attach to it; again, start what is missing of it.
+
+    A node that cannot be started is named and the exit code is 3; the others are started all the same.
+    """
+    if print_commands:
+        _print_commands(config, as_json)
+        return
     begun = time.monotonic()
     note(f"bringing up the cluster of {config} ...")
-    record, state = cluster.up(config)
+    brought = bringup.up(config)
+    record = brought.record
     told = {
         "started": f"a cluster runs on this machine at {record.address} ({span(time.monotonic() - begun)})",
         "attached": f"attached to the cluster at {record.address}",
         "running": f"the cluster is up already, at {record.address}",
     }
-    note(told[state])
+    note(told[brought.state])
+    body: dict[str, Any] = {"state": brought.state, "address": record.address, "root": record.root}
+    body["pids"] = list(record.pids)
+    if record.nodes or brought.nodes:
+        body["nodes"] = _nodes(brought)
+        show(table("", NODE_COLUMNS, _node_rows(body["nodes"]), left=3), to_stderr=as_json)
+    _failed(brought.failures, "error: could not be started")
     note("next: streamrec-dist train --stage all   (status: streamrec-dist status, end: streamrec-dist down)")
     if as_json:
-        emit_json({"state": state, "address": record.address, "root": record.root, "pids": list(record.pids)})
+        emit_json(body)
+    if brought.failures:
+        raise typer.Exit(EnvironmentProblem.exit_code)
 
 
 def status(as_json: JsonOption = False) -> None:
     """Show the cluster: nodes, resources, actors, and the runs that are going."""
     record = cluster.find_cluster()
-    cluster.connect(record)
-    body = {**cluster.status(record), "runs": _going(record)}
+    cluster.connect(record, to_work=False)
+    body = members.status(record)
+    body["runs"] = _going(record, members.controlled_runs())
     cluster.disconnect()
     if as_json:
         emit_json(body)
-    else:
-        show(table(f"cluster at {record.address}", ["", ""], _status_rows(body), left=2))
+        return
+    show(table(f"cluster at {record.address}", ["", ""], _status_rows(body), left=2))
+    show(table("", NODE_COLUMNS, _node_rows(body["members"]), left=3))
+    if body["placed"]:
+        rows = [(actor["role"], actor["node"], actor["count"]) for actor in body["placed"]]
+        show(table("", ["actors", "node", "number"], rows, left=2))
 
 
-def down(as_json: JsonOption = False) -> None:
+def down(
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Give up nodes that cannot be reached, as they are.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """End the cluster and everything it started; a cluster that was attached to is only forgotten."""
     record = cluster.find_record()
     if record is None:
@@ -73,27 +106,80 @@ def down(as_json: JsonOption = False) -> None:
             f"no cluster in {Path.cwd()} or above it; start one with: streamrec-dist up cluster.yaml"
         )
     note(f"taking down the cluster of {record.root} ...")
-    ended = cluster.down(record)
+    ended = bringup.down(record, forget)
+    count = len(ended.pids) + sum(map(len, ended.nodes.values()))
     note(
-        f"the cluster is down; {len(ended)} processes ended"
+        f"the cluster is down; {count} processes ended"
         if record.created_by_us
         else f"forgot the cluster at {record.address}; it was not started here and goes on"
     )
+    _failed(ended.failures, "given up" if forget else "error: could not be reached")
     if as_json:
-        emit_json({"state": "down", "address": record.address, "ended": ended})
+        emit_json({"state": "down", "address": record.address, "ended": ended.pids, "nodes": ended.nodes})
+    if ended.failures and not forget:
+        raise EnvironmentProblem(
+            "what was started on those nodes may still be there. Try again: streamrec-dist down. "
+            "Give it up: streamrec-dist down --forget"
+        )
 
 
 def add_to(app: typer.Typer) -> None:
     app.command(epilog=examples("streamrec-dist init", "streamrec-dist init my-project"))(init)
-    app.command(epilog=examples("streamrec-dist up", "streamrec-dist up configs/scientific.yaml"))(up)
+    app.command(epilog=examples("streamrec-dist up", "streamrec-dist up --print-commands"))(up)
     app.command(epilog=examples("streamrec-dist status", "streamrec-dist status --json"))(status)
-    app.command(epilog=examples("streamrec-dist down"))(down)
+    app.command(epilog=examples("streamrec-dist down", "streamrec-dist down --forget"))(down)
 
 
-def _going(record: ClusterRecord) -> list[str]:
-    from cli.launch import run_alive
+def _print_commands(config: Path, as_json: bool) -> None:
+    found = bringup.commands(config)
+    for name, lines in found.items():
+        note(f"{name}:" if name != members.HEAD else "head, this machine:")
+        for line in lines:
+            print(clean(line), file=sys.stderr if as_json else sys.stdout)
+    if not found:
+        note("nothing: the cluster of cluster.address runs already")
+    elif len(found) > 1:
+        note("in braces: what a node finds out itself, its private folder and the room for objects")
+    if as_json:
+        emit_json({"commands": found})
 
-    return [run.name for run in list_runs(record.runs) if run_alive(run.name)]
+
+def _nodes(brought: bringup.Brought) -> list[dict[str, Any]]:
+    """The nodes as Ray sees them, and those that are not there, each with what `up` did."""
+    cluster.connect(brought.record, to_work=False)
+    # Of a node that died Ray knows no more; what cluster.yaml says of one that is not there is still of use.
+    found = {member.node: asdict(member) for member in members.members() if member.alive}
+    cluster.disconnect()
+    for name in {node.name for node in brought.record.nodes} | set(brought.nodes):
+        found.setdefault(name, {"node": name, "address": name, "alive": False, "roles": []})
+    for name, body in found.items():
+        # One that was taken out of cluster.yaml goes on until the cluster ends.
+        body["state"] = brought.nodes.get(name, brought.state if name == members.HEAD else "no longer listed")
+        body["message"] = brought.failures.get(name, "")
+    return list(found.values())
+
+
+def _failed(failures: Mapping[str, str], what: str) -> None:
+    for message in failures.values():
+        note(f"{what}: {message}")
+
+
+def _node_rows(nodes: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    return [
+        (
+            node["node"],
+            node["address"],
+            ", ".join(node["roles"]) or ("any" if node["alive"] else "-"),
+            *(f"{node[key]:g}" if node["alive"] else "-" for key in ("cpus", "gpus", "memory_gib")),
+            node.get("state") or ("alive" if node["alive"] else "dead"),
+        )
+        for node in nodes
+    ]
+
+
+def _going(record: ClusterRecord, running: Sequence[str]) -> list[str]:
+    """Runs of this folder that have a controller; the cluster may hold those of other folders too."""
+    return [run.name for run in list_runs(record.runs) if run.name in running]
 
 
 def _status_rows(body: dict[str, Any]) -> list[tuple[str, str]]:
@@ -102,6 +188,5 @@ def _status_rows(body: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [("configuration", body["config"]), ("up for", span(time.time() - body["started"]))]
     rows.append(("nodes", str(body["nodes"])))
     rows += [(label, f"{free[kind]:g} free of {total[kind]:g}") for kind, label in kinds.items()]
-    rows += [(f"actors: {role}", str(count)) for role, count in body["actors"].items()]
     rows.append(("runs going", ", ".join(body["runs"]) or "none"))
     return rows

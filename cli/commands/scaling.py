@@ -33,7 +33,7 @@ def scale(
     numbers = dict(_number(one) for one in wanted)
     directory = pick_run(run)
     record = cluster.find_cluster()
-    cluster.connect(record)
+    cluster.connect(record, to_work=False)
 
     from cli.launch import scale_run
 
