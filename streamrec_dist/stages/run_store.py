@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
+from streamrec_dist.arrays import load_arrays, save_arrays
 from streamrec_dist.config import Config
 from streamrec_dist.data.batches import Corpus
 from streamrec_dist.data.dataset import Dataset
@@ -113,18 +111,12 @@ class RunStore:
         return load_ids(self.run.items_path / "semantic_ids.parquet")
 
     def _save_arrays(self, name: str, arrays: Weights) -> None:
-        path = self.run.items_path / f"{name}.safetensors"
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        save_file({key: np.asarray(array, order="C") for key, array in arrays.items()}, unfinished)
-        os.replace(unfinished, path)
+        save_arrays(self.run.items_path / f"{name}.safetensors", arrays)
 
     def item_arrays(self, name: str) -> dict[str, np.ndarray]:
         """`neighbours` int32 [n, k], or the arrays of the `tokenizer`. Raises DataError when damaged."""
         path = self.run.items_path / f"{name}.safetensors"
-        try:
-            return load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise DataError(f"{path}: cannot be read ({error}); run stage tokenize again") from None
+        return load_arrays(path, "run stage tokenize again")
 
     def materials(self, config: Config, stage: str) -> Materials:
         """What the roles work with in a stage or baseline.
