@@ -32,7 +32,7 @@ def read_json(path: Path, kind: type[T], fix: str) -> T:
     try:
         return _adapter(kind).validate_json(path.read_bytes(), strict=True)
     except FileNotFoundError:
-        raise DataError(f"{path}: missing; {fix}") from None
+        raise DataError(f"{path} is missing; {fix}") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error}); {fix}") from None
     except ValidationError as error:
