@@ -162,7 +162,7 @@ def load_ranks(path: Path) -> TargetRanks:
     table = read_parquet(path)
     about = _about(table, path)
     for name, kind in COLUMNS.items():
-        if name not in table.column_names or table.schema.field(name).type != kind:
+        if table.column_names.count(name) != 1 or table.schema.field(name).type != kind:
             raise DataError(f"{path}: expected a column {name} of {kind}, as `evaluate` writes it")
         if table[name].null_count:
             raise DataError(f"{path}: column {name} has gaps; evaluate again")

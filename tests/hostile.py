@@ -202,7 +202,7 @@ def distorted(draw: st.DrawFn, tree: Any, odd: list[Any]) -> Any:
         if isinstance(holder, dict) and draw(st.booleans()) and draw(st.booleans()):
             del holder[key]
         else:
-            holder[key] = draw(st.sampled_from(odd))
+            holder[key] = _copied(draw(st.sampled_from(odd)))
     return found
 
 

@@ -48,9 +48,11 @@ class EvidenceTable:
         most = None
         for part in parts:
             event, items, share = (part.get(name, np.zeros(0)) for name in ("event", "items", "share"))
-            most = items.shape[-1] if most is None else most
+            most = items.shape[-1:] if most is None else most
             if (
-                items.shape != (len(event), most)
+                event.ndim != 1
+                or items.ndim != 2
+                or items.shape != event.shape + most
                 or share.shape != items.shape
                 or (event.dtype.kind, items.dtype.kind, share.dtype.kind) != ("i", "i", "f")
                 or not _within(event, events)
