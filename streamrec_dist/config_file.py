@@ -57,7 +57,9 @@ def _with_absolute_paths(config: Config, source: Path, overrides: Sequence[str])
             resolved = str((base / value).resolve())
         except (OSError, RuntimeError, ValueError) as error:
             # Too long, a circle of links, a null character.
-            raise ConfigError(f"{source}: {section}.{name}: {value!r:.80} cannot be a path ({error})") from None
+            raise ConfigError(
+                f"{source}: {section}.{name}: {value!r:.80} cannot be a path ({error})"
+            ) from None
         moved = part.model_copy(update={name: resolved})
         config = config.model_copy(update={section: moved})
     return config

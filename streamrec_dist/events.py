@@ -48,6 +48,7 @@ def _plain(value: Any) -> Any:
 Count = Annotated[int, Field(ge=0, lt=LARGEST)]
 Metrics = Annotated[dict[str, Any], AfterValidator(_plain)]
 
+
 @dataclass(frozen=True)
 class Event:
     """One line of events.jsonl."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,7 +29,7 @@ def read_json(path: Path, kind: type[T], fix: str) -> T:
     Raises DataError where it is missing, no JSON or no `kind`; it ends with `fix`, what to do then.
     """
     try:
-        return _adapter(kind).validate_json(path.read_bytes(), strict=True)
+        return TypeAdapter(kind).validate_json(path.read_bytes(), strict=True)
     except FileNotFoundError:
         raise DataError(f"{path} is missing; {fix}") from None
     except OSError as error:
@@ -44,8 +43,3 @@ def first_problem(error: ValidationError) -> str:
     problem = error.errors(include_url=False)[0]
     place = ".".join(str(part) for part in problem["loc"])
     return f"{place}: {problem['msg']}" if place else problem["msg"]
-
-
-@cache
-def _adapter(kind: type[T]) -> TypeAdapter[T]:
-    return TypeAdapter(kind)

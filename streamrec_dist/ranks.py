@@ -23,6 +23,7 @@ from streamrec_dist.json_file import first_problem
 
 _ABOUT = b"streamrec_dist"
 
+
 class _Said(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 

@@ -299,7 +299,9 @@ def _check_links(run: Path) -> None:
     for folder, folders, files in os.walk(run):
         for path in (Path(folder, name) for name in (*folders, *files)):
             if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
-                raise DataError(f"{path}: a link that leads out of the run; put what it leads to in its place")
+                raise DataError(
+                    f"{path}: a link that leads out of the run; put what it leads to in its place"
+                )
 
 
 def check_name(name: str) -> None:

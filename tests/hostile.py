@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +84,9 @@ def build_run(runs: Path) -> RunStore:
     share = np.full((len(events), 4), 0.2, np.float16)
     store.save_evidence("held-out", {"event": events, "items": items, "share": share})
     metrics = {"loss": 1.5, "ndcg@10": 0.25, "stages": ["tokenize", "pretrain"], "by_step": [1, 2]}
-    store.emit(*(Event(kind, "pretrain", 3, 9, "started", metrics=metrics) for kind in ("run", "stage", "step")))
+    store.emit(
+        *(Event(kind, "pretrain", 3, 9, "started", metrics=metrics) for kind in ("run", "stage", "step"))
+    )
     store.emit(Event("eval", "pretrain", 3, metrics=metrics), Event("round", "sft", 3, metrics=metrics))
     store.finish_stage(StageResult("pretrain", 1.5, 9, metrics))
     store.finish_stage(StageResult("tokenize", 1.5, 9, REPORT))
@@ -223,7 +224,3 @@ def fresh_yard(folder: Path) -> Yard:
     build_run(folder / "runs")
     (folder / "private.txt").write_text("untouched")
     return Yard(folder)
-
-
-def removed(path: Path) -> None:
-    shutil.rmtree(path, ignore_errors=True)

@@ -17,7 +17,6 @@ from streamrec_dist.errors import DataError, UsageError
 from streamrec_dist.events import Event, EventLog, EventReader
 from streamrec_dist.rundir import Checkpoint, RunDir, StageResult, newest_run
 
-
 BEST = {"step": 0, "misses": 0, "metrics": {"ndcg@10": 0.5}}
 
 
@@ -138,7 +137,7 @@ def test_weights_of_a_stage(tmp_path: Path) -> None:
     run.save_weights("sft", {"w": np.ones((2, 3), np.float32).T})
     np.testing.assert_array_equal(run.load_weights("sft")["w"], np.ones((3, 2), np.float32))
     (run.path / "stages" / "sft.safetensors").write_bytes(b"broken")
-    with pytest.raises(DataError, match="sft.safetensors: damaged or missing .*train stage sft again"):
+    with pytest.raises(DataError, match=r"sft.safetensors: damaged or missing .*train stage sft again"):
         run.load_weights("sft")
 
 

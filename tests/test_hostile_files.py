@@ -68,8 +68,12 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "stages/pretrain.json": lambda run: RunDir.open(run).last_model(),
     "stages/tokenize.json": reported,
     "stages/pretrain.safetensors": lambda run: RunDir.open(run).load_weights("pretrain"),
-    "checkpoints/pretrain/step-00000009/state.msgpack": lambda run: RunStore(run).newest_checkpoint("pretrain"),
-    "checkpoints/pretrain/step-00000009/arrays.safetensors": lambda run: RunStore(run).newest_checkpoint("pretrain"),
+    "checkpoints/pretrain/step-00000009/state.msgpack": lambda run: RunStore(run).newest_checkpoint(
+        "pretrain"
+    ),
+    "checkpoints/pretrain/step-00000009/arrays.safetensors": lambda run: RunStore(run).newest_checkpoint(
+        "pretrain"
+    ),
     "dataset/dataset.json": lambda run: load_dataset(run / "dataset"),
     "dataset/files-*/interactions.arrow": materials,
     "dataset/files-*/items.arrow": materials,
@@ -77,10 +81,14 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "items/semantic_ids.parquet": materials,
     "items/neighbours.safetensors": materials,
     "items/evidence/held-out.safetensors": materials,
-    "items/tokenizer.safetensors": lambda run: restore_tokenizer(RunStore(run).item_arrays("tokenizer"), config()),
+    "items/tokenizer.safetensors": lambda run: restore_tokenizer(
+        RunStore(run).item_arrays("tokenizer"), config()
+    ),
     "items/embeddings/manifest.json": missing,
     "items/embeddings/part-000000000.parquet": retrieved,
-    "results/pretrain-valid.parquet": lambda run: breakdowns(load_ranks(run / "results" / "pretrain-valid.parquet")),
+    "results/pretrain-valid.parquet": lambda run: breakdowns(
+        load_ranks(run / "results" / "pretrain-valid.parquet")
+    ),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save
 
-from streamrec_dist.config_file import parse_config
-from streamrec_dist.data.files import save_dataset
+from streamrec_dist.config_file import load_config, parse_config
+from streamrec_dist.data.files import load_dataset, save_dataset
 from streamrec_dist.errors import ConfigError, DataError
 from streamrec_dist.events import EventReader
 from streamrec_dist.rundir import RunDir
 from streamrec_dist.stages.run_store import RunStore
-from tests.hostile import FUZZ, ODD, STATE, Yard, distorted, fresh_yard, loads_or_refuses, replaced, small_dataset
+from tests.hostile import (
+    FUZZ,
+    ODD,
+    STATE,
+    Yard,
+    distorted,
+    fresh_yard,
+    loads_or_refuses,
+    replaced,
+    small_dataset,
+)
 from tests.test_hostile_files import READERS, found
 
 JSON = ["data.json", "stages/pretrain.json", "stages/tokenize.json", "dataset/dataset.json"]
@@ -65,7 +76,11 @@ def check(yard: Yard, name: str, content: bytes) -> None:
 @FUZZ
 @given(data=st.data())
 def test_odd_json_is_read_or_refused(yard: Yard, name: str, data: st.DataObject) -> None:
-    texts = found(yard, name).read_text().splitlines() if name == "events.jsonl" else [found(yard, name).read_text()]
+    texts = (
+        found(yard, name).read_text().splitlines()
+        if name == "events.jsonl"
+        else [found(yard, name).read_text()]
+    )
     trees = [data.draw(distorted(json.loads(text), ODD)) for text in texts]
     check(yard, name, "".join(json.dumps(tree) + "\n" for tree in trees).encode())
 
@@ -119,8 +134,11 @@ def test_odd_columns_are_read_or_refused(yard: Yard, name: str, data: st.DataObj
     table = table.slice(0, data.draw(st.sampled_from([0, 1, len(table)])))
     for _ in range(data.draw(st.integers(0, 2))):
         column = data.draw(st.sampled_from(ODD_COLUMNS))(len(table))
-        table = table.set_column(data.draw(st.integers(0, table.num_columns - 1)), data.draw(
-            st.sampled_from([*table.column_names, "other"])), column)
+        table = table.set_column(
+            data.draw(st.integers(0, table.num_columns - 1)),
+            data.draw(st.sampled_from([*table.column_names, "other"])),
+            column,
+        )
     metadata = dict(table.schema.metadata or {})
     for key in metadata:
         about = json.loads(metadata[key])
@@ -148,15 +166,19 @@ def test_nonsense_in_a_checkpoint_is_named_with_the_way_on(yard: Yard, change: d
     before = path.read_bytes()
     path.write_bytes(msgpack.packb(STATE | change))
     try:
-        with pytest.raises(DataError, match=rf"step-00000009: damaged checkpoint.*{message}.*remove this folder"):
+        with pytest.raises(
+            DataError, match=rf"step-00000009: damaged checkpoint.*{message}.*remove this folder"
+        ):
             RunDir.open(yard.run).load_checkpoint("pretrain", 9)
     finally:
         path.write_bytes(before)
 
 
-def test_weights_that_are_not_finite_are_named(tmp_path: Path, yard: Yard) -> None:
+def test_weights_that_are_not_finite_are_named(yard: Yard) -> None:
     weights = {"w": np.array([1, np.nan], np.float32)}
-    with pytest.raises(DataError, match=r"pretrain.safetensors: w has numbers that are not finite; train stage"):
+    with pytest.raises(
+        DataError, match=r"pretrain.safetensors: w has numbers that are not finite; train stage"
+    ):
         path = found(yard, "stages/pretrain.safetensors")
         before = path.read_bytes()
         try:
@@ -182,10 +204,6 @@ def test_weights_that_are_not_finite_are_named(tmp_path: Path, yard: Yard) -> No
 def test_a_dataset_whose_hashes_fit_and_whose_numbers_do_not_is_named(
     tmp_path: Path, change: Callable, message: str
 ) -> None:
-    from dataclasses import replace
-
-    from streamrec_dist.data.files import load_dataset
-
     ds = small_dataset()
     save_dataset(replace(ds, **change(ds)), tmp_path / "data")
     with pytest.raises(DataError, match=message):
@@ -214,9 +232,9 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ('data: {path: "\\ud800", format: csv}', "cannot be a path"),
     ],
 )
-def test_yaml_that_is_more_than_plain_values_is_refused(tmp_path: Path, text: str, message: str | None) -> None:
-    from streamrec_dist.config_file import load_config
-
+def test_yaml_that_is_more_than_plain_values_is_refused(
+    tmp_path: Path, text: str, message: str | None
+) -> None:
     path = tmp_path / "cluster.yaml"
     path.write_text(text)
     if message is None:
@@ -243,7 +261,7 @@ def test_a_line_that_is_no_event_becomes_a_warning(tmp_path: Path, line: str) ->
 
 def test_checkpoints_are_only_what_is_named_like_one(yard: Yard) -> None:
     folder = yard.run / "checkpoints" / "pretrain"
-    for name in ("step-", "step-x", "step--0000001", "step-00000001.old", "step-" + "9" * 5000 if False else "step-1"):
+    for name in ("step-", "step-x", "step--0000001", "step-00000001.old", "step-1"):
         (folder / name).mkdir()
     try:
         assert RunDir.open(yard.run).checkpoint_steps("pretrain") == [9]

@@ -139,7 +139,9 @@ def _found(state: ViewState, width: int) -> Iterator[Text]:
         head = f"{event.stage} at {event.step}, {event.split or 'valid'}: "
         measures = event.metrics
         known = (
-            (label, _measure(measures[name])) for label, name in EVALUATION_MEASURES.items() if name in measures
+            (label, _measure(measures[name]))
+            for label, name in EVALUATION_MEASURES.items()
+            if name in measures
         )
         yield _pairs(known, width, head)
     for warning in state.warnings:

@@ -80,7 +80,7 @@ class EvidenceTable:
 
 
 def _within(numbers: np.ndarray, end: int) -> bool:
-    return 0 <= numbers.min(initial=0) and numbers.max(initial=0) < max(end, 1)
+    return numbers.min(initial=0) >= 0 and numbers.max(initial=0) < max(end, 1)
 
 
 def no_evidence(rows: int) -> tuple[np.ndarray, np.ndarray]:

@@ -16,14 +16,14 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from streamrec_dist.data.arrow_files import check_plain_types
 from streamrec_dist.data.dataset import Dataset
-from streamrec_dist.data.manifest import Manifest, Part, read_manifest
+from streamrec_dist.data.manifest import Manifest, read_manifest
 from streamrec_dist.data.soundness import unsound
 from streamrec_dist.data.strings import Strings
 from streamrec_dist.data.workplace import MANIFEST, Workplace
@@ -41,6 +41,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     ),
     "times": pa.schema([pa.field("time", pa.int64())]),
 }
+
 
 def save_dataset(ds: Dataset, directory: Path) -> None:
     """Writes `ds` to `directory`; a failure leaves what was there.
@@ -74,7 +75,9 @@ def write_dataset(ds: Dataset, workplace: Workplace) -> None:
         files=workplace.files_name(ds.content_hash),
         bytes={part: (files / f"{part}.arrow").stat().st_size for part in ds.hashes},
     )
-    workplace.publish(files, ds.content_hash, json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n")
+    workplace.publish(
+        files, ds.content_hash, json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n"
+    )
 
 
 def load_dataset(directory: Path, verify: bool = True) -> Dataset:
@@ -129,13 +132,14 @@ def _tables(ds: Dataset) -> dict[str, pa.Table]:
     return {part: pa.table(arrays, schema=SCHEMAS[part]) for part, arrays in columns.items()}
 
 
-def _read(directory: Path, manifest: Manifest, part: Part, verify: bool) -> pa.Table:
+def _read(directory: Path, manifest: Manifest, part: str, verify: bool) -> pa.Table:
     path, recorded = directory / manifest.files / f"{part}.arrow", manifest.bytes[part]
     try:
         size = path.stat().st_size
         if size != recorded:
             raise DataError(
-                f"{path}: truncated or replaced ({size} bytes, {MANIFEST} recorded {recorded}); prepare the data again"
+                f"{path}: truncated or replaced ({size} bytes, {MANIFEST} recorded {recorded}); "
+                "prepare the data again"
             )
         check_plain_types(path)
         with pa.ipc.open_file(pa.memory_map(str(path))) as reader:
@@ -151,7 +155,8 @@ def _read(directory: Path, manifest: Manifest, part: Part, verify: bool) -> pa.T
             "prepare the data again"
         )
     if any(column.null_count for column in table.columns) or (
-        part == "interactions" and (table["items"].num_chunks != 1 or table["items"].chunk(0).values.null_count)
+        part == "interactions"
+        and (table["items"].num_chunks != 1 or table["items"].chunk(0).values.null_count)
     ):
         raise DataError(f"{path}: has gaps, or is in several pieces; prepare the data again")
     return table
@@ -159,7 +164,7 @@ def _read(directory: Path, manifest: Manifest, part: Part, verify: bool) -> pa.T
 
 def _verify(ds: Dataset, directory: Path, manifest: Manifest) -> None:
     for part, digest in ds.hashes.items():
-        recorded = manifest.content.get(cast(Part, part))
+        recorded = manifest.content.get(part)
         if recorded != digest:
             raise DataError(
                 f"{directory / manifest.files / part}.arrow: its content is not what {MANIFEST} recorded "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -18,8 +18,8 @@ LAYOUT = 2
 FOLDER = rf"^{FILES}[0-9a-f]{{12}}(-[0-9]{{1,3}})?$"
 ANEW = "prepare the data again (streamrec-dist data prepare)"
 
-Part = Literal["interactions", "items", "users", "times"]
-PARTS: frozenset[Part] = frozenset({"interactions", "items", "users"})
+PARTS = frozenset({"interactions", "items", "users"})
+OPTIONAL = frozenset({"times"})
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class Manifest:
     notes: dict[str, int]
     problems: dict[str, int]
     examples: list[str]
-    content: dict[Part, str]
+    content: dict[str, str]
     content_hash: str
     files: Annotated[str, Field(pattern=FOLDER)]
-    bytes: dict[Part, int]
+    bytes: dict[str, int]
     layout: int = LAYOUT
 
 
@@ -52,8 +52,9 @@ def read_manifest(directory: Path) -> Manifest:
     if layout != LAYOUT:
         raise DataError(f"{path}: a dataset of layout {layout}, expected layout {LAYOUT}; {ANEW}")
     manifest = read_json(path, Manifest, ANEW)
-    if manifest.content.keys() != manifest.bytes.keys() or not manifest.content.keys() >= PARTS:
-        raise DataError(f"{path}: lacks one of the parts {', '.join(sorted(PARTS))}; {ANEW}")
+    parts = manifest.content.keys()
+    if parts != manifest.bytes.keys() or not PARTS <= parts <= PARTS | OPTIONAL:
+        raise DataError(f"{path}: expected the parts {', '.join(sorted(PARTS))} and perhaps times; {ANEW}")
     if manifest.content_hash != combined_hash(manifest.content):
         raise DataError(f"{path}: content_hash does not follow from its parts; {ANEW}")
     return manifest

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from streamrec_dist.data.dataset import Dataset
@@ -17,7 +19,7 @@ def unsound(ds: Dataset) -> str | None:
     if len(ds.train_end) != ds.users or len(ds.user_ids) != ds.users:
         return f"there are {ds.users} sequences and {len(ds.user_ids)} users"
     ends = (np.zeros_like(lengths), ds.train_end, ds.valid_end, lengths)
-    if any((later < earlier).any() for earlier, later in zip(ends, ends[1:], strict=False)):
+    if any((later < earlier).any() for earlier, later in pairwise(ends)):
         return "the ends of a user's training and validation parts lie outside the sequence"
     if ds.times is not None and len(ds.times) != len(ds.items):
         return f"there are {len(ds.items)} interactions and {len(ds.times)} times"

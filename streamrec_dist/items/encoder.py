@@ -179,9 +179,7 @@ class VllmEncoder(Encoder):
             ) from None
         # Not normalised, as the mean of the transformers backend is not.
         pooler = PoolerConfig(seq_pooling_type="MEAN", use_activation=False)
-        self._model = LLM(
-            model=str(folder), runner="pooling", pooler_config=pooler, trust_remote_code=False
-        )
+        self._model = LLM(model=str(folder), runner="pooling", pooler_config=pooler, trust_remote_code=False)
 
     def _embed(self, texts: list[str]) -> np.ndarray:
         # Unless told to cut a text at the model's longest input (-1), vLLM refuses a longer one.

@@ -28,8 +28,8 @@ def check_no_code(folder: Path) -> None:
         for name in _classes(listed):
             if not (isinstance(name, str) and name.startswith(_PACKAGE)):
                 raise EnvironmentProblem(
-                    f"{path}: names the class {name!r:.80}, code that does not come with sentence-transformers and is "
-                    "never run here; use another items.encoder"
+                    f"{path}: names the class {name!r:.80}, code that does not come with sentence-transformers and "
+                    "is never run here; use another items.encoder"
                 )
 
 

@@ -68,8 +68,9 @@ def _codes(path: Path, item: str, tokens: Any) -> list[int]:
     for level, token in enumerate(tokens if isinstance(tokens, list) else []):
         found = _TOKEN.fullmatch(token) if isinstance(token, str) else None
         if found is None or found.group(1) != chr(ord("a") + level):
+            wanted = f"<{chr(ord('a') + level)}_CODE>"
             raise DataError(
-                f"{path}: item {item}: expected <{chr(ord('a') + level)}_CODE> as code {level + 1}, found {token!r:.60}"
+                f"{path}: item {item}: expected {wanted} as code {level + 1}, found {token!r:.60}"
             )
         codes.append(int(found.group(2)))
     if not codes:

@@ -70,7 +70,11 @@ class EmbeddingShards:
         except DataError as error:
             raise DataError(f"{error}; remove it and run stage tokenize again") from None
         kind = table.schema.types[0] if table.column_names == ["embedding"] else None
-        if not isinstance(kind, pa.FixedSizeListType) or kind.value_type != pa.float32() or not kind.list_size:
+        if (
+            not isinstance(kind, pa.FixedSizeListType)
+            or kind.value_type != pa.float32()
+            or not kind.list_size
+        ):
             raise DataError(
                 f"{path}: damaged: expected a column embedding of float32 vectors, has {table.schema.to_string()}; "
                 "remove it and run stage tokenize again"

@@ -100,9 +100,17 @@ class ItemSpace:
         """Raises DataError for arrays that `arrays` does not give."""
         names = ("space.mean", "space.axes", "space.numbers")
         mean, axes, numbers = (arrays.get(name, np.zeros(0)) for name in names)
-        fit = mean.ndim == 1 and len(mean) and axes.ndim == 2 and len(axes) == len(mean) and numbers.shape == (3,)
+        fit = (
+            mean.ndim == 1
+            and len(mean)
+            and axes.ndim == 2
+            and len(axes) == len(mean)
+            and numbers.shape == (3,)
+        )
         if not fit or numbers[0] <= 0 or numbers[1] < 0 or not 0 <= numbers[2] <= MOST_BEHAVIOUR:
-            raise DataError(f"the saved tokenizer has no {', '.join(names)} that fit one another; tokenize again")
+            raise DataError(
+                f"the saved tokenizer has no {', '.join(names)} that fit one another; tokenize again"
+            )
         return cls(mean, axes, float(numbers[0]), float(numbers[1]), int(numbers[2]))
 
 
