@@ -254,6 +254,24 @@ def test_nothing_is_unpacked_under_the_names_of_an_archive(tmp_path: Path, make:
     assert {path.name for path in tmp_path.rglob("*")} == {"set", name}
 
 
+@pytest.mark.parametrize(
+    ("fmt", "name", "content"),
+    [
+        ("movielens", "ml-x.zip", zipped(MOVIELENS, zipfile.ZIP_LZMA)),
+        ("movielens", "ml-x.zip", zipped(MOVIELENS, zipfile.ZIP_BZIP2)),
+        ("yelp", "y.tar", tarred(YELP, "w:bz2")),
+        ("yelp", "y.tar", tarred(YELP, "w:xz")),
+    ],
+)
+def test_damage_inside_other_compressions_is_named_too(
+    tmp_path: Path, fmt: str, name: str, content: bytes
+) -> None:
+    at = content.index(b"ratings.csv") + 30 if fmt == "movielens" else 60
+    broken = content[:at] + b"\xff" * 24 + content[at + 24 :]
+    with pytest.raises(DataError, match=r"damaged"):
+        events_of(open_source(laid(tmp_path / "set", {name: broken}), fmt))
+
+
 def test_a_link_in_an_archive_leads_nowhere(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_bytes(json_lines(REVIEWS))
