@@ -16,11 +16,14 @@ from safetensors.numpy import save_file
 
 from cli.follow import resume_line
 from streamrec_dist.arrays import load_arrays
+from streamrec_dist.data.evidence import EvidenceTable
 from streamrec_dist.data.files import load_dataset, save_dataset
+from streamrec_dist.data.raw import shown
 from streamrec_dist.data.readers import open_source
 from streamrec_dist.data.strings import Strings
 from streamrec_dist.errors import DataError
 from streamrec_dist.events import Event
+from streamrec_dist.items.foreign_ids import read_ids
 from streamrec_dist.items.id_file import load_ids
 from streamrec_dist.json_file import read_json
 from streamrec_dist.model.weights import export_weights, import_weights
@@ -28,7 +31,7 @@ from streamrec_dist.rundir import RunDir, StageResult
 from streamrec_dist.stages.patience import Best
 from streamrec_dist.training.optimiser import Optimiser
 from tests.hostile import config, small_dataset
-from tests.raw_files import items_of
+from tests.raw_files import events_of, items_of
 
 
 @pytest.mark.parametrize(
@@ -141,3 +144,39 @@ def test_weights_and_moments_that_no_training_leaves_are_refused() -> None:
     for name in ("exp_avg_sq.weight", "step.weight"):
         with pytest.raises(DataError, match=f"negative {name.partition('.')[0]} for weight"):
             optimiser.restore(moments | {name: -1 - moments[name]})
+
+
+def test_halves_of_surrogate_pairs_are_refused_where_ids_are_read(tmp_path: Path) -> None:
+    (tmp_path / "D.inter.json").write_text('{"\\ud800": [0, 0, 0]}')
+    (tmp_path / "D.item.json").write_text('{"0": {"title": "A"}}')
+    with pytest.raises(DataError, match="half of a surrogate pair"):
+        events_of(open_source(tmp_path, "lcrec"))
+    (tmp_path / "x.index.json").write_text('{"\\ud800": ["<a_1>"]}')
+    with pytest.raises(DataError, match=r"x\.index\.json: item .*half of a surrogate pair"):
+        read_ids(tmp_path / "x.index.json")
+
+
+@pytest.mark.parametrize("said", [b"9" * 5000, b"1000001", b"0", b"-1", b""])
+def test_codes_that_no_level_can_have_are_refused(tmp_path: Path, said: bytes) -> None:
+    table = pa.table({"item": ["a", "b"], "c1": pa.array([0, 1], pa.int32())})
+    pq.write_table(table.replace_schema_metadata({b"codes_per_level": said}), tmp_path / "ids.parquet")
+    with pytest.raises(DataError, match=r"ids\.parquet: its metadata has no codes_per_level"):
+        load_ids(tmp_path / "ids.parquet")
+
+
+def test_values_that_python_cannot_write_are_shown_all_the_same() -> None:
+    nested: list[object] = []
+    for _ in range(10_000):
+        nested = [nested]
+    assert shown(nested) == "list ..." and shown(16**5000) == "int ..."
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("items", 60), ("items", -1), ("event", 9), ("event", -1), ("share", 2), ("share", -1)],
+)
+def test_evidence_outside_of_its_ranges_is_refused(name: str, value: int) -> None:
+    part = {"event": np.arange(3), "items": np.zeros((3, 2), np.int32), "share": np.zeros((3, 2), np.float16)}
+    EvidenceTable.check_parts([part], 9, 60)
+    with pytest.raises(DataError, match="not of these 9 events and 60 items; run stage retrieve again"):
+        EvidenceTable.check_parts([part, part | {name: np.full_like(part[name], value)}], 9, 60)

@@ -48,6 +48,8 @@ class Manifest:
 def read_manifest(directory: Path) -> Manifest:
     """The content of dataset.json. Raises DataError when it is missing, damaged, or of another layout."""
     path = Path(directory) / MANIFEST
+    if not path.exists():
+        raise DataError(f"{path} is missing: prepare the data first (streamrec-dist data prepare)")
     layout = read_json(path, _Layout, ANEW).layout
     if layout != LAYOUT:
         raise DataError(f"{path}: a dataset of layout {layout}, expected layout {LAYOUT}; {ANEW}")
