@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +19,7 @@ from safetensors.numpy import save_file
 
 from cli.follow import resume_line
 from streamrec_dist.arrays import load_arrays
+from streamrec_dist.config import Config
 from streamrec_dist.data.evidence import EvidenceTable
 from streamrec_dist.data.files import load_dataset, save_dataset
 from streamrec_dist.data.raw import shown
@@ -27,10 +31,12 @@ from streamrec_dist.items.foreign_ids import read_ids
 from streamrec_dist.items.id_file import load_ids
 from streamrec_dist.json_file import read_json
 from streamrec_dist.model.weights import export_weights, import_weights
-from streamrec_dist.rundir import RunDir, StageResult
+from streamrec_dist.ranks import load_ranks, save_ranks
+from streamrec_dist.rundir import Checkpoint, RunDir, StageResult
+from streamrec_dist.stages.epochs import TrainingByEpochs
 from streamrec_dist.stages.patience import Best
 from streamrec_dist.training.optimiser import Optimiser
-from tests.hostile import config, small_dataset
+from tests.hostile import config, ranks_of, small_dataset
 from tests.raw_files import events_of, items_of
 
 
@@ -180,3 +186,53 @@ def test_evidence_outside_of_its_ranges_is_refused(name: str, value: int) -> Non
     EvidenceTable.check_parts([part], 9, 60)
     with pytest.raises(DataError, match="not of these 9 events and 60 items; run stage retrieve again"):
         EvidenceTable.check_parts([part, part | {name: np.full_like(part[name], value)}], 9, 60)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: table.append_column("user", table["user"]), "expected a column user"),
+        (
+            lambda table: table.set_column(3, "rank", pa.array([-1] * len(table), pa.int32())),
+            "a number below 0",
+        ),
+        (lambda table: table.slice(0, 0), "holds no targets"),
+        (
+            lambda table: about(table, decoding={"thoughts": "greedy", "samples": None}),
+            r"decoding\.beam: Field required",
+        ),
+        (lambda table: about(table, popularity_quartiles=[1, 2]), "popularity_quartiles: List should have"),
+        (
+            lambda table: table.replace_schema_metadata({b"streamrec_dist": b"[" * 500}),
+            "recursion limit exceeded",
+        ),
+    ],
+)
+def test_ranks_that_no_evaluation_writes_are_refused(tmp_path: Path, change: Callable, message: str) -> None:
+    path = tmp_path / "ranks.parquet"
+    save_ranks(path, ranks_of(small_dataset()))
+    pq.write_table(change(pq.read_table(path)), path)
+    with pytest.raises(DataError, match=rf"ranks\.parquet: .*{message}"):
+        load_ranks(path)
+
+
+def about(table: pa.Table, **said: object) -> pa.Table:
+    body = json.loads(table.schema.metadata[b"streamrec_dist"])
+    return table.replace_schema_metadata({b"streamrec_dist": json.dumps(body | said).encode()})
+
+
+@pytest.mark.parametrize(
+    ("step", "epoch", "message"),
+    [(31, 3, "at step 31 is of epoch 3, of 10 steps each"), (300, 30, "never evaluated")],
+)
+def test_a_checkpoint_that_training_by_epochs_cannot_go_on_from_is_named(
+    step: int, epoch: int, message: str
+) -> None:
+    state = {"epoch": epoch, "seconds": 1.0, "best": {"step": -1, "misses": 0, "metrics": {}}}
+    store = SimpleNamespace(newest_checkpoint=lambda stage: Checkpoint(stage, step, {}, state))
+    learners = SimpleNamespace(begin=lambda *arguments, **more: None)
+    context: Any = SimpleNamespace(config=Config(), store=store, learners=learners)
+    training = TrainingByEpochs(context, "pretrain", 10 * context.config.stages.pretrain.batch)
+    assert context.config.stages.pretrain.epochs == 30
+    with pytest.raises(DataError, match=message):
+        training.run("pretrain")
