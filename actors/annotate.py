@@ -10,6 +10,7 @@ import ray
 from actors.model_slot import ModelSlot, frozen
 from actors.placement import start_worker
 from actors.pool import Pool
+from actors.worker import Worker
 from streamrec_dist.config import ActorConfig
 from streamrec_dist.decode.engine import Engine
 from streamrec_dist.materials import Materials, arithmetic
@@ -18,7 +19,7 @@ from streamrec_dist.stages.annotate import Annotator
 from streamrec_dist.types import Annotation, PolicyVersion
 
 
-class AnnotateActor:
+class AnnotateActor(Worker):
     """Stateless but for the weights of one version; pi_ref is frozen."""
 
     def __init__(self, materials: Materials, reference: Weights, cpus: float):
@@ -38,8 +39,10 @@ class AnnotateActor:
 class AnnotatePool:
     """Implements the Annotators port."""
 
-    def __init__(self, config: ActorConfig, materials: Any, reference: Any):
-        self.pool = Pool("annotate", AnnotateActor, config, [materials, reference, config.cpus])
+    def __init__(self, config: ActorConfig, materials: Any, reference: Any, **options: Any):
+        """`options` are those of a Pool."""
+        args = [materials, reference, config.cpus]
+        self.pool = Pool("annotate", AnnotateActor, config, args, **options)
 
     def submit(self, first: int, last: int, round_number: int, weights: Published) -> Task:
         return self.pool.call("annotate", first, last, round_number, weights.version, weights.vector)

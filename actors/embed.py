@@ -12,7 +12,6 @@ import ray.data
 from ray.data.exceptions import ExecutionTimeoutError
 
 from actors.placement import start_worker
-from actors.pool import START_DEADLINE_S
 from actors.store import STORE_DEADLINE_S
 from streamrec_dist.config import Config
 from streamrec_dist.errors import EnvironmentProblem, RunError, StreamRecError, summary
@@ -21,6 +20,7 @@ from streamrec_dist.items.encoder_weights import find_weights, weights_sha256
 from streamrec_dist.items.shards import SHARD_ITEMS
 
 FIND_DEADLINE_S = 600.0
+START_DEADLINE_S = 180.0
 #: The longest that a shard may take.
 SHARD_DEADLINE_S = 1800
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from actors.model_slot import ItemSlot, ModelSlot
 from actors.placement import start_worker
-from actors.pool import RESTARTS, Pool
+from actors.pool import Pool
+from actors.worker import Worker
 from streamrec_dist.baselines.config import SCORES_ITEMS
 from streamrec_dist.baselines.item_model import ItemModel
 from streamrec_dist.config import ActorConfig
@@ -20,7 +21,7 @@ from streamrec_dist.stages.item_ranking import item_model_ranks, likely_items
 from streamrec_dist.types import PolicyVersion
 
 
-class EvaluateActor:
+class EvaluateActor(Worker):
     """Stateless but for the weights of one version."""
 
     def __init__(self, materials: Materials, cpus: float):
@@ -66,9 +67,13 @@ class EvaluateActor:
 class EvaluatePool:
     """Implements the Evaluators port."""
 
-    def __init__(self, config: ActorConfig, materials: Any, restarts: int = RESTARTS):
-        self.pool = Pool("evaluate", EvaluateActor, config, [materials, config.cpus], restarts)
-        self.replicas = config.replicas
+    def __init__(self, config: ActorConfig, materials: Any, **options: Any):
+        """`options` are those of a Pool."""
+        self.pool = Pool("evaluate", EvaluateActor, config, [materials, config.cpus], **options)
+
+    @property
+    def replicas(self) -> int:
+        return self.pool.target
 
     def ranks(self, model: str, rows: np.ndarray, mask_history: bool, weights: Published) -> Task:
         return self.pool.call("ranks", model, rows, mask_history, weights.version, weights.vector)

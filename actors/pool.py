@@ -1,116 +1,267 @@
-"""Pools of stateless actors, and the runtime that waits for what they and the learners do."""
+"""Pools of stateless actors: replicas that join, die, freeze and leave while a run goes on."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 
+from actors.calls import Call, explained
 from streamrec_dist.config import ActorConfig
-from streamrec_dist.errors import EnvironmentProblem, RunError, StreamRecError, WorkerLost, summary
-from streamrec_dist.rl.ports import Task
+from streamrec_dist.errors import EnvironmentProblem, InputLost, RunError, StreamRecError, WorkerLost
+from streamrec_dist.rl.pace import Pace
 
-#: How often a stateless actor is restarted, and its call repeated, before the run fails.
-RESTARTS = 3
-START_DEADLINE_S = 180.0
-
-
-class RayRuntime:
-    """Implements the Runtime port on object references."""
-
-    def wait(self, tasks: Sequence[Task], what: str, timeout_s: float) -> Task:
-        """The first finished task; a failed part of any task raises RunError at once."""
-        deadline = time.monotonic() + timeout_s
-        finished: set[Any] = set()
-        while True:
-            open_refs = [ref for task in tasks for ref in task.receipt if ref not in finished]
-            done = next((task for task in tasks if all(ref in finished for ref in task.receipt)), None)
-            if done is not None:
-                return done
-            left = deadline - time.monotonic()
-            ready, _ = ray.wait(open_refs, num_returns=1, timeout=max(left, 0), fetch_local=False)
-            if not ready:
-                raise RunError(f"nothing finished within {timeout_s:.0f} s while waiting for {what}")
-            # One of several ranks failing must not leave the others' results awaited for ever.
-            if any(len(task.receipt) > 1 and ready[0] in task.receipt for task in tasks):
-                _get(ready[0], what, timeout_s)
-            finished |= set(ready)
-
-    def receipt(self, task: Task, what: str, timeout_s: float) -> Any:
-        done = self.wait([task], what, timeout_s)
-        return done.merge([_get(ref, what, timeout_s) for ref in done.receipt])
+#: How often one call is begun, and how many replicas in a row may die starting, before the run fails.
+ATTEMPTS = 4
+#: Calls that a replica has at a time: one at work, one whose arguments are fetched meanwhile.
+DEPTH = 2
 
 
-def _get(ref: Any, what: str, timeout_s: float) -> Any:
-    try:
-        return ray.get(ref, timeout=timeout_s)
-    except ray.exceptions.GetTimeoutError:
-        raise RunError(f"{what} did not finish within {timeout_s:.0f} s") from None
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, StreamRecError):
-            raise error.cause from None
-        # An argument made by a process that has died since comes back as its consumer's failure.
-        lost = isinstance(error.cause, ray.exceptions.RayActorError)
-        raise (WorkerLost if lost else RunError)(f"{what} failed: {summary(error)}") from None
-    except ray.exceptions.RayActorError as error:
-        raise WorkerLost(f"a process died during {what}: {summary(error)}") from None
+@dataclass(eq=False)
+class Replica:
+    """One actor of a pool, and the calls that it has, the oldest first."""
+
+    actor: Any
+    starting: Any  # resolves when it is up; None from then on
+    place: dict[str, Any] = field(default_factory=dict)  # node, pid
+    calls: deque[tuple[Any, Call]] = field(default_factory=deque)
+    since: float = 0.0  # when the oldest call began
+    finished: int = 0
+    leaving: bool = False
+
+    @property
+    def ready(self) -> bool:
+        return self.starting is None and not self.leaving
 
 
 class Pool:
-    """Replicas of one role. Calls go to them in turn."""
+    """Replicas of one role, as many as `target`; calls go to whichever is free.
+
+    A replica that dies, or whose call is overdue, is replaced, and what it had is done by the others: a node that
+    goes is missed without an error as long as `minimum` replicas are up, or come up within `patience_s`. The others
+    start when every role of the stage has its minimum (`wait_started`); beyond what the cluster holds they wait for
+    nodes to come.
+    """
 
     def __init__(
-        self, role: str, actor_class: Any, config: ActorConfig, args: Sequence[Any], restarts: int = RESTARTS
+        self,
+        role: str,
+        actor_class: Any,
+        config: ActorConfig,
+        args: Sequence[Any],
+        resources: dict[str, float] | None = None,
+        patience_s: float = 180.0,
+        report: Callable[[str], None] = lambda message: None,
+        clock: Callable[[], float] = time.monotonic,
     ):
-        """`args` are the constructor's arguments, big ones as object references: a restart passes them again."""
-        self.role, self.replicas = role, config.replicas
-        # Held for as long as the pool: a restart needs the arguments again.
-        self._args = args
-        options = {
-            "num_cpus": config.cpus,
-            "num_gpus": config.gpus,
-            "max_restarts": restarts,
-            "max_task_retries": restarts,
-        }
-        self.actors: list[Any] = [
-            ray.remote(actor_class).options(**options).remote(*args) for _ in range(config.replicas)
-        ]
+        """`args` are the constructor's arguments, big ones as object references; `report` is told what happened."""
+        self.role, self.target, self.minimum = role, config.replicas, min(config.minimum, config.replicas)
+        self.patience_s, self.report, self.clock = patience_s, report, clock
+        self.args = args
+        self.actor_class = ray.remote(actor_class).options(
+            num_cpus=config.cpus, num_gpus=config.gpus, resources=resources or {}
+        )
+        self.members: list[Replica] = []
+        self.waiting: deque[Call] = deque()
+        self.pace = Pace()
+        self.lost = self.failed_starts = 0
         self._turn = 0
+        self.filling = False
+        self.short_since: float | None = clock()
+        self.hire()
 
-    def started(self) -> list[Any]:
-        """References that resolve when each replica is up."""
-        return [actor.__ray_ready__.remote() for actor in self.actors]
+    # what the rest of the system sees
 
-    def call(self, method: str, *args: Any) -> Task:
-        """Call the next replica; a method with two returns gives a receipt and a payload."""
-        actor = self.actors[self._turn % len(self.actors)]
-        self._turn += 1
-        returned = getattr(actor, method).remote(*args)
-        receipt, payload = returned if isinstance(returned, list) else (returned, None)
-        return Task([receipt], payload)
+    @property
+    def ready(self) -> int:
+        """Replicas that are up."""
+        return sum(member.ready for member in self.members)
+
+    def call(self, method: str, *args: Any) -> Call:
+        """Have a method called by one of the replicas."""
+        call = Call(method, args)
+        self.waiting.append(call)
+        self.hand_out()
+        return call
+
+    def forget(self) -> None:
+        """Drop every call there is: nobody waits for them any more."""
+        self.waiting.clear()
+        for member in self.members:
+            for _, call in member.calls:
+                call.finish(error=RunError("dropped"))
 
     def close(self) -> None:
-        for actor in self.actors:
-            ray.kill(actor)
-        self.actors = []
+        for member in self.members:
+            ray.kill(member.actor)
+        self.members, self.target = [], 0
 
+    def state(self) -> dict[str, Any]:
+        """For people: what there is and what it does."""
+        return {
+            "target": self.target,
+            "ready": self.ready,
+            "waiting": len(self.waiting),
+            "lost": self.lost,
+            "replicas": [
+                {
+                    "state": "leaving" if member.leaving else "ready" if member.ready else "starting",
+                    "calls": len(member.calls),
+                    "finished": member.finished,
+                    **member.place,
+                }
+                for member in list(self.members)
+            ],
+        }
 
-def wait_started(pools: dict[str, list[Any]]) -> None:
-    """Wait until all actors are up: role -> references. Raises EnvironmentProblem naming the roles that are not."""
-    deadline = time.monotonic() + START_DEADLINE_S
-    for role, refs in pools.items():
+    # what the runtime does while it waits
+
+    def pending(self) -> list[Any]:
+        """References whose being ready is worth looking at."""
+        refs = [member.starting for member in self.members if member.starting is not None]
+        return refs + [member.calls[0][0] for member in self.members if member.calls]
+
+    def tend(self) -> None:
+        """Take what is finished, replace what is lost, fill up to `target`, and hand out what waits.
+
+        Raises StreamRecError when the role cannot be kept up.
+        """
+        refs = self.pending()
+        ready = set(ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)[0]) if refs else set()
+        for member in list(self.members):
+            if member.starting in ready:
+                self._started(member)
+            while member.calls and member.calls[0][0] in ready and self._take(member):
+                if member.calls:
+                    ready |= set(ray.wait([member.calls[0][0]], timeout=0, fetch_local=False)[0])
+            if member.calls and self.clock() - member.since > self._limit(member.calls[0][1]):
+                self._lose(member, f"was busy with one {member.calls[0][1].method} for too long")
+            if member.leaving and not member.calls and member in self.members:
+                self._dismiss(member)
+        self.hire()
+        self.hand_out()
+        self._check_strength()
+
+    def hire(self) -> None:
+        """Start replicas up to `target`, or let the least busy leave."""
+        staying = [member for member in self.members if not member.leaving]
+        wanted = self.target if self.filling else min(self.minimum, self.target)
+        for _ in range(wanted - len(staying)):
+            actor = self.actor_class.remote(*self.args)
+            self.members.append(Replica(actor, actor.place.remote()))
+        spare = len(staying) - self.target
+        for member in sorted(staying, key=lambda one: (one.ready, len(one.calls)))[: max(spare, 0)]:
+            member.leaving = True
+            if not member.calls:
+                self._dismiss(member)
+
+    def hand_out(self) -> None:
+        """Give waiting calls to the replicas that have least to do, in turn."""
+        while self.waiting:
+            free = [member for member in self.members if member.ready and len(member.calls) < DEPTH]
+            if not free:
+                return
+            self._turn += 1
+            turn = self._turn
+            member = min(enumerate(free), key=lambda one: (len(one[1].calls), (one[0] - turn) % len(free)))[1]
+            call = self.waiting.popleft()
+            if not member.calls:
+                member.since = self.clock()
+            member.calls.append((call.start(member.actor), call))
+
+    def _limit(self, call: Call) -> float:
+        return self.pace.limit(call.method, begun=call.begun)
+
+    def _started(self, member: Replica) -> None:
         try:
-            ray.get(refs, timeout=max(deadline - time.monotonic(), 1.0))
-        except ray.exceptions.GetTimeoutError:
-            raise EnvironmentProblem(
-                f"the {role} actors did not start within {START_DEADLINE_S:.0f} s; "
-                "is the cluster busy with another run? see `streamrec-dist status`"
-            ) from None
+            member.place = ray.get(member.starting)
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, StreamRecError):
                 raise error.cause from None
-            raise RunError(f"a {role} actor could not start: {summary(error)}") from None
-        except ray.exceptions.RayActorError as error:
-            raise RunError(f"a {role} actor could not start: {summary(error)}") from None
+            raise RunError(f"a {self.role} actor could not start: {explained(error, 'starting')}") from None
+        except ray.exceptions.RayError as error:
+            self.failed_starts += 1
+            if self.failed_starts >= ATTEMPTS:
+                raise RunError(
+                    f"a {self.role} actor could not start: {explained(error, 'starting')}"
+                ) from None
+            self._lose(member, "died while starting")
+            return
+        member.starting = None
+        self.failed_starts = 0
+
+    def _take(self, member: Replica) -> bool:
+        """Take the result of the oldest call; False when the replica is lost instead."""
+        ref, call = member.calls[0]
+        try:
+            receipt, error = ray.get(ref), None
+        except ray.exceptions.RayError as raised:
+            receipt, error = None, explained(raised, call.method)
+            if isinstance(error, WorkerLost) and not isinstance(error, InputLost):
+                self._lose(member, "died")
+                return False
+        member.calls.popleft()
+        now = self.clock()
+        if error is None:
+            self.pace.took(call.method, now - member.since)
+        member.since = now
+        member.finished += 1
+        if not call.done:
+            call.finish(receipt, error)
+        return True
+
+    def _lose(self, member: Replica, why: str) -> None:
+        """Replace a replica; what it had goes first to the others."""
+        self.lost += 1
+        self.members.remove(member)
+        ray.kill(member.actor)
+        calls = [call for _, call in member.calls if not call.done]
+        where = f" on {member.place['node']}" if member.place else ""
+        self.report(
+            f"a {self.role} actor{where} {why}; it is replaced, and {len(calls)} calls are begun again"
+        )
+        for call in reversed(calls):
+            call.payload = None
+            if call.begun < ATTEMPTS:
+                self.waiting.appendleft(call)
+            else:
+                call.finish(
+                    error=RunError(
+                        f"{call.begun} {self.role} actors were lost in the same {call.method}: "
+                        "does a process run out of memory? see `streamrec-dist logs`"
+                    )
+                )
+
+    def _dismiss(self, member: Replica) -> None:
+        self.members.remove(member)
+        ray.kill(member.actor)
+
+    def _check_strength(self) -> None:
+        """Raise EnvironmentProblem when too few replicas have been up for too long."""
+        if self.ready >= self.minimum:
+            self.short_since = None
+            return
+        now = self.clock()
+        self.short_since = now if self.short_since is None else self.short_since
+        if now - self.short_since > self.patience_s:
+            raise EnvironmentProblem(
+                f"{self.ready} {self.role} actors are up, actors.{self.role}.minimum is {self.minimum}, and for "
+                f"{self.patience_s:.0f} s (cluster.patience_s) no other could start; is the cluster busy with "
+                "another run, or has it lost nodes? see `streamrec-dist status`"
+            )
+
+
+def wait_started(pools: Sequence[Pool]) -> None:
+    """Wait until each pool has as many replicas as it needs at least. Raises EnvironmentProblem when one has not."""
+    while any(pool.ready < pool.minimum for pool in pools):
+        refs = [ref for pool in pools for ref in pool.pending()]
+        ray.wait(refs, num_returns=1, timeout=1.0, fetch_local=False)
+        for pool in pools:
+            pool.tend()
+    for pool in pools:
+        pool.filling = True
+        pool.hire()

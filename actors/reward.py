@@ -9,6 +9,7 @@ import ray
 from actors.model_slot import frozen
 from actors.placement import start_worker
 from actors.pool import Pool
+from actors.worker import Worker
 from streamrec_dist.config import ActorConfig
 from streamrec_dist.materials import Materials
 from streamrec_dist.rl.advantage import has_signal
@@ -18,7 +19,7 @@ from streamrec_dist.rl.scoring import Scorer
 from streamrec_dist.types import RewardBreakdown, RolloutBatch
 
 
-class RewardActor:
+class RewardActor(Worker):
     """Holds the frozen direct decoder, and no policy."""
 
     def __init__(self, materials: Materials, reference: Weights, cpus: float):
@@ -36,8 +37,10 @@ class RewardActor:
 class RewardPool:
     """Implements the Rewards port."""
 
-    def __init__(self, config: ActorConfig, materials: Any, reference: Any):
-        self.pool = Pool("reward", RewardActor, config, [materials, reference, config.cpus])
+    def __init__(self, config: ActorConfig, materials: Any, reference: Any, **options: Any):
+        """`options` are those of a Pool."""
+        args = [materials, reference, config.cpus]
+        self.pool = Pool("reward", RewardActor, config, args, **options)
 
     def submit(self, rollouts: Payload) -> Task:
         return self.pool.call("score", rollouts)

@@ -11,6 +11,7 @@ import ray
 from actors.model_slot import ModelSlot
 from actors.placement import start_worker
 from actors.pool import Pool
+from actors.worker import Worker
 from streamrec_dist.config import ActorConfig
 from streamrec_dist.materials import Materials
 from streamrec_dist.rl.ports import Published, Task
@@ -18,7 +19,7 @@ from streamrec_dist.rl.rollout import Sampler
 from streamrec_dist.types import PolicyVersion, RolloutBatch
 
 
-class RolloutActor:
+class RolloutActor(Worker):
     """Stateless but for the weights of one version."""
 
     def __init__(self, materials: Materials, cpus: float):
@@ -39,9 +40,13 @@ class RolloutActor:
 class RolloutPool:
     """Implements the Rollouts port."""
 
-    def __init__(self, config: ActorConfig, materials: Any):
-        self.pool = Pool("rollout", RolloutActor, config, [materials, config.cpus])
-        self.replicas = config.replicas
+    def __init__(self, config: ActorConfig, materials: Any, **options: Any):
+        """`options` are those of a Pool."""
+        self.pool = Pool("rollout", RolloutActor, config, [materials, config.cpus], **options)
+
+    @property
+    def replicas(self) -> int:
+        return self.pool.target
 
     def submit(self, cursor: int, count: int, weights: Published) -> Task:
         return self.pool.call("rollout", cursor, count, weights.version, weights.vector)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from streamrec_dist.rundir import Checkpoint, StageResult
 from streamrec_dist.stages.run_store import RunStore
 
 STORE_DEADLINE_S = 600.0
+#: Every call leaves the same behind however often it is made, but for events, which may then stand there twice.
+RETRIES = 3
 
 
 class StoreActor(RunStore):
@@ -34,7 +37,9 @@ class RemoteStore:
 
     def __init__(self, path: Path, head_node: Any):
         self.actor: Any = (
-            ray.remote(StoreActor).options(num_cpus=0, scheduling_strategy=head_node).remote(path)
+            ray.remote(StoreActor)
+            .options(num_cpus=0, scheduling_strategy=head_node, max_restarts=-1, max_task_retries=RETRIES)
+            .remote(path)
         )
         self._saving: Any = None
 
@@ -53,7 +58,18 @@ class RemoteStore:
             self._call(saving)
 
     def newest_checkpoint(self, stage: str) -> Checkpoint | None:
+        self.flush()
         return self._call(self.actor.newest_checkpoint.remote(stage))
+
+    def checkpoint_step(self, stage: str) -> int:
+        self.flush()
+        return self._call(self.actor.checkpoint_step.remote(stage))
+
+    def set_scaled(self, scaled: Mapping[str, int]) -> None:
+        self._call(self.actor.set_scaled.remote(dict(scaled)))
+
+    def scaled(self) -> dict[str, int]:
+        return self._call(self.actor.scaled.remote())
 
     def save_evidence(self, name: str, part: Weights) -> None:
         self._call(self.actor.save_evidence.remote(name, part))

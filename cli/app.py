@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from cli.commands import compare, data, ids, lifecycle, results, training
+from cli.commands import compare, data, ids, lifecycle, planning, results, scaling, training
 from cli.commands.options import examples
 from cli.output import clean
 from streamrec_dist.errors import StreamRecError
@@ -52,7 +52,9 @@ def streamrec_dist() -> None:
 
 
 lifecycle.add_to(app)
+planning.add_to(app)
 training.add_to(app)
+scaling.add_to(app)
 results.add_to(app)
 compare.add_to(app)
 app.add_typer(data.app, name="data")

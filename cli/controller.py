@@ -1,6 +1,7 @@
 """The controller: a detached actor on the head node that takes a run through its stages.
 
-It hosts the loops of `streamrec_dist.stages`; it moves references and small numbers, and no tensors.
+It hosts the loops of `streamrec_dist.stages`; it moves references and small numbers, and no tensors. When it dies
+Ray starts it again, and the stage goes on from its last checkpoint; the actors that it had die with it.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,10 +19,18 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.annotate import AnnotatePool
+from actors.calls import RayRuntime
 from actors.embed import embed_texts, find_encoder
 from actors.evaluate import EvaluatePool
-from actors.placement import check_fits, cluster_gpus, stage_config
-from actors.pool import RayRuntime, wait_started
+from actors.placement import (
+    ROLES,
+    check_fits,
+    cluster_gpus,
+    living_nodes,
+    role_resources,
+    stage_config,
+)
+from actors.pool import wait_started
 from actors.reward import RewardPool
 from actors.rollout import RolloutPool
 from actors.store import STORE_DEADLINE_S, RemoteStore
@@ -30,11 +39,12 @@ from learners.publisher import WeightPublisher
 from learners.tokenizer import TokenizerGroup
 from streamrec_dist.baselines.config import TRAINED
 from streamrec_dist.config import Config
-from streamrec_dist.errors import StreamRecError, WorkerLost, summary
+from streamrec_dist.errors import StreamRecError, UsageError, WorkerLost, summary
 from streamrec_dist.events import Event
+from streamrec_dist.rl.ports import Publisher
 from streamrec_dist.rundir import StageResult
 from streamrec_dist.stages.baseline import train_baseline
-from streamrec_dist.stages.context import Context, Stopped
+from streamrec_dist.stages.context import Context, Regroup, Stopped
 from streamrec_dist.stages.pretrain import pretrain
 from streamrec_dist.stages.retrieve import retrieve
 from streamrec_dist.stages.rl import rl
@@ -47,8 +57,9 @@ LOOPS: dict[str, Callable[[Context], StageResult]] = {
     "rl": rl,
     **{name: partial(train_baseline, name=name) for name in TRAINED},
 }
-#: How often a stage is started again from its last checkpoint after one of its processes died.
+#: How often learners, and with them a stage, start again from the same checkpoint after a process died.
 STAGE_RESTARTS = 3
+LEARNERS = "learners"
 #: Millions of items take hours.
 TOKENIZE_DEADLINE_S = 24 * 3600.0
 
@@ -61,11 +72,27 @@ class Controller:
         strategy = NodeAffinitySchedulingStrategy(node_id=head_node, soft=False)
         self.store = RemoteStore(run, strategy)
         self.runtime = RayRuntime()
-        self.stop = threading.Event()
-        self.publisher = WeightPublisher()
+        self.stop, self.regroup = threading.Event(), threading.Event()
+        self.publisher = self.new_publisher()
+        self.stage = ""
+        self.context: Context | None = None
+        self.learners: LearnerGroup | None = None
+        #: Replicas, and learner ranks, that were asked for since the run began, instead of those of its file.
+        self.scaled: dict[str, int] = {}
+        if ray.get_runtime_context().was_current_actor_reconstructed:
+            self.scaled = self.store.scaled()
+            self._emit(Event("warning", message="the controller died and was started again"))
+            self._begin()
+
+    def new_publisher(self) -> Publisher:
+        return WeightPublisher()
 
     def start(self) -> None:
         """Begin the run and return."""
+        self.store.set_scaled({})
+        self._begin()
+
+    def _begin(self) -> None:
         itself = ray.get_runtime_context().current_actor
         self._thread = threading.Thread(target=self._run, args=(itself,), daemon=True)
         self._thread.start()
@@ -76,6 +103,48 @@ class Controller:
     def request_stop(self) -> None:
         """Ask the run to write a checkpoint and end."""
         self.stop.set()
+
+    def scale(self, wanted: Mapping[str, int]) -> dict[str, int]:
+        """Have other numbers of replicas, and of learner ranks, from now on; returns all that differ from the file.
+
+        Learners start again from a checkpoint that is written first. Raises UsageError for a number that cannot be.
+        """
+        for role, count in wanted.items():
+            self._check_scale(role, count)
+        self.scaled |= wanted
+        self.store.set_scaled(self.scaled)
+        for pool in self.runtime.pools:
+            pool.target = self.scaled.get(pool.role, pool.target)
+        if self.learners and self.learners.target != wanted.get(LEARNERS, self.learners.target):
+            self.learners.target = wanted[LEARNERS]
+            self.regroup.set()
+        return dict(self.scaled)
+
+    def _check_scale(self, role: str, count: int) -> None:
+        roles = [*type(self.config.actors).model_fields, LEARNERS]
+        if role not in roles:
+            raise UsageError(f"there is no role {role!r}; there are: {', '.join(roles)}")
+        if count < 1:
+            raise UsageError(f"{role}={count}: a role has one replica at least")
+        if role == LEARNERS and not self.config.can_share(count):
+            raise UsageError(f"learners={count}: so many ranks cannot share every batch evenly")
+
+    def status(self) -> dict[str, Any]:
+        """What the run does just now, for people and scripts."""
+        body: dict[str, Any] = {"stage": self.stage, "stopping": self.stop.is_set(), "scaled": self.scaled}
+        body["roles"] = {pool.role: pool.state() for pool in self.runtime.pools}
+        if self.learners:
+            ranks = [{"state": "ready", **place} for place in self.learners.places]
+            body["roles"][LEARNERS] = {
+                "target": self.learners.target,
+                "ready": len(ranks),
+                "waiting": 0,
+                "lost": self.learners.lost,
+                "replicas": ranks,
+            }
+        if self.context:
+            body |= self.context.progress
+        return body
 
     def _run(self, itself: Any) -> None:
         try:
@@ -88,7 +157,8 @@ class Controller:
     def _run_stages(self) -> None:
         self._emit(Event("run", state="started", metrics={"stages": list(self.stages)}))
         try:
-            check_fits(self.config, self.stages)
+            for warning in check_fits(self.config, self.stages, living_nodes()):
+                self._emit(Event("warning", message=warning))
             for stage in self.stages:
                 self._run_stage(stage)
         except Stopped as stopped:
@@ -104,72 +174,128 @@ class Controller:
             self._emit(Event("run", state="done"))
 
     def _run_stage(self, stage: str) -> None:
+        self.stage = stage
         if self.store.stage_result(stage):
             self._emit(Event("stage", stage, state="skipped"))
             return
         self._emit(Event("stage", stage, state="started"))
-        result = self._with_restarts(stage)
+        result = self._tokenize() if stage == "tokenize" else self._train(stage)
         self.store.finish_stage(result)
         metrics = result.metrics | {"seconds": result.seconds}
         self._emit(Event("stage", stage, state="done", step=result.steps, metrics=metrics))
         if self.stop.is_set():
             raise Stopped(f"stopped as asked, after stage {stage}")
 
-    def _with_restarts(self, stage: str) -> StageResult:
-        for attempt in range(STAGE_RESTARTS + 1):
-            try:
-                return self._tokenize() if stage == "tokenize" else self._train(stage)
-            except WorkerLost as lost:
-                if attempt == STAGE_RESTARTS:
-                    raise
-                kept = "the texts embedded so far" if stage == "tokenize" else "its last checkpoint"
-                warning = f"{lost}; stage {stage} starts again from {kept}"
-                self._emit(Event("warning", stage, message=warning))
-        raise AssertionError("unreachable")
-
     def _train(self, stage: str) -> StageResult:
+        """Run the loop of a stage; where its learners are lost, from its last checkpoint on again."""
         with self._roles(stage) as context:
-            try:
-                return LOOPS[stage](context)
-            finally:
-                # A checkpoint that could not be written must not be reported as written.
-                self.store.flush()
+            learners, losses = self.learners, Losses(STAGE_RESTARTS)
+            assert learners is not None
+            while True:
+                try:
+                    try:
+                        if learners.world_size == 0:
+                            learners.start()
+                        return LOOPS[stage](context)
+                    finally:
+                        # A checkpoint that could not be written must not be reported as written.
+                        self.store.flush()
+                except (WorkerLost, Regroup) as lost:
+                    if isinstance(lost, WorkerLost) and losses.too_many(self.store.checkpoint_step(stage)):
+                        raise
+                    learners.lost += isinstance(lost, WorkerLost)
+                    self.regroup.clear()
+                    kept = f"stage {stage} starts again from its last checkpoint"
+                    self._emit(Event("warning", stage, message=f"{lost}; {kept}"))
+                    learners.close()
+                    for pool in self.runtime.pools:
+                        pool.forget()
 
     @contextmanager
-    def _roles(self, stage: str):
+    def _roles(self, stage: str) -> Iterator[Context]:
         """Start the actors and learners of a stage, and end them with it."""
         materials = self.store.materials(self.config, stage)
         shared = ray.put(materials)
-        settled = stage_config(self.config, stage, cluster_gpus())
-        actors = settled.actors
-        learners = LearnerGroup(settled.learners, shared)
-        evaluators = EvaluatePool(actors.evaluate, shared)
-        pools: dict[str, Any] = {"evaluate": evaluators.pool}
-        context = Context(
-            self.config, materials, self.runtime, learners, self.store, evaluators, self.publisher
+        settled = self._settled(stage)
+        patience = settled.cluster.patience_s
+        self.learners = LearnerGroup(
+            settled.learners,
+            shared,
+            resources=role_resources(LEARNERS),
+            patience_s=patience,
+            allowed=settled.can_share,
         )
-        context.stop = self.stop
-        if stage in ("sft", "rl"):
-            reference = ray.put(self.store.load_weights("pretrain"))
-        if stage == "sft":
-            context.annotators = AnnotatePool(actors.annotate, shared, reference)
-            pools["annotate"] = context.annotators.pool
-        if stage == "rl":
-            context.rollouts = RolloutPool(actors.rollout, shared)
-            context.rewards = RewardPool(actors.reward, shared, reference)
-            pools |= {"rollout": context.rollouts.pool, "reward": context.rewards.pool}
         try:
-            wait_started({role: pool.started() for role, pool in pools.items()})
+            reference = ray.put(self.store.load_weights("pretrain")) if stage in ("sft", "rl") else None
+
+            def start(role: str, make: Callable[..., Any], *args: Any) -> Any:
+                config, resources = getattr(settled.actors, role), role_resources(role)
+                pool = make(config, *args, resources=resources, patience_s=patience, report=report)
+                self.runtime.pools.append(pool.pool)
+                return pool
+
+            def report(message: str) -> None:
+                self.store.emit(Event("warning", stage, message=message))
+
+            context = Context(
+                self.config,
+                materials,
+                self.runtime,
+                self.learners,
+                self.store,
+                start("evaluate", EvaluatePool, shared),
+                self.publisher,
+                stop=self.stop,
+                regroup=self.regroup,
+            )
+            if stage == "sft":
+                context.annotators = start("annotate", AnnotatePool, shared, reference)
+            if stage == "rl":
+                context.rollouts = start("rollout", RolloutPool, shared)
+                context.rewards = start("reward", RewardPool, shared, reference)
+            wait_started(self.runtime.pools)
+            self.context = context
             yield context
         finally:
-            learners.close()
-            for pool in pools.values():
+            self.context = None
+            self.learners.close()
+            self.learners = None
+            for pool in self.runtime.pools:
                 pool.close()
+            self.runtime.pools.clear()
+
+    def _settled(self, stage: str) -> Config:
+        """The configuration for the cluster that there is, with the replicas that were asked for since."""
+        config = self.config
+        asked = {role: {"replicas": self.scaled[role]} for role in ROLES[stage] if role in self.scaled}
+        actors = {
+            role: getattr(config.actors, role).model_copy(update=update) for role, update in asked.items()
+        }
+        learners = {"world_size": self.scaled[LEARNERS]} if LEARNERS in self.scaled else {}
+        config = config.model_copy(
+            update={
+                "actors": config.actors.model_copy(update=actors),
+                "learners": config.learners.model_copy(update=learners),
+            }
+        )
+        return stage_config(config, stage, cluster_gpus())
 
     def _tokenize(self) -> StageResult:
-        """Stage 0: texts are embedded by all embed actors, then the learner ranks make the ids."""
+        """Stage 0; where one of its ranks is lost, again from the texts that are embedded."""
+        for attempt in range(STAGE_RESTARTS + 1):
+            try:
+                return self._make_ids()
+            except WorkerLost as lost:
+                if attempt == STAGE_RESTARTS:
+                    raise
+                warning = f"{lost}; stage tokenize starts again from the texts embedded so far"
+                self._emit(Event("warning", "tokenize", message=warning))
+        raise AssertionError("unreachable")
+
+    def _make_ids(self) -> StageResult:
+        """Texts are embedded by all embed actors, then the learner ranks make the ids."""
         started = time.monotonic()
-        settled = stage_config(self.config, "tokenize", cluster_gpus())
+        settled = self._settled("tokenize")
         self.store.check_given_ids()
         encoder = find_encoder(self.config.items.encoder)
         texts, missing = self.store.texts(), self.store.missing_embeddings(encoder)
@@ -180,7 +306,8 @@ class Controller:
             if self.stop.is_set():
                 raise Stopped("stopped as asked; the texts embedded so far are kept")
         embedded = time.monotonic()
-        group = TokenizerGroup(settled.learners, self.config, self.store.actor)
+        patience = settled.cluster.patience_s
+        group = TokenizerGroup(settled.learners, self.config, self.store.actor, patience_s=patience)
         try:
             task = group.tokenize(*self.store.item_inputs())
             report = self.runtime.receipt(task, "semantic ids", TOKENIZE_DEADLINE_S)
@@ -194,3 +321,16 @@ class Controller:
     def _emit(self, event: Event) -> None:
         # Waited for: the last event must be on disk before this process ends.
         ray.get(self.store.actor.emit.remote(event), timeout=STORE_DEADLINE_S)
+
+
+class Losses:
+    """How often learners were lost without a newer checkpoint in between."""
+
+    def __init__(self, bearable: int):
+        self.bearable, self.count, self.step = bearable, 0, -1
+
+    def too_many(self, step: int) -> bool:
+        """Count a loss; `step` is that of the newest checkpoint."""
+        self.count = self.count + 1 if step <= self.step else 1
+        self.step = max(self.step, step)
+        return self.count > self.bearable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ import ray
 import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from actors.calls import RayRuntime
 from actors.evaluate import EvaluatePool
-from actors.placement import check_fits as check_fits
-from actors.placement import cluster_gpus, stage_config
-from actors.pool import RayRuntime, wait_started
+from actors.placement import check_fits, cluster_gpus, living_nodes, role_resources, stage_config
+from actors.pool import wait_started
 from cli.controller import Controller
 from cli.decoding import DecodingOptions, decoding, suffix
 from cli.plan import RunPlan
@@ -23,7 +24,7 @@ from streamrec_dist.baselines.config import SCORES_ITEMS
 from streamrec_dist.baselines.item_model import ItemModel
 from streamrec_dist.config import Config
 from streamrec_dist.data.split import rows_of_some, split_rows
-from streamrec_dist.errors import DataError, EnvironmentProblem, RunError, UsageError
+from streamrec_dist.errors import DataError, EnvironmentProblem, RunError, StreamRecError, UsageError
 from streamrec_dist.hardware import resolve_precision
 from streamrec_dist.materials import Materials
 from streamrec_dist.model.weights import flatten, import_weights
@@ -48,6 +49,7 @@ from streamrec_dist.stages.run_store import RunStore
 from streamrec_dist.types import PolicyVersion
 
 CONTROLLER_DEADLINE_S = 60.0
+CONTROLLER_RESTARTS = 100
 #: Users of one evaluation call: enough to fill batches, few enough to show progress.
 EVALUATION_CHUNK = 256
 
@@ -70,7 +72,13 @@ def create_run(plan: RunPlan) -> RunDir:
     return run
 
 
-def start_run(config: Config, runs: Path, name: str, stages: tuple[str, ...]) -> None:
+def start_run(
+    config: Config,
+    runs: Path,
+    name: str,
+    stages: tuple[str, ...],
+    controller_class: type[Controller] = Controller,
+) -> None:
     """Start the detached controller of an existing run directory.
 
     Raises EnvironmentProblem when it does not come up.
@@ -81,9 +89,12 @@ def start_run(config: Config, runs: Path, name: str, stages: tuple[str, ...]) ->
         "name": _actor_name(name),
         "lifetime": "detached",
         "num_cpus": 0,
+        "max_restarts": CONTROLLER_RESTARTS,
         "scheduling_strategy": strategy,
     }
-    controller: Any = ray.remote(Controller).options(**options).remote(runs / name, config, stages, head)
+    controller: Any = (
+        ray.remote(controller_class).options(**options).remote(runs / name, config, stages, head)
+    )
     try:
         ray.get(controller.start.remote(), timeout=CONTROLLER_DEADLINE_S)
     except ray.exceptions.GetTimeoutError:
@@ -95,26 +106,52 @@ def start_run(config: Config, runs: Path, name: str, stages: tuple[str, ...]) ->
         raise RunError(f"the controller could not start: {error}") from None
 
 
+def check_room(plan: RunPlan, stages: tuple[str, ...]) -> None:
+    """Raise ConfigError where the connected cluster cannot hold a stage; what it says else, the controller tells."""
+    check_fits(plan.config, stages, living_nodes())
+
+
 def run_alive(name: str) -> bool:
     """Whether a controller works on this run."""
     try:
         controller = ray.get_actor(_actor_name(name))
         return bool(ray.get(controller.alive.remote(), timeout=CONTROLLER_DEADLINE_S))
-    except ray.exceptions.GetTimeoutError:
-        return True  # there, and too busy to answer
+    except (ray.exceptions.GetTimeoutError, ray.exceptions.ActorUnavailableError):
+        return True  # there, and too busy to answer, or being started again
     except (ValueError, ray.exceptions.RayActorError):
         return False
 
 
 def request_stop(name: str) -> None:
     """Ask a run to write a checkpoint and end. Raises UsageError when it is not running."""
+    _ask(name, "request_stop")
+
+
+def scale_run(name: str, wanted: dict[str, int]) -> dict[str, int]:
+    """Have other numbers of replicas in a running run; all that were asked for since it began.
+
+    Raises UsageError when it is not running, or cannot have them.
+    """
+    return _ask(name, "scale", wanted)
+
+
+def run_status(name: str) -> dict[str, Any]:
+    """What a run does just now (`Controller.status`). Raises UsageError when it is not running."""
+    return _ask(name, "status")
+
+
+def _ask(name: str, method: str, *args: Any) -> Any:
     try:
         controller = ray.get_actor(_actor_name(name))
-        ray.get(controller.request_stop.remote(), timeout=CONTROLLER_DEADLINE_S)
-    except ray.exceptions.GetTimeoutError:
+        return ray.get(getattr(controller, method).remote(*args), timeout=CONTROLLER_DEADLINE_S)
+    except (ray.exceptions.GetTimeoutError, ray.exceptions.ActorUnavailableError):
         raise RunError(f"run {name} did not answer within {CONTROLLER_DEADLINE_S:.0f} s; ask again") from None
     except (ValueError, ray.exceptions.RayActorError):
         raise UsageError(f"run {name} is not running") from None
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, StreamRecError):
+            raise error.cause from None
+        raise
 
 
 def evaluate_run(
@@ -231,11 +268,18 @@ def _rank_on_cluster(
     import_weights(model, saved)
     weights = Published(PolicyVersion(0), ray.put(flatten(model, policy_only=False)))
     settled = stage_config(config, "pretrain", cluster_gpus())
-    # A few minutes that can be asked for again: Ray prints an error of its own for every actor that may restart.
-    evaluators = EvaluatePool(settled.actors.evaluate, ray.put(materials), restarts=0)
+    patience = settled.cluster.patience_s
+    evaluators = EvaluatePool(
+        settled.actors.evaluate,
+        ray.put(materials),
+        resources=role_resources("evaluate"),
+        patience_s=patience,
+        report=lambda message: print(message, file=sys.stderr),
+    )
     runtime = RayRuntime()
+    runtime.pools.append(evaluators.pool)
     try:
-        wait_started({"evaluate": evaluators.pool.started()})
+        wait_started(runtime.pools)
         parts = [rows[first : first + EVALUATION_CHUNK] for first in range(0, len(rows), EVALUATION_CHUNK)]
         tasks = [evaluators.ranks(stage, part, mask_history, weights) for part in parts]
         some, share = some_of(rows, INVALID_USERS), None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import ray
 from learners.ranks import RankGroup
 from learners.worker import LearnerWorker
 from streamrec_dist.config import LearnersConfig
+from streamrec_dist.rl.pace import Pace
 from streamrec_dist.rl.ports import Payload, Task, Weights
 from streamrec_dist.types import GroupCounts, PolicyVersion
 
@@ -18,9 +20,10 @@ from streamrec_dist.types import GroupCounts, PolicyVersion
 class LearnerGroup(RankGroup):
     """Implements the Learners port."""
 
-    def __init__(self, config: LearnersConfig, materials: Any):
-        """`materials` is an object reference."""
-        super().__init__(LearnerWorker, config, [materials])
+    def __init__(self, config: LearnersConfig, materials: Any, **options: Any):
+        """`materials` is an object reference; `options` are those of a RankGroup."""
+        self.pace = Pace()
+        super().__init__(LearnerWorker, config, [materials], **options)
 
     def begin(
         self,
@@ -40,7 +43,14 @@ class LearnerGroup(RankGroup):
 
     def train_rows(self, epoch: int, first: int, last: int) -> Task:
         refs = [rank.train_rows.remote(epoch, first, last) for rank in self.ranks]
-        return Task(refs, merge=lambda ranks: [average(list(step)) for step in zip(*ranks, strict=True)])
+        count = last - first
+
+        def merge(ranks: list[list[dict[str, float]]]) -> list[dict[str, float]]:
+            steps = [average(list(step)) for step in zip(*ranks, strict=True)]
+            self.pace.took("train_rows", sum(step["seconds"] for step in steps), count)
+            return steps
+
+        return Task(refs, merge=merge, limit=time.monotonic() + self.pace.limit("train_rows", count))
 
     def train_groups(
         self,
@@ -51,14 +61,24 @@ class LearnerGroup(RankGroup):
         padded = -(-groups // self.world_size)
         # A rank without a group of its own works on a copy of another's, with weight zero.
         spare = next((rollouts, rewards, chosen[:1]) for hand in shards for rollouts, rewards, chosen in hand)
-        refs = []
+        refs, vector = [], None
         for rank, hand in zip(self.ranks, shards, strict=True):
             counts = GroupCounts(sum(len(groups_of) for _, _, groups_of in hand), padded, groups)
             hand = hand or [spare]
             columns = [column for rollouts, rewards, _ in hand for column in (rollouts, rewards)]
             chosen = [groups_of for _, _, groups_of in hand]
-            refs.append(rank.train_groups.remote(chosen, counts, version, *columns))
-        return Task(refs, merge=average)
+            if vector is None:
+                ref, vector = rank.train_groups_and_publish.remote(chosen, counts, version, *columns)
+            else:
+                ref = rank.train_groups.remote(chosen, counts, version, *columns)
+            refs.append(ref)
+
+        def merge(ranks: list[dict[str, float]]) -> dict[str, float]:
+            metrics = average(ranks)
+            self.pace.took("train_groups", metrics["seconds"])
+            return metrics
+
+        return Task(refs, vector, merge, limit=time.monotonic() + self.pace.limit("train_groups"))
 
     def vector(self, policy_only: bool = True) -> Payload:
         return self.ranks[0].vector.remote(policy_only)

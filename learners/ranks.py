@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime
 import os
 import socket
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +18,7 @@ from streamrec_dist.errors import EnvironmentProblem, RunError, StreamRecError, 
 from streamrec_dist.hardware import use_cores
 from streamrec_dist.repeatable import compute_repeatably
 
-START_DEADLINE_S = 180.0
+JOIN_DEADLINE_S = 180.0
 CALL_DEADLINE_S = 900.0
 #: A collective that takes longer than this has lost a rank.
 COLLECTIVE_DEADLINE = datetime.timedelta(seconds=300)
@@ -26,13 +27,22 @@ COLLECTIVE_DEADLINE = datetime.timedelta(seconds=300)
 class Rank:
     """One member, the base of an actor class; all ranks get the same calls in the same order."""
 
-    def __init__(self, config: Config, rank: int, world_size: int, backend: str):
+    def __init__(self, config: Config):
         if config.deterministic:
             compute_repeatably()
-        self.rank, self.world_size, self.backend = rank, world_size, backend
+        self.rank, self.world_size = 0, 1
         self.device = "cuda" if ray.get_gpu_ids() else "cpu"
         if self.device == "cpu":
             use_cores(config.learners.cpus)
+
+    def place(self) -> dict[str, Any]:
+        """Where it runs; answered as soon as it is up."""
+        context = ray.get_runtime_context()
+        return {
+            "node": ray.util.get_node_ip_address(),
+            "pid": os.getpid(),
+            "worker": context.get_worker_id(),
+        }
 
     def meeting_point(self) -> str:
         """Where the ranks meet: an address of this node with a free port."""
@@ -41,19 +51,16 @@ class Rank:
             probe.bind((ip, 0))
             return f"tcp://{ip}:{probe.getsockname()[1]}"
 
-    def join(self, address: str) -> None:
+    def join(self, address: str, rank: int, world_size: int, backend: str) -> None:
         """Form the process group; a group of one needs none."""
-        if self.world_size == 1:
+        self.rank, self.world_size = rank, world_size
+        if world_size == 1:
             return
         if address.startswith("tcp://127."):
             # gloo would otherwise listen on whatever the host's name resolves to.
             os.environ["GLOO_SOCKET_IFNAME"] = "lo"
         dist.init_process_group(
-            self.backend,
-            init_method=address,
-            rank=self.rank,
-            world_size=self.world_size,
-            timeout=COLLECTIVE_DEADLINE,
+            backend, init_method=address, rank=rank, world_size=world_size, timeout=COLLECTIVE_DEADLINE
         )
 
     @contextmanager
@@ -68,33 +75,81 @@ class Rank:
 
 
 class RankGroup:
-    """The ranks of one actor class, started and joined."""
+    """The ranks of one actor class, started and joined; together they die, and together they start again."""
 
-    def __init__(self, actor_class: type[Rank], config: LearnersConfig, args: Sequence[Any]):
-        """Each rank is `actor_class(*args, rank, world_size, backend)`, big arguments as references.
+    def __init__(
+        self,
+        actor_class: type[Rank],
+        config: LearnersConfig,
+        args: Sequence[Any],
+        resources: dict[str, float] | None = None,
+        patience_s: float = 180.0,
+        allowed: Callable[[int], bool] = lambda world_size: True,
+    ):
+        """Each rank is `actor_class(*args)`, big arguments as references; there may be as many as `allowed` says.
 
-        Raises EnvironmentProblem when the ranks do not come up in time.
+        Raises EnvironmentProblem when fewer than `config.minimum` ranks come up within `patience_s`.
         """
-        self.world_size = config.world_size
+        self.config, self.args, self.allowed, self.patience_s = config, args, allowed, patience_s
+        self.target = config.world_size
+        self.minimum = config.minimum or config.world_size
         # NCCL refuses two ranks on one device.
         own_gpu = config.gpus != "auto" and config.gpus >= 1
-        backend = config.backend if config.backend != "auto" else ("nccl" if own_gpu else "gloo")
-        options = {"num_cpus": config.cpus, "num_gpus": config.gpus}
-        self.ranks: list[Any] = [
-            ray.remote(actor_class).options(**options).remote(*args, rank, self.world_size, backend)
-            for rank in range(self.world_size)
-        ]
+        self.backend = config.backend if config.backend != "auto" else ("nccl" if own_gpu else "gloo")
+        self.actor_class = ray.remote(actor_class).options(
+            num_cpus=config.cpus, num_gpus=config.gpus, resources=resources or {}
+        )
+        self.ranks: list[Any] = []
+        self.places: list[dict[str, Any]] = []
+        self.lost = 0
+        self.start()
+
+    @property
+    def world_size(self) -> int:
+        return len(self.ranks)
+
+    def start(self) -> None:
+        """Start `target` ranks; fewer, but `minimum`, where the cluster has no room for them all."""
+        self.ranks = [self.actor_class.remote(*self.args) for _ in range(self.target)]
         try:
-            address = self.get(self.ranks[0].meeting_point.remote(), "starting", START_DEADLINE_S)
-            self.get([rank.join.remote(address) for rank in self.ranks], "joining", START_DEADLINE_S)
-        except StreamRecError:
+            self._join(self._up())
+        except (StreamRecError, ray.exceptions.RayError):
             self.close()
             raise
+
+    def _up(self) -> list[Any]:
+        """The ranks that came up in time, as many as may form a group. The others are ended."""
+        starting = {rank.place.remote(): rank for rank in self.ranks}
+        refs, give_up = list(starting), time.monotonic() + self.patience_s
+        ready: list[Any] = []
+        while len(ready) < len(refs) and (left := give_up - time.monotonic()) > 0:
+            ready, _ = ray.wait(refs, num_returns=len(refs), timeout=left, fetch_local=False)
+        size = max((n for n in range(1, len(ready) + 1) if self.allowed(n)), default=0)
+        if size < min(self.minimum, self.target):
+            raise EnvironmentProblem(
+                f"{len(ready)} of {self.target} learner ranks came up within {self.patience_s:.0f} s "
+                f"(cluster.patience_s), learners.minimum is {self.minimum}; is the cluster busy with another run, or "
+                "has it lost nodes? see `streamrec-dist status`"
+            )
+        chosen = [ref for ref in refs if ref in set(ready)][:size]
+        for ref, rank in starting.items():
+            if ref not in chosen:
+                ray.kill(rank)
+        self.places = self.get(chosen, "starting")
+        return [starting[ref] for ref in chosen]
+
+    def _join(self, ranks: list[Any]) -> None:
+        self.ranks = ranks
+        address = self.get(ranks[0].meeting_point.remote(), "starting", JOIN_DEADLINE_S)
+        joining = [
+            rank.join.remote(address, number, len(ranks), self.backend) for number, rank in enumerate(ranks)
+        ]
+        self.get(joining, "joining", JOIN_DEADLINE_S)
 
     def close(self) -> None:
         for rank in self.ranks:
             ray.kill(rank)
-        self.ranks = []
+        self.ranks, self.places = [], []
 
     def all(self, method: str, *args: Any) -> list[Any]:
         """Call a method of every rank and wait."""
@@ -108,15 +163,14 @@ class RankGroup:
         try:
             return ray.get(refs, timeout=timeout_s)
         except ray.exceptions.GetTimeoutError:
-            raise EnvironmentProblem(
-                f"the {self.world_size} learner ranks did not finish {method} within {timeout_s:.0f} s; "
-                "is the cluster busy with another run? see `streamrec-dist status`"
+            raise WorkerLost(
+                f"the {self.world_size} learner ranks did not finish {method} within {timeout_s:.0f} s"
             ) from None
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, StreamRecError):
                 raise error.cause from None
-            lost = isinstance(error.cause, ray.exceptions.RayActorError)
+            lost = isinstance(error.cause, ray.exceptions.RayActorError | ray.exceptions.ObjectLostError)
             message = f"the learners failed in {method}: {summary(error)}"
             raise (WorkerLost if lost else RunError)(message) from None
-        except ray.exceptions.RayActorError as error:
+        except ray.exceptions.RayError as error:
             raise WorkerLost(f"a learner rank died in {method}: {summary(error)}") from None

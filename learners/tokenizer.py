@@ -17,8 +17,8 @@ from streamrec_dist.stages.tokenize import Clock, Tokenized, fit_tokenizer, item
 class TokenizerRank(Rank):
     """One rank; `store` gets the progress."""
 
-    def __init__(self, config: Config, store: Any, *place: Any):
-        super().__init__(config, *place)
+    def __init__(self, config: Config, store: Any):
+        super().__init__(config)
         self.config, self.store = config, store
 
     @ray.method(num_returns=2)
@@ -51,8 +51,9 @@ class TokenizerRank(Rank):
 class TokenizerGroup(RankGroup):
     """All ranks as one."""
 
-    def __init__(self, learners: LearnersConfig, config: Config, store: Any):
-        super().__init__(TokenizerRank, learners, [config, store])
+    def __init__(self, learners: LearnersConfig, config: Config, store: Any, **options: Any):
+        """`options` are those of a RankGroup."""
+        super().__init__(TokenizerRank, learners, [config, store], **options)
 
     def tokenize(self, embeddings: Any, items: Any, offsets: Any, given: Any) -> Task:
         """All arguments by reference. Receipt: the report; payload: Tokenized."""

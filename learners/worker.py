@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import ray
 
 from learners.ranks import Rank
 from streamrec_dist.materials import Materials
@@ -18,12 +19,12 @@ from streamrec_dist.types import Annotation, GroupCounts, PolicyVersion, RewardB
 class LearnerWorker(Rank):
     """A rank that trains the recommender."""
 
-    def __init__(self, materials: Materials, *place: Any):
-        super().__init__(materials.config, *place)
+    def __init__(self, materials: Materials):
+        super().__init__(materials.config)
         self.materials = materials
 
-    def join(self, address: str) -> None:
-        super().join(address)
+    def join(self, address: str, rank: int, world_size: int, backend: str) -> None:
+        super().join(address, rank, world_size, backend)
         compile_kernels(self.materials.config.learners.compile, self.device)
         self.learner = Learner(self.materials, self.rank, self.world_size, self.device)
 
@@ -56,6 +57,11 @@ class LearnerWorker(Rank):
         shards: Any = list(zip(columns[::2], columns[1::2], groups, strict=True))
         with self.together():
             return self.learner.train_groups(shards, counts, version)
+
+    @ray.method(num_returns=2)
+    def train_groups_and_publish(self, *arguments: Any) -> tuple[dict[str, float], np.ndarray]:
+        """`train_groups`, and the policy's weights after it."""
+        return self.train_groups(*arguments), self.vector(policy_only=True)
 
     def vector(self, policy_only: bool) -> np.ndarray:
         return self.learner.vector(policy_only)

@@ -56,6 +56,7 @@ class StepsState(_State):
     seconds: Seconds
     optimiser_steps: Count
     evaluated: list[Count]
+    unjudged: list[Count] = []
     best: BestState
 
 

@@ -28,6 +28,9 @@ class ClusterConfig(Section):
     address: str = Field("local", pattern=r"^(local|[^\s:/]+:\d{1,5})$")
     cpus: int | None = Field(None, ge=1, description="cores the local cluster may use; default: all")
     gpus: int | None = Field(None, ge=0, description="GPUs the local cluster may use; default: all")
+    patience_s: float = Field(
+        180.0, gt=0, description="how long a run waits for the processes that it needs at least"
+    )
 
 
 class DataConfig(Section):
@@ -111,6 +114,9 @@ class ActorConfig(Section):
     """A pool of Ray actors of one role; `cpus` and `gpus` are for each replica."""
 
     replicas: int = Field(1, ge=1)
+    minimum: int = Field(
+        1, ge=1, description="replicas without which a run does not go on; the others may come later"
+    )
     cpus: float = Field(0.2, ge=0)
     gpus: Gpus = "auto"
 
@@ -141,6 +147,9 @@ class LearnersConfig(Section):
     """The DDP group; `cpus` and `gpus` are for each rank."""
 
     world_size: int = Field(2, ge=1)
+    minimum: int | None = Field(
+        None, ge=1, description="ranks to go on with where the cluster has lost room; default: world_size"
+    )
     cpus: float = Field(0.3, ge=0)
     gpus: Gpus = "auto"
     backend: Literal["auto", "gloo", "nccl"] = Field(
@@ -258,7 +267,10 @@ class RlConfig(Section):
     negatives: int = Field(50, ge=1, description="hard negatives of the ranking reward, N")
     similarity_items: int = Field(1024, ge=1, description="catalogue items the similarity is ranked in")
     signal: float = Field(0.02, ge=0, description="smallest range of total rewards that a group learns from")
-    eval_every: int = Field(50, ge=1, description="steps between evaluations and checkpoints")
+    eval_every: int = Field(50, ge=1, description="steps between evaluations, each with a checkpoint")
+    checkpoint_every: int = Field(
+        10, ge=1, description="steps between checkpoints: what is done again when learners die"
+    )
     eval_users: int = Field(1000, ge=1)
 
 
@@ -289,6 +301,9 @@ class Config(Section):
 
     seed: int = Field(1, ge=0, lt=2**31)
     deterministic: bool = Field(False, description="the same run on the same machine gives the same bits")
+    placement: Literal["auto", "colocated", "split"] = Field(
+        "auto", description="colocated: all roles share all GPUs; split: each learner rank has one of its own"
+    )
     cluster: ClusterConfig = ClusterConfig()
     data: DataConfig = DataConfig()
     items: ItemsConfig = ItemsConfig()
@@ -311,6 +326,14 @@ class Config(Section):
         plain = {"evidence": 0, "direct_evidence": False, "softmax": tiger.softmax, "dropout": dropout}
         return self.model_copy(update={"model": self.model.model_copy(update=plain)})
 
+    def _batches(self) -> dict[str, int]:
+        batches = {name: getattr(self.stages, name).batch for name in ("pretrain", "retrieve", "sft")}
+        return batches | {name: self.baselines.of(name).batch for name in TRAINED}
+
+    def can_share(self, world_size: int) -> bool:
+        """Whether so many learner ranks can share every batch evenly."""
+        return not any(batch % world_size for batch in self._batches().values())
+
     @model_validator(mode="after")
     def _parts_agree(self) -> Config:
         if self.items.whiten and not self.items.pca:
@@ -319,12 +342,6 @@ class Config(Section):
             raise ValueError("items.behaviour.alignment is a loss of the RQ-VAE; set items.method: rqvae")
         if self.items.distance == "cosine" and self.items.method != "rqvae":
             raise ValueError("items.distance: cosine is for the RQ-VAE; residual k-means takes l2")
-        if self.deterministic and self.stages.rl.max_staleness:
-            raise ValueError(
-                f"stages.rl.max_staleness is {self.stages.rl.max_staleness}, and rollouts that are under way when a "
-                "process dies would be drawn anew by later weights; deterministic: true needs "
-                "stages.rl.max_staleness: 0"
-            )
         if self.stages.rl.negatives > self.items.neighbours:
             raise ValueError(
                 f"stages.rl.negatives is {self.stages.rl.negatives} but only items.neighbours = "
@@ -335,9 +352,7 @@ class Config(Section):
                 f"stages.pretrain.retrieved is {self.stages.pretrain.retrieved} but only items.neighbours = "
                 f"{self.items.neighbours} text neighbours are kept"
             )
-        batches = {name: getattr(self.stages, name).batch for name in ("pretrain", "retrieve", "sft")}
-        batches |= {name: self.baselines.of(name).batch for name in TRAINED}
-        for name, batch in batches.items():
+        for name, batch in self._batches().items():
             if batch % self.learners.world_size:
                 raise ValueError(
                     f"{section_name(name)}.batch is {batch}, which {self.learners.world_size} learner ranks "

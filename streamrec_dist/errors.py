@@ -21,6 +21,10 @@ class WorkerLost(RunError):
     """A process that took part in a stage died; the stage can go on from its last checkpoint."""
 
 
+class InputLost(WorkerLost):
+    """What a worker was to work on went with the process or node that had made it; it can be made again."""
+
+
 class UsageError(StreamRecError):
     """Wrong use of a command or function."""
 

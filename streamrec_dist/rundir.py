@@ -9,6 +9,7 @@ runs/NAME/config.yaml                       the resolved configuration
           checkpoints/STAGE/step-N/         weights (the best too), optimizer and state; the last two
           stages/STAGE.json                 the result of a finished stage, or of a baseline
           results/NAME.json, NAME.parquet   evaluations: measures, and the rank of every target
+          scaled.json                       replicas that were asked for while it went
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgpack
 import numpy as np
+from safetensors import SafetensorError
 
 from streamrec_dist.arrays import load_arrays, save_arrays
 from streamrec_dist.baselines.config import TRAINED
@@ -231,8 +233,13 @@ class RunDir:
         unfinished = folder / f".{target.name}.{os.getpid()}"
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
-        save_arrays(unfinished / "arrays.safetensors", checkpoint.arrays)
-        (unfinished / "state.msgpack").write_bytes(msgpack.packb(checkpoint.state))
+        try:
+            save_arrays(unfinished / "arrays.safetensors", checkpoint.arrays)
+            (unfinished / "state.msgpack").write_bytes(msgpack.packb(checkpoint.state))
+        except (OSError, SafetensorError):
+            # On a full disk the events that say so need the room.
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
         shutil.rmtree(target, ignore_errors=True)
         os.rename(unfinished, target)
         for step in self.checkpoint_steps(checkpoint.stage)[:-keep]:
@@ -251,15 +258,29 @@ class RunDir:
         for file in (arrays, state):
             if not file.is_file():
                 raise DataError(f"{file}: missing; the checkpoint is not complete")
-        fix = "remove this folder to go on from the one before"
         try:
             found = msgpack.unpackb(state.read_bytes())
             check_state(stage, found)
-            return Checkpoint(stage, step, load_arrays(arrays, fix), found)
-        except DataError as error:
+            return Checkpoint(stage, step, load_arrays(arrays), found)
+        except (DataError, OSError, msgpack.UnpackException, ValueError) as error:
             raise DataError(f"{folder}: damaged checkpoint ({error})") from None
-        except (OSError, msgpack.UnpackException, ValueError) as error:
-            raise DataError(f"{folder}: damaged checkpoint ({error}); {fix}") from None
+
+    def set_aside(self, stage: str, step: int) -> Path:
+        """Rename a damaged checkpoint, so that it counts no more; its new path."""
+        folder = self.path / "checkpoints" / stage
+        aside = folder / f"damaged-{step:08d}"
+        shutil.rmtree(aside, ignore_errors=True)
+        os.rename(folder / f"step-{step:08d}", aside)
+        return aside
+
+    # replicas asked for while the run goes
+
+    def set_scaled(self, scaled: Mapping[str, int]) -> None:
+        write_atomically(self.path / "scaled.json", json.dumps(dict(scaled)))
+
+    def scaled(self) -> dict[str, int]:
+        path = self.path / "scaled.json"
+        return read_json(path, dict[str, Count], "remove it") if path.is_file() else {}
 
     # weights of a finished stage
 

@@ -94,6 +94,7 @@ def build_run(runs: Path) -> RunStore:
     store.save_weights("pretrain", weights)
     arrays = {"model.w": weights["embed.weight"], "best.w": weights["embed.weight"]}
     store.save_checkpoint(Checkpoint("pretrain", 9, arrays, STATE))
+    store.set_scaled({"rollout": 2})
     save_ranks(run.ranks_path("pretrain-valid"), ranks_of(dataset))
     run.pin_dataset(Path("elsewhere"), dataset.content_hash)
     return store

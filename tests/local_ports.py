@@ -104,6 +104,9 @@ class LocalRuntime:
     def receipt(self, task: Task, what: str, timeout_s: float) -> Any:
         return task.receipt()[0]
 
+    def value(self, payload: Any) -> Any:
+        return vector_of(payload)
+
 
 def lazy(work: Callable[[], tuple[Any, Any]]) -> Task:
     """A task that works once, when first looked at; its payload is the way to the second result."""
@@ -115,6 +118,11 @@ def lazy(work: Callable[[], tuple[Any, Any]]) -> Task:
         return done[0]
 
     return Task(run, lambda: run()[1])
+
+
+def vector_of(payload: Any) -> np.ndarray:
+    """A vector, or what a task of the learners left."""
+    return payload() if callable(payload) else payload
 
 
 class LocalLearners:
@@ -138,7 +146,8 @@ class LocalLearners:
             self.consumed += [
                 (batch.cursor + int(group), batch.version) for batch, _, chosen in mine for group in chosen
             ]
-            return self.learner.train_groups(mine, GroupCounts(groups, groups, groups), version), None
+            metrics = self.learner.train_groups(mine, GroupCounts(groups, groups, groups), version)
+            return metrics, self.learner.vector(policy_only=True)
 
         return lazy(work)
 
@@ -162,7 +171,7 @@ class LocalWorkers:
         self.reference = materials.new_model().to(device).eval()
 
     def adopt(self, weights: Published):
-        load_vector(self.model, weights.vector)
+        load_vector(self.model, vector_of(weights.vector))
         self.engine.refresh()
 
 
@@ -227,7 +236,7 @@ class LocalEvaluators(LocalWorkers):
 
     def item_model(self, name, weights):
         model = self.materials.new_item_model(name).to(self.device).eval()
-        load_vector(model, weights.vector)
+        load_vector(model, vector_of(weights.vector))
         return model
 
     def thinking(self, rows, weights) -> Task:

@@ -38,6 +38,15 @@ def test_units_are_shared_among_workers_and_do_not_straddle_batches():
     assert Buffer(batch=8, max_staleness=0, workers=1).unit == 8
 
 
+def test_work_that_takes_no_time_is_not_cut_up():
+    buffer = Buffer(batch=128, max_staleness=0, workers=8)
+    sizes = {}
+    for prompt_s in (0.0, 0.0005, 0.001, 0.01, float("inf")):
+        buffer.share_among(8, prompt_s)
+        sizes[prompt_s] = buffer.unit
+    assert sizes == {0.0: 128, 0.0005: 100, 0.001: 50, 0.01: 16, float("inf"): 16}
+
+
 def test_a_batch_is_complete_or_not_given():
     buffer = Buffer(batch=32, max_staleness=1, workers=2)
     units = fill(buffer, 0)

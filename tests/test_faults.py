@@ -15,7 +15,7 @@ from cli.processes import cluster_processes
 from cli.record import read_record
 from streamrec_dist.events import Event, EventReader
 from streamrec_dist.rundir import RunDir
-from tests.conftest import run_cli
+from tests.conftest import last_json, run_cli
 
 pytestmark = pytest.mark.cluster
 
@@ -68,6 +68,70 @@ def test_a_run_survives_the_death_of_a_learner_and_of_a_rollout_actor(cluster_ro
     assert steps == list(range(1, 61))
     pretrain = [event.step for event in events if event.kind == "step" and event.stage == "pretrain"]
     assert max(pretrain) == 90
+
+
+def wait_for_workers(root: Path, **wanted: int) -> None:
+    """Until there are so many processes of each role."""
+    give_up = time.monotonic() + 60
+    while (found := {role: len(workers(root, role)) for role in wanted}) != wanted:
+        assert time.monotonic() < give_up, found
+        time.sleep(0.2)
+
+
+def killed(root: Path, role: str, sign: signal.Signals = signal.SIGKILL) -> int:
+    """Send a signal to the first process of a role."""
+    process = workers(root, role)[0]
+    os.kill(process.pid, sign)
+    return process.pid
+
+
+def test_a_run_survives_what_happens_to_its_processes(cluster_root: Path) -> None:
+    """In one run: a rollout actor, a reward worker, a rank, the store and the controller die, one is frozen, and all
+    are asked for in other numbers."""
+    settings = ["stages.rl.steps=100000", "stages.rl.rows=all", "stages.rl.eval_every=100"]
+    overrides = [part for setting in settings for part in ("--set", setting)]
+    started = run_cli("train", "--stage", "rl", "--run", "torture", "--detach", *overrides, cwd=cluster_root)
+    assert started.returncode == 0, started.stderr
+    run = RunDir.open(cluster_root / "runs" / "torture")
+
+    def steps_on(count: int = 5) -> None:
+        """Until so many more steps are made than were."""
+        before = sum(
+            event.kind == "step" and event.stage == "rl" for event in EventReader(run.events_path).new()
+        )
+        wait_for(run, lambda event: event.kind == "step" and event.stage == "rl", before + count, 150)
+
+    steps_on()
+    scaled = run_cli("scale", "rollout=3", "reward=2", "--json", "--run", "torture", cwd=cluster_root)
+    assert last_json(scaled)["scaled"] == {"rollout": 3, "reward": 2}
+    for role in ("RolloutActor", "RewardActor", "LearnerWorker", "StoreActor", "Controller"):
+        killed(cluster_root, role)
+        steps_on()
+    wait_for_workers(cluster_root, RolloutActor=3, RewardActor=2)
+    frozen = killed(cluster_root, "RolloutActor", signal.SIGSTOP)
+    steps_on(10)
+    assert run_cli("scale", "learners=1", "rollout=1", cwd=cluster_root).returncode == 0
+    steps_on(10)
+    wait_for_workers(cluster_root, RolloutActor=1, LearnerWorker=1)
+    assert not psutil.pid_exists(frozen)
+
+    stopped = run_cli("stop", "torture", "--json", cwd=cluster_root)
+    assert last_json(stopped)["state"] == "stopped", stopped.stderr
+    events = EventReader(run.events_path).new()
+    steps = [event.step for event in events if event.kind == "step" and event.stage == "rl"]
+    kept: list[int] = []
+    for step in steps:
+        # What is made again takes the place of what was made of it and after it.
+        kept = [*kept[: step - 1], step]
+    assert kept == list(range(1, run.checkpoint_steps("rl")[-1] + 1))
+    roles = ("RolloutActor", "RewardActor", "EvaluateActor", "LearnerWorker", "StoreActor", "Controller")
+    wait_for_workers(cluster_root, **dict.fromkeys(roles, 0))
+
+
+def test_a_number_that_is_none_and_a_run_that_is_over_are_refused(cluster_root: Path) -> None:
+    for wrong, why in (("rollout", "is not ROLE=NUMBER"), ("rollout=2", "torture is not running")):
+        refused = run_cli("scale", wrong, "--run", "torture", cwd=cluster_root)
+        assert refused.returncode == 2 and why in refused.stderr, refused.stderr
 
 
 def test_a_run_survives_the_death_of_a_rank_that_trains_the_tokenizer(cluster_root: Path) -> None:

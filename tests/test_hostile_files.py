@@ -43,6 +43,10 @@ def materials(run: Path) -> object:
     return RunStore(run).materials(config(), "pretrain")
 
 
+def saved(run: Path) -> object:
+    return RunDir.open(run).load_checkpoint("pretrain", 9)
+
+
 def retrieved(run: Path) -> object:
     return RunStore(run).materials(config(), "retrieve")
 
@@ -64,16 +68,13 @@ def reported(run: Path) -> None:
 READERS: dict[str, Callable[[Path], Any]] = {
     "config.yaml": lambda run: RunDir.open(run).config(),
     "events.jsonl": shown,
+    "scaled.json": lambda run: RunDir.open(run).scaled(),
     "data.json": lambda run: RunDir.open(run).pin_dataset(Path("elsewhere"), "0" * 64),
     "stages/pretrain.json": lambda run: RunDir.open(run).last_model(),
     "stages/tokenize.json": reported,
     "stages/pretrain.safetensors": lambda run: RunDir.open(run).load_weights("pretrain"),
-    "checkpoints/pretrain/step-00000009/state.msgpack": lambda run: RunStore(run).newest_checkpoint(
-        "pretrain"
-    ),
-    "checkpoints/pretrain/step-00000009/arrays.safetensors": lambda run: RunStore(run).newest_checkpoint(
-        "pretrain"
-    ),
+    "checkpoints/pretrain/step-00000009/state.msgpack": saved,
+    "checkpoints/pretrain/step-00000009/arrays.safetensors": saved,
     "dataset/dataset.json": lambda run: load_dataset(run / "dataset"),
     "dataset/files-*/interactions.arrow": materials,
     "dataset/files-*/items.arrow": materials,

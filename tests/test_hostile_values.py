@@ -38,7 +38,7 @@ from tests.hostile import (
 )
 from tests.test_hostile_files import READERS, found
 
-JSON = ["data.json", "stages/pretrain.json", "stages/tokenize.json", "dataset/dataset.json"]
+JSON = ["data.json", "scaled.json", "stages/pretrain.json", "stages/tokenize.json", "dataset/dataset.json"]
 JSON += ["items/embeddings/manifest.json", "events.jsonl"]
 STATE_FILE = "checkpoints/pretrain/step-00000009/state.msgpack"
 #: What msgpack can say of those.
@@ -166,9 +166,7 @@ def test_nonsense_in_a_checkpoint_is_named_with_the_way_on(yard: Yard, change: d
     before = path.read_bytes()
     path.write_bytes(msgpack.packb(STATE | change))
     try:
-        with pytest.raises(
-            DataError, match=rf"step-00000009: damaged checkpoint.*{message}.*remove this folder"
-        ):
+        with pytest.raises(DataError, match=rf"step-00000009: damaged checkpoint.*{message}"):
             RunDir.open(yard.run).load_checkpoint("pretrain", 9)
     finally:
         path.write_bytes(before)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from actors.placement import stage_config
+from actors.placement import check_fits, stage_config
 from streamrec_dist.config_file import parse_config
+from streamrec_dist.errors import ConfigError
 
 
 def shares(stage: str, gpus: float, text: str = "") -> tuple[float, dict[str, float]]:
@@ -41,6 +42,27 @@ def test_with_gpus_to_spare_every_rank_has_its_own():
     # five actors on the two that are left: three on one of them
     assert roles["rollout"] == pytest.approx(1 / 3, abs=1e-4)
     assert shares("rl", 8)[1]["rollout"] == 1
+
+
+def test_roles_share_or_split_the_gpus_as_the_file_says():
+    learners, roles = shares("rl", 4, "placement: colocated")
+    # seven processes on four GPUs: two on one of them
+    assert learners == roles["rollout"] == 0.5
+    assert shares("rl", 3, "placement: split")[0] == 1
+    assert shares("rl", 0, "placement: split")[0] == 0
+    with pytest.raises(ConfigError, match="split gives each of 2 learner ranks a GPU"):
+        shares("rl", 2, "placement: split")
+
+
+def test_what_finds_no_room_waits_unless_it_is_needed():
+    config = parse_config("actors: {rollout: {replicas: 9}}", "test")
+    (warning,) = check_fits(config, ["sft", "rl"], [{"CPU": 2}])
+    assert "actors.rollout 9 x 0.2" in warning and "what finds no room starts when nodes join" in warning
+    assert check_fits(config, ["sft", "rl"], [{"CPU": 2}, {"CPU": 2}]) == []
+    with pytest.raises(ConfigError, match=r"asks for 2\.4 CPUs"):
+        check_fits(parse_config("actors: {rollout: {replicas: 9, minimum: 7}}", "test"), ["rl"], [{"CPU": 2}])
+    with pytest.raises(ConfigError, match=r"learners 8 x 0\.3"):
+        check_fits(parse_config("learners: {world_size: 8, cpus: 0.3}", "test"), ["rl"], [{"CPU": 2}])
 
 
 def test_what_the_file_says_stands():

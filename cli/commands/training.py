@@ -74,14 +74,14 @@ def train(
     note(f"connecting to the cluster at {record.address} ...")
     cluster.connect(record)
 
-    from cli.launch import check_fits, create_run, run_alive, start_run
+    from cli.launch import check_room, create_run, run_alive, start_run
 
     if run_alive(plan.name):
         raise UsageError(
             f"run {plan.name} is going already; `streamrec-dist watch {plan.name}` shows it, "
             f"`streamrec-dist stop {plan.name}` ends it"
         )
-    check_fits(plan.config, stages)
+    check_room(plan, stages)
     directory = plan.run() if resume else create_run(plan)
     follower = Follower(directory, record, starting=True)
     # A new run's own file has what was left to the machine settled; a resumed one may move to other hardware.

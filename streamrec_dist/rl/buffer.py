@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -12,6 +13,8 @@ from streamrec_dist.rl.ports import Payload
 from streamrec_dist.types import PolicyVersion
 
 SMALLEST_UNIT = 16
+#: Seconds of a worker that are worth the calls of a unit, which take some milliseconds.
+SHORTEST_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -43,10 +46,19 @@ class Buffer:
 
     def __init__(self, batch: int, max_staleness: int, workers: int, first_batch: int = 0):
         self.batch, self.max_staleness = batch, max_staleness
-        self.unit = min(batch, max(SMALLEST_UNIT, -(-batch // workers)))
+        self.share_among(workers)
         self.cursor = self.consumed = first_batch * batch
         self.next_batch = first_batch
         self._scored: dict[int, ScoredUnit] = {}
+
+    def share_among(self, workers: int, prompt_s: float = math.inf) -> None:
+        """Size the units to come so that so many workers share a batch; but for work of SHORTEST_S at least.
+
+        A worker takes `prompt_s` seconds for a prompt.
+        """
+        shortest = SHORTEST_S / prompt_s if prompt_s > 0 else self.batch
+        share = max(SMALLEST_UNIT, -(-self.batch // max(workers, 1)), math.ceil(shortest))
+        self.unit = min(self.batch, share)
 
     @property
     def started(self) -> int:

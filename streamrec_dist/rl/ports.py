@@ -6,6 +6,7 @@ only passes on.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,14 +22,15 @@ Payload = Any
 Weights = Mapping[str, np.ndarray]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Task:
     """Work under way. Behind a distributed runtime `receipt` is one reference a worker that takes part, and
-    `merge` makes one receipt of theirs."""
+    `merge` makes one receipt of theirs. Not finished at `limit` (of time.monotonic), its workers are lost."""
 
     receipt: Any
     payload: Payload = None
     merge: Callable[[list[Any]], Any] = operator.itemgetter(0)
+    limit: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,20 @@ class Runtime(Protocol):
         ...
 
     def receipt(self, task: Task, what: str, timeout_s: float) -> Any:
-        """The receipt of one task, waited for."""
+        """The receipt of one task, waited for. Raises WorkerLost when its workers died, InputLost when what they
+        were to work on is gone."""
+        ...
+
+    def value(self, payload: Payload) -> Any:
+        """What a payload is, for what has to be kept. Raises InputLost when it is gone."""
         ...
 
 
 class Learners(Protocol):
     """The DDP group; every call reaches all ranks."""
 
-    world_size: int
+    @property
+    def world_size(self) -> int: ...
 
     def begin(
         self,
@@ -78,7 +86,8 @@ class Learners(Protocol):
         groups: int,
         version: PolicyVersion,
     ) -> Task:
-        """`shards` by rank: (RolloutBatch, RewardBreakdown, its groups). Receipt: metrics of the step."""
+        """`shards` by rank: (RolloutBatch, RewardBreakdown, its groups). Receipt: metrics of the step; payload: the
+        policy's weights after it, as `vector` gives them."""
         ...
 
     def vector(self, policy_only: bool = True) -> Payload:
@@ -109,7 +118,8 @@ class Annotators(Protocol):
 class Rollouts(Protocol):
     """Sample groups."""
 
-    replicas: int
+    @property
+    def replicas(self) -> int: ...
 
     def submit(self, cursor: int, count: int, weights: Published) -> Task:
         """Receipt: {"version", "tokens", "seconds"}; payload: RolloutBatch."""
@@ -127,7 +137,8 @@ class Rewards(Protocol):
 class Evaluators(Protocol):
     """Decode for held-out rows."""
 
-    replicas: int
+    @property
+    def replicas(self) -> int: ...
 
     def ranks(self, model: str, rows: np.ndarray, mask_history: bool, weights: Published) -> Task:
         """Receipt: rank of each target, int64 [n]."""

@@ -40,6 +40,10 @@ class Stopped(StreamRecError):
     """The user asked the run to stop; the stage has written a checkpoint."""
 
 
+class Regroup(StreamRecError):
+    """The learners are to be another number; the stage has written a checkpoint, which they go on from."""
+
+
 @dataclass
 class Context:
     """One run's materials and the roles that work on it."""
@@ -55,13 +59,18 @@ class Context:
     rollouts: Rollouts | None = None
     rewards: Rewards | None = None
     stop: threading.Event = field(default_factory=threading.Event)
+    regroup: threading.Event = field(default_factory=threading.Event)
+    #: Where the stage is, for whoever asks from another thread.
+    progress: dict[str, Any] = field(default_factory=dict)
     clock: Callable[[], float] = time.monotonic
 
     def step(self, stage: str, step: int, total: int, metrics: Mapping[str, Any]) -> None:
+        self.progress = {"step": step, "total": total}
         self.store.emit(Event("step", stage, step=step, total=total, metrics=dict(metrics)))
 
     def steps(self, stage: str, first: int, total: int, metrics: Sequence[Mapping[str, Any]]) -> None:
         """Report steps `first`.. that ended just now, each with the `seconds` that it took."""
+        self.progress = {"step": first + len(metrics) - 1, "total": total}
         ended, events = time.time(), []
         for step, values in reversed(list(enumerate(metrics, start=first))):
             events.append(Event("step", stage, step=step, total=total, metrics=dict(values), t=ended))
@@ -93,13 +102,25 @@ class Context:
         self.store.emit(Event("eval", stage, step=step, split="valid", metrics=metrics))
         return metrics
 
+    @property
+    def halting(self) -> bool:
+        """Whether no work is to be begun, because the stage is to write a checkpoint and leave."""
+        return self.stop.is_set() or self.regroup.is_set()
+
     def leave_if_stopped(self) -> None:
         """Raise Stopped between two checkpoints when the user has asked to: what was done since is done again."""
         if self.stop.is_set():
             raise Stopped("stopped as asked; it will go on from its last checkpoint")
 
-    def check_stop(self, checkpoint: Callable[[], Checkpoint]) -> None:
-        """Write a checkpoint and raise Stopped when the user has asked to."""
-        if self.stop.is_set():
+    def check_halt(self, checkpoint: Callable[[], Checkpoint]) -> None:
+        """Write a checkpoint and raise Stopped, or Regroup, when the user has asked for it."""
+        if self.halting:
             self.store.save_checkpoint(checkpoint())
-            raise Stopped("stopped as asked; a checkpoint is written")
+            self.leave_if_halting("a checkpoint is written")
+
+    def leave_if_halting(self, kept: str) -> None:
+        """Raise Stopped, or Regroup, when the user has asked for it; `kept` says what there is to go on from."""
+        if self.stop.is_set():
+            raise Stopped(f"stopped as asked; {kept}")
+        if self.regroup.is_set():
+            raise Regroup("the learners start again, as many as asked for")

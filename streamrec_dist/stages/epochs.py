@@ -57,7 +57,7 @@ class TrainingByEpochs:
             if self.epoch % config.eval_every == 0 or self.epoch == config.epochs:
                 self._evaluate(model)
             context.store.save_checkpoint(self._checkpoint())
-            context.leave_if_stopped()
+            context.leave_if_halting("a checkpoint is written")
         if self.best.weights is None:
             raise DataError(f"the checkpoint of stage {self.stage} was never evaluated; remove its folder")
         context.store.save_weights(self.stage, self.best.weights)

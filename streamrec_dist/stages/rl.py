@@ -7,17 +7,24 @@
 The loop holds references and small numbers. It consumes finished tasks; it waits for the first of them; what
 unblocks it is a rollout (send it to a reward worker), a score (put it into the buffer), a training step (publish,
 so that the buffer admits more prompts) or an evaluation.
+
+What a checkpoint does not have is done again: prompts are a function of their number, so that after a resume every
+prompt is in the weights once, whatever was under way. Under `deterministic` batch k is sampled by the weights of
+version max(0, k - max_staleness) and by no others, which a checkpoint keeps: the same bits come out.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from streamrec_dist.errors import InputLost
+from streamrec_dist.model.weights import flatten, import_weights
 from streamrec_dist.rl.buffer import Buffer, ScoredUnit, Unit, deal
-from streamrec_dist.rl.ports import Published, Task
+from streamrec_dist.rl.ports import Published, Task, Weights
 from streamrec_dist.rundir import Checkpoint, StageResult
 from streamrec_dist.stages.context import DEADLINE_S, Context
 from streamrec_dist.stages.patience import Best
@@ -30,13 +37,13 @@ def rl(context: Context) -> StageResult:
     """Train for `steps` batches from the best weights of stage 2; keep the best evaluation."""
     loop = RlLoop(context)
     loop.evaluate_missing()
-    while loop.step < loop.config.steps or loop.evaluations:
+    while loop.step < loop.config.steps or loop.unjudged:
         loop.start_rollouts()
         loop.start_training()
         if loop.running:
             loop.finish(context.runtime.wait(list(loop.running), loop.waiting_for(), DEADLINE_S))
-        if loop.training is None and not loop.evaluations:
-            context.check_stop(loop.checkpoint)
+        if loop.training is None:
+            context.check_halt(loop.checkpoint)
     return loop.result()
 
 
@@ -57,19 +64,46 @@ class RlLoop:
             self.best.restore(saved.arrays, saved.state["best"])
         self.optimiser_steps: int = saved.state["optimiser_steps"] if saved else 0
         self.evaluated: list[int] = saved.state["evaluated"] if saved else []
-        arrays = saved.arrays if saved else None
-        self.learners.begin(STAGE, self.config.steps, start, arrays, step=self.optimiser_steps)
-        self.published: Published = context.publisher.publish(self.learners.vector())
+        arrays = saved.arrays if saved else {}
+        self.learners.begin(STAGE, self.config.steps, start, arrays or None, step=self.optimiser_steps)
+        #: Weights that an evaluation is to judge or is judging, by step.
+        self.unjudged: dict[int, Weights] = {
+            step: _under(f"unjudged.{step}.", arrays)
+            for step in (saved.state.get("unjudged", []) if saved else [])
+        }
+        again = {step: context.publisher.publish(self._vector(self.unjudged[step])) for step in self.unjudged}
+        #: The last versions, the oldest first; rollouts of a deterministic run want them in turn.
+        kept = _under("published.", arrays)
+        self.recent = [context.publisher.publish(kept[name]) for name in sorted(kept)]
+        self.publish(self.learners.vector())
         # Versions count optimizer steps: batch k makes version k + 1.
         self.first_version = self.published.version - self.step
+        self.workers = self.rollouts.replicas
         self.buffer = Buffer(
-            self.config.prompts, self.config.max_staleness, self.rollouts.replicas, first_batch=self.step
+            self.config.prompts, self.config.max_staleness, self.workers, first_batch=self.step
         )
         self.running: dict[Task, Callable[[Task], None]] = {}
         self.training: Task | None = None
-        self.evaluations: list[Task] = []
+        self.held: list[Unit] = []
+        self.prompt_s = math.inf  # as it was for the last unit
+        for step, weights in again.items():
+            self.start_evaluation(step, weights, self.unjudged[step])
         self.busy = {"learner": 0.0, "rollout": 0.0}
         self.sampled = {"rollouts": 0, "tokens": 0}
+
+    @property
+    def published(self) -> Published:
+        """The newest weights."""
+        return self.recent[-1]
+
+    def publish(self, vector: Any) -> None:
+        self.recent.append(self.context.publisher.publish(vector))
+        del self.recent[: -self.config.max_staleness - 1]
+
+    def _vector(self, weights: Weights) -> np.ndarray:
+        model = self.context.materials.new_model()
+        import_weights(model, weights)
+        return flatten(model, policy_only=True)
 
     @property
     def version(self) -> PolicyVersion:
@@ -83,40 +117,79 @@ class RlLoop:
 
     def start_rollouts(self) -> None:
         """Start all units that can still be consumed in time, and none that no step will use."""
-        while self.buffer.cursor < self.config.steps * self.config.prompts and not self.context.stop.is_set():
+        self.roll_out_held()
+        if not self.context.config.deterministic:
+            self.buffer.share_among(self.rollouts.replicas, self.prompt_s)
+        while self.buffer.cursor < self.config.steps * self.config.prompts and not self.context.halting:
             unit = self.buffer.start_unit(self.version)
             if unit is None:
                 return
-            task = self.rollouts.submit(unit.cursor, unit.count, self.published)
-            self.running[task] = lambda done, unit=unit: self.rolled_out(done, unit)  # type: ignore[misc]
+            self.roll_out(unit)
+
+    def roll_out(self, unit: Unit) -> None:
+        task = self.rollouts.submit(unit.cursor, unit.count, self._weights_for(unit))
+        self.running[task] = lambda done: self.rolled_out(done, unit)
+
+    def _weights_for(self, unit: Unit) -> Published:
+        if not self.context.config.deterministic:
+            return self.published
+        version = max(0, unit.cursor // self.config.prompts - self.config.max_staleness)
+        return self.recent[version - self.version - 1]
 
     def rolled_out(self, task: Task, unit: Unit) -> None:
-        receipt = self.context.runtime.receipt(task, "a rollout", DEADLINE_S)
+        try:
+            receipt = self.context.runtime.receipt(task, "a rollout", DEADLINE_S)
+        except InputLost:
+            self.hold(unit)
+            return
         self.busy["rollout"] += receipt["seconds"]
+        self.prompt_s = receipt["seconds"] / unit.count
         self.sampled["rollouts"] += unit.count * self.config.group_size
         self.sampled["tokens"] += receipt["tokens"]
         version = PolicyVersion(receipt["version"] - self.first_version)
         scoring = self.rewards.submit(task.payload)
         self.running[scoring] = lambda done: self.scored(done, unit, version, task)
 
+    def hold(self, unit: Unit) -> None:
+        """Keep a unit whose weights are gone until the learners can give new copies.
+
+        Raises InputLost where they cannot: a deterministic run wants weights that they do not have any more.
+        """
+        stale = self.training is not None or self._weights_for(unit) is not self.published
+        if self.context.config.deterministic and stale:
+            raise InputLost("the weights that a rollout needs are gone, and the learners have others by now")
+        self.held.append(unit)
+
+    def roll_out_held(self) -> None:
+        if self.held and self.training is None:
+            self.recent[-1] = Published(self.published.version, self.learners.vector())
+            held, self.held = self.held, []
+            for unit in held:
+                self.roll_out(unit)
+
     def scored(self, task: Task, unit: Unit, version: PolicyVersion, rolled: Task) -> None:
-        receipt = self.context.runtime.receipt(task, "a score", DEADLINE_S)
-        self.buffer.add(
-            ScoredUnit(unit, version, receipt["signal"], rolled.payload, task.payload, receipt["report"])
-        )
+        try:
+            receipt = self.context.runtime.receipt(task, "a score", DEADLINE_S)
+        except InputLost:
+            # The node that sampled them is gone, and its rollouts with it.
+            self.roll_out(unit)
+        else:
+            self.buffer.add(
+                ScoredUnit(unit, version, receipt["signal"], rolled.payload, task.payload, receipt["report"])
+            )
 
     # buffer -> learners -> weights
 
     def start_training(self) -> None:
         """Give the learners the next batch when it is complete and they are free."""
-        if self.training is not None or self.context.stop.is_set():
+        if self.training is not None or self.context.halting:
             return
         units = self.buffer.take_batch(self.version)
         if units is None:
             return
         groups = int(sum(unit.signal.sum() for unit in units))
         if groups == 0:
-            self.trained(units, {}, 0.0)
+            self.trained(units, {}, self.published.vector, 0.0)
             return
         shards = [
             [(unit.rollouts, unit.rewards, chosen) for unit, chosen in hand]
@@ -128,22 +201,23 @@ class RlLoop:
         self.running[self.training] = lambda task: self.trained(
             units,
             self.context.runtime.receipt(task, "a training step", DEADLINE_S),
+            task.payload,
             self.context.clock() - before,
         )
 
-    def trained(self, units: list[ScoredUnit], metrics: dict[str, Any], seconds: float) -> None:
-        """A batch is consumed: publish the new weights, report, and now and then evaluate."""
+    def trained(self, units: list[ScoredUnit], metrics: dict[str, Any], vector: Any, seconds: float) -> None:
+        """A batch is consumed: publish the weights `vector`, report, now and then evaluate and keep a checkpoint."""
         self.training = None
         self.busy["learner"] += seconds
         staleness = [self.version - unit.version for unit in units]
         self.step += 1
         self.optimiser_steps += bool(metrics)
         # A batch without signal makes no optimizer step; its version is the same weights under a new number.
-        vector = self.learners.vector() if metrics else self.published.vector
-        self.published = self.context.publisher.publish(vector)
+        self.publish(vector)
         self.report(units, metrics, staleness)
         if self.due(self.step):
-            self.start_evaluation(self.step, self.published)
+            self.start_evaluation(self.step, self.published, self.learners.weights())
+        if self.due(self.step) or self.step % self.config.checkpoint_every == 0:
             self.context.store.save_checkpoint(self.checkpoint())
 
     def report(self, units: list[ScoredUnit], metrics: dict[str, Any], staleness: list[int]) -> None:
@@ -172,6 +246,8 @@ class RlLoop:
         self.busy = dict.fromkeys(self.busy, 0.0)
         self.sampled = dict.fromkeys(self.sampled, 0)
         self.context.step(STAGE, self.step, self.config.steps, metrics)
+        queue = {"started": self.buffer.started, "scored": self.buffer.buffered}
+        self.context.progress |= {"version": int(self.version), "prompts": queue}
 
     # evaluation, while everything else goes on
 
@@ -181,23 +257,22 @@ class RlLoop:
 
     def evaluate_missing(self) -> None:
         """Evaluate where the run stands, unless that was done before it was resumed."""
-        if self.due(self.step) and self.step not in self.evaluated:
-            self.start_evaluation(self.step, self.published)
+        if self.due(self.step) and self.step not in (*self.evaluated, *self.unjudged):
+            self.start_evaluation(self.step, self.published, self.learners.weights())
 
-    def start_evaluation(self, step: int, weights: Published) -> None:
+    def start_evaluation(self, step: int, published: Published, weights: Weights) -> None:
+        """Judge the `published` weights of a step, which are `weights` by name."""
+        self.unjudged[step] = weights
         parts = self.context.evaluation_parts(self.config.eval_users)
-        tasks = [self.context.evaluators.ranks(STAGE, part, False, weights) for part in parts]
-        saved = self.learners.weights()
-        self.evaluations += tasks
+        tasks = [self.context.evaluators.ranks(STAGE, part, False, published) for part in parts]
         left = list(tasks)
 
         def one_done(task: Task) -> None:
-            self.evaluations.remove(task)
             left.remove(task)
             if not left:
                 ranks = [self.context.runtime.receipt(t, "evaluation", DEADLINE_S) for t in tasks]
                 metrics = self.context.report_ranks(STAGE, step, np.concatenate(parts), np.concatenate(ranks))
-                self.best.offer(step, metrics, saved)
+                self.best.offer(step, metrics, self.unjudged.pop(step))
                 self.evaluated.append(step)
 
         self.running |= dict.fromkeys(tasks, one_done)
@@ -213,10 +288,17 @@ class RlLoop:
             "step": self.step,
             "optimiser_steps": self.optimiser_steps,
             "evaluated": self.evaluated,
+            "unjudged": list(self.unjudged),
             "seconds": self.seconds,
             "best": self.best.state(),
         }
-        return Checkpoint(STAGE, self.step, {**self.learners.checkpoint(), **self.best.arrays()}, state)
+        arrays = {**self.learners.checkpoint(), **self.best.arrays()}
+        for step, weights in self.unjudged.items():
+            arrays |= {f"unjudged.{step}.{name}": array for name, array in weights.items()}
+        if self.context.config.deterministic:
+            older = [self.context.runtime.value(published.vector) for published in self.recent[:-1]]
+            arrays |= {f"published.{place:04d}": vector for place, vector in enumerate(older)}
+        return Checkpoint(STAGE, self.step, arrays, state)
 
     @property
     def seconds(self) -> float:
@@ -227,3 +309,8 @@ class RlLoop:
         self.context.store.save_weights(STAGE, self.best.weights)
         metrics = {**self.best.metrics, "best_step": self.best.step}
         return StageResult(STAGE, self.seconds, self.step, metrics)
+
+
+def _under(prefix: str, arrays: Weights) -> dict[str, np.ndarray]:
+    """The arrays whose names begin so, by the rest of their names."""
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -182,8 +183,34 @@ class RunStore:
         self.run.save_checkpoint(checkpoint)
 
     def newest_checkpoint(self, stage: str) -> Checkpoint | None:
-        steps = self.run.checkpoint_steps(stage)
-        return self.run.load_checkpoint(stage, steps[-1]) if steps else None
+        """The newest that can be read; one that cannot is put aside, with a warning in the events.
+
+        Raises DataError when there are checkpoints and none can be read.
+        """
+        damage: DataError | None = None
+        for step in reversed(self.run.checkpoint_steps(stage)):
+            try:
+                return self.run.load_checkpoint(stage, step)
+            except DataError as error:
+                damage = error
+                aside = self.run.set_aside(stage, step)
+                message = f"{error}; it is kept as {aside}, and the one before is taken"
+                self.emit(Event("warning", stage, message=message))
+        if damage:
+            raise DataError(
+                f"{damage}; no other is left: without {aside.parent} the stage begins anew"
+            ) from damage
+        return None
+
+    def checkpoint_step(self, stage: str) -> int:
+        """The step of the newest checkpoint, -1 without one."""
+        return max(self.run.checkpoint_steps(stage), default=-1)
+
+    def set_scaled(self, scaled: Mapping[str, int]) -> None:
+        self.run.set_scaled(scaled)
+
+    def scaled(self) -> dict[str, int]:
+        return self.run.scaled()
 
     def save_weights(self, stage: str, weights: Weights) -> None:
         self.run.save_weights(stage, dict(weights))

@@ -82,7 +82,7 @@ def sft(context: Context) -> StageResult:
         metrics = context.evaluate(STAGE, STAGE, step, config.eval_users, weights)
         best.offer(step, metrics | thinking, context.learners.weights())
         context.store.save_checkpoint(checkpoint(round_number))
-        context.check_stop(lambda at=round_number: checkpoint(at))  # type: ignore[misc]
+        context.check_halt(lambda at=round_number: checkpoint(at))  # type: ignore[misc]
 
     assert best.weights is not None
     if config.calibration and context.config.model.evidence:
