@@ -157,7 +157,7 @@ def last_words(run: RunDir) -> str:
 
 def _failure(run: RunDir) -> str:
     ends = [event for event in EventReader(run.events_path).new() if event.kind == "run"]
-    return f"run {run.name} failed: {ends[-1].message}"
+    return f"run {run.name} failed: {ends[-1].message}" if ends else f"run {run.name} failed"
 
 
 def resume_line(run: RunDir) -> str:
@@ -170,7 +170,6 @@ def resume_line(run: RunDir) -> str:
 def _goal(run: RunDir) -> str:
     """The stage or baseline that a run was last started for; empty for one that never was."""
     events = EventReader(run.events_path).new()
-    goals = [
-        event.metrics["stages"][-1] for event in events if event.kind == "run" and "stages" in event.metrics
-    ]
+    planned = [event.metrics.get("stages") for event in events if event.kind == "run"]
+    goals = [str(stages[-1]) for stages in planned if stages and isinstance(stages, list)]
     return goals[-1] if goals else ""

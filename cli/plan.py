@@ -77,7 +77,7 @@ def plan_branch(
 
     Raises UsageError when `source` lacks one of them, or when what is said differs in a key that they depend on.
     """
-    origin = RunDir.open(record.runs / source)
+    origin = RunDir.find(record.runs, source)
     given = load_config(config, overrides) if config else origin.config(overrides)
     wanted = _settled_by(origin, given)
     taken = _needed(wanted, goal, source)[:-1]

@@ -22,7 +22,7 @@ def runs_folder(start: Path | None = None) -> Path:
 def pick_run(name: str | None, runs: Path | None = None) -> RunDir:
     """The named run, or the newest. Raises UsageError when there is none."""
     runs = runs or runs_folder()
-    return RunDir.open(runs / name) if name else newest_run(runs)
+    return RunDir.find(runs, name) if name else newest_run(runs)
 
 
 def living_cluster() -> ClusterRecord | None:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from streamrec_dist.config import Config
 from streamrec_dist.errors import ConfigError
+from streamrec_dist.yaml_tree import read_yaml
 
 KeyPath = tuple[str, ...]
 #: Keys that hold paths: section, name.
@@ -49,10 +50,17 @@ def _with_absolute_paths(config: Config, source: Path, overrides: Sequence[str])
             continue
         overridden = any(override.startswith(f"{section}.{name}=") for override in overrides)
         base = Path.cwd() if overridden else source.absolute().parent
-        if (section, name) == ENCODER and not (base / value).is_dir():
-            # The name of a model, not a folder.
-            continue
-        moved = part.model_copy(update={name: str((base / value).resolve())})
+        try:
+            if (section, name) == ENCODER and not (base / value).is_dir():
+                # The name of a model, not a folder.
+                continue
+            resolved = str((base / value).resolve())
+        except (OSError, RuntimeError, ValueError) as error:
+            # Too long, a circle of links, a null character.
+            raise ConfigError(
+                f"{source}: {section}.{name}: {value!r:.80} cannot be a path ({error})"
+            ) from None
+        moved = part.model_copy(update={name: resolved})
         config = config.model_copy(update={section: moved})
     return config
 
@@ -62,13 +70,13 @@ def parse_config(
 ) -> Config:
     """Check YAML text; `source` is what errors call it. Raises ConfigError."""
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        tree = yaml.safe_load(text) if root is not None else {}
+        root, tree = read_yaml(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error)
         raise ConfigError(f"{source}{line}: not valid YAML: {problem}") from None
+    tree = {} if root is None else tree
     if not isinstance(tree, dict):
         raise ConfigError(f"{source}:1: expected keys such as `data:` and `stages:`, found {tree!r:.60}")
     lines: dict[KeyPath, str] = {}
@@ -127,7 +135,7 @@ def _parse_override(override: str) -> tuple[KeyPath, Any]:
     if not equals or not name.strip():
         raise ConfigError(f"--set {override}: expected key=value, such as stages.rl.steps=100")
     try:
-        return tuple(name.strip().split(".")), yaml.safe_load(value)
+        return tuple(name.strip().split(".")), read_yaml(value)[1]
     except yaml.YAMLError:
         raise ConfigError(f"--set {override}: the value is not valid YAML") from None
 

@@ -21,10 +21,32 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, TypeAdapter
 
 SCHEMA = 1
 ENDED = ("done", "failed", "stopped")
+#: Beyond these are no counts and no times: a reader that divides by them or shows them as a date would fail.
+LARGEST, LATEST = 2**63, 1e11
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN or numpy numbers."""
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, str | bool | type(None)):
+        return value
+    if isinstance(value, int):
+        return value if abs(value) < LARGEST else None
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+Count = Annotated[int, Field(ge=0, lt=LARGEST)]
+Metrics = Annotated[dict[str, Any], AfterValidator(_plain)]
 
 
 @dataclass(frozen=True)
@@ -33,13 +55,13 @@ class Event:
 
     kind: str
     stage: str = ""
-    step: int = 0
-    total: int = 0
+    step: Count = 0
+    total: Count = 0
     state: str = ""
     message: str = ""
     split: str = ""
-    metrics: dict[str, Any] = field(default_factory=dict)
-    t: float = field(default_factory=time.time)
+    metrics: Metrics = field(default_factory=dict)
+    t: Annotated[float, Field(ge=0, lt=LATEST)] = field(default_factory=time.time)
 
     def to_json(self) -> str:
         body = {key: value for key, value in vars(self).items() if value not in ("", 0, {})}
@@ -48,10 +70,11 @@ class Event:
 
     @staticmethod
     def from_json(line: str) -> Event:
-        body = json.loads(line)
-        body.pop("schema", None)
-        known = Event.__dataclass_fields__
-        return Event(**{key: value for key, value in body.items() if key in known})
+        """Keys that no event has are left out. Raises ValueError for what is no event."""
+        return _LINE.validate_json(line, strict=True)
+
+
+_LINE = TypeAdapter(Event)
 
 
 class EventLog:
@@ -94,17 +117,5 @@ def _parse(data: bytes) -> Iterator[Event]:
         if line.strip():
             try:
                 yield Event.from_json(line)
-            except (json.JSONDecodeError, TypeError):
+            except ValueError:
                 yield Event(kind="warning", message=f"unreadable line in the events file: {line[:80]!r}")
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no NaN or numpy numbers."""
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, str | bool | int | type(None)):
-        return value
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    number = float(value)
-    return number if math.isfinite(number) else None

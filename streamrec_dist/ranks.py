@@ -7,21 +7,46 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from streamrec_dist.data.dataset import Dataset
 from streamrec_dist.data.parquet import read_parquet, write_parquet
 from streamrec_dist.data.split import training_part
 from streamrec_dist.data.strings import Strings
 from streamrec_dist.errors import DataError
+from streamrec_dist.json_file import first_problem
 
 _ABOUT = b"streamrec_dist"
-#: What every file says of its ranks; a program may add more.
-REQUIRED = ("run", "stage", "split", "masked", "decoding", "data", "depth", "popularity_quartiles")
+
+
+class _Said(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class _Decoding(_Said):
+    thoughts: Literal["none", "greedy", "sampled", "beam"]
+    samples: int | None
+    beam: int
+
+
+class _About(_Said):
+    """What every file says of its ranks; a program may add more."""
+
+    run: str
+    stage: str
+    split: str
+    masked: bool
+    decoding: _Decoding | None
+    data: str
+    depth: int
+    popularity_quartiles: Annotated[list[int], Field(min_length=3, max_length=3)]
+
+
 COLUMNS = {
     "user": pa.large_string(),
     "item": pa.large_string(),
@@ -34,7 +59,7 @@ COLUMNS = {
 
 @dataclass(frozen=True, eq=False)
 class TargetRanks:
-    """n targets, their ranks, and `about`, which says whose ranks they are (the keys REQUIRED).
+    """n targets, their ranks, and `about`, which says whose ranks they are (the keys of _About).
 
     `users` and `items` are original ids. All arrays are int64 [n]: `positions` count from 0 in the user's
     sequence; `ranks` from 1, 0 is a miss: not among the `depth` items that the model ranks, or without a score;
@@ -138,11 +163,13 @@ def load_ranks(path: Path) -> TargetRanks:
     table = read_parquet(path)
     about = _about(table, path)
     for name, kind in COLUMNS.items():
-        if name not in table.column_names or table.schema.field(name).type != kind:
+        if table.column_names.count(name) != 1 or table.schema.field(name).type != kind:
             raise DataError(f"{path}: expected a column {name} of {kind}, as `evaluate` writes it")
         if table[name].null_count:
             raise DataError(f"{path}: column {name} has gaps; evaluate again")
     numbers = {name: table[name].to_numpy().astype(np.int64) for name in list(COLUMNS)[2:]}
+    if len(table) == 0 or min(column.min() for column in numbers.values()) < 0:
+        raise DataError(f"{path}: holds no targets, or a number below 0; evaluate again")
     return TargetRanks(
         users=Strings(table["user"]),
         items=Strings(table["item"]),
@@ -156,12 +183,8 @@ def load_ranks(path: Path) -> TargetRanks:
 
 def _about(table: pa.Table, path: Path) -> dict[str, Any]:
     try:
-        about = json.loads((table.schema.metadata or {})[_ABOUT])
-        missing = [key for key in REQUIRED if key not in about]
-    except (KeyError, ValueError, TypeError):
-        missing = list(REQUIRED)
-    if missing:
+        return _About.model_validate_json((table.schema.metadata or {}).get(_ABOUT, b"{}")).model_dump()
+    except ValidationError as error:
         raise DataError(
-            f"{path}: its metadata lacks {', '.join(missing)}; expected a file that `evaluate` writes to results/"
-        )
-    return about
+            f"{path}: its metadata are not what `evaluate` writes to results/: {first_problem(error)}"
+        ) from None

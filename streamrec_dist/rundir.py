@@ -26,16 +26,19 @@ from typing import Any
 import msgpack
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
+from streamrec_dist.arrays import load_arrays, save_arrays
 from streamrec_dist.baselines.config import TRAINED
+from streamrec_dist.checkpoint_state import Count, Seconds, check_state
 from streamrec_dist.config import Config
 from streamrec_dist.config_file import KeyPath, differing_keys, dump_config, load_config
 from streamrec_dist.errors import DataError, UsageError
 from streamrec_dist.events import Event, EventReader
+from streamrec_dist.json_file import read_json
 
 STAGES = ("tokenize", "retrieve", "pretrain", "sft", "rl")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+STEP = re.compile(r"step-(\d{8,18})")
 #: What a run has before its first stage.
 DATA = "data"
 #: Keys that may change between parts of a run: where it runs, not what it learns.
@@ -56,8 +59,8 @@ class StageResult:
     """What a finished stage left behind."""
 
     stage: str
-    seconds: float
-    steps: int
+    seconds: Seconds
+    steps: Count
     metrics: dict[str, Any] = field(default_factory=dict)
 
 
@@ -69,6 +72,14 @@ class Checkpoint:
     step: int
     arrays: dict[str, np.ndarray]
     state: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Pin:
+    """What data.json says."""
+
+    path: str
+    content_hash: str
 
 
 class RunDir:
@@ -114,12 +125,19 @@ class RunDir:
         return RunDir(path)
 
     @staticmethod
+    def find(runs: Path, name: str) -> RunDir:
+        """The run of that name, as a user gives it. Raises UsageError when there is none, or it can be no name."""
+        check_name(name)
+        return RunDir.open(runs / name)
+
+    @staticmethod
     def open(path: Path) -> RunDir:
-        """An existing run. Raises UsageError when there is none."""
+        """An existing run. Raises UsageError when there is none, DataError when a link leads out of it."""
         if not run_exists(path.parent, path.name):
             names = [run.name for run in list_runs(path.parent)]
             known = f"there are: {', '.join(names)}" if names else "there are no runs yet"
             raise UsageError(f"no run {path.name} in {path.parent}; {known}")
+        _check_links(path)
         return RunDir(path)
 
     def branch(self, name: str, config: Config, stages: Sequence[str]) -> RunDir:
@@ -162,8 +180,11 @@ class RunDir:
     # stage results
 
     def stage_result(self, stage: str) -> StageResult | None:
+        """Raises DataError when its file is damaged."""
         path = self.path / "stages" / f"{stage}.json"
-        return StageResult(**json.loads(path.read_text())) if path.is_file() else None
+        if not path.is_file():
+            return None
+        return read_json(path, StageResult, "remove it to have the stage done again")
 
     def finished_stages(self) -> list[str]:
         return [stage for stage in STAGES if self.stage_result(stage)]
@@ -191,9 +212,9 @@ class RunDir:
         """Note which data this run works on. Raises DataError when it began with other content."""
         path = self.path / "data.json"
         if not path.is_file():
-            write_atomically(path, json.dumps({"path": str(source), "content_hash": content_hash}, indent=1))
+            write_atomically(path, json.dumps(asdict(Pin(str(source), content_hash)), indent=1))
             return
-        pinned = json.loads(path.read_text(encoding="utf-8"))["content_hash"]
+        pinned = read_json(path, Pin, "start another run").content_hash
         if pinned != content_hash:
             raise DataError(
                 f"{source}: its content is not what run {self.name} began with (content hash {content_hash[:12]}, "
@@ -212,9 +233,8 @@ class RunDir:
         unfinished = folder / f".{target.name}.{os.getpid()}"
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
-        arrays = {name: np.asarray(array, order="C") for name, array in checkpoint.arrays.items()}
         try:
-            save_file(arrays, unfinished / "arrays.safetensors")
+            save_arrays(unfinished / "arrays.safetensors", checkpoint.arrays)
             (unfinished / "state.msgpack").write_bytes(msgpack.packb(checkpoint.state))
         except (OSError, SafetensorError):
             # On a full disk the events that say so need the room.
@@ -228,7 +248,8 @@ class RunDir:
 
     def checkpoint_steps(self, stage: str) -> list[int]:
         folder = self.path / "checkpoints" / stage
-        return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*"))
+        found = (STEP.fullmatch(path.name) for path in folder.glob("step-*"))
+        return sorted(int(step[1]) for step in found if step)
 
     def load_checkpoint(self, stage: str, step: int) -> Checkpoint:
         """Raises DataError naming the file when it is missing, truncated or not what it should be."""
@@ -238,8 +259,10 @@ class RunDir:
             if not file.is_file():
                 raise DataError(f"{file}: missing; the checkpoint is not complete")
         try:
-            return Checkpoint(stage, step, load_file(arrays), msgpack.unpackb(state.read_bytes()))
-        except (SafetensorError, msgpack.UnpackException, ValueError) as error:
+            found = msgpack.unpackb(state.read_bytes())
+            check_state(stage, found)
+            return Checkpoint(stage, step, load_arrays(arrays), found)
+        except (DataError, OSError, msgpack.UnpackException, ValueError) as error:
             raise DataError(f"{folder}: damaged checkpoint ({error})") from None
 
     def set_aside(self, stage: str, step: int) -> Path:
@@ -257,25 +280,19 @@ class RunDir:
 
     def scaled(self) -> dict[str, int]:
         path = self.path / "scaled.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return read_json(path, dict[str, Count], "remove it") if path.is_file() else {}
 
     # weights of a finished stage
 
     def save_weights(self, stage: str, weights: dict[str, np.ndarray]) -> None:
-        path = self.path / "stages" / f"{stage}.safetensors"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        save_file({name: np.asarray(array, order="C") for name, array in weights.items()}, unfinished)
-        os.replace(unfinished, path)
+        save_arrays(self.path / "stages" / f"{stage}.safetensors", weights)
 
     def load_weights(self, stage: str) -> dict[str, np.ndarray]:
+        """Raises UsageError when there are none yet, DataError when they are damaged."""
         path = self.path / "stages" / f"{stage}.safetensors"
         if not path.is_file():
             raise UsageError(f"run {self.name} has no weights of stage {stage}; train it first")
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise DataError(f"{path}: damaged weights ({error}); train stage {stage} again") from None
+        return load_arrays(path, f"train stage {stage} again")
 
     def write_result(self, name: str, result: dict[str, Any]) -> Path:
         path = self.path / "results" / f"{name}.json"
@@ -294,6 +311,18 @@ def _stage_of(inside: Path) -> str | None:
     if inside.parts[0] == "items":
         return "retrieve" if inside.parts[1] == "evidence" else "tokenize"
     return inside.stem if inside.parts[0] == "stages" and inside.stem in STAGES else None
+
+
+def _check_links(run: Path) -> None:
+    """Raise DataError for a link out of a run: what is written there would land elsewhere."""
+    root = run.resolve()
+    # Of a run that is going on folders vanish meanwhile, which walk does not mind.
+    for folder, folders, files in os.walk(run):
+        for path in (Path(folder, name) for name in (*folders, *files)):
+            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
+                raise DataError(
+                    f"{path}: a link that leads out of the run; put what it leads to in its place"
+                )
 
 
 def check_name(name: str) -> None:
@@ -319,7 +348,7 @@ def newest_run(runs: Path) -> RunDir:
     found = list_runs(runs)
     if not found:
         raise UsageError(f"no runs in {runs} yet; start one with `streamrec-dist train --stage all`")
-    return found[-1]
+    return RunDir.open(found[-1].path)
 
 
 def _last_touched(path: Path) -> float:

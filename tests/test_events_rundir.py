@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,12 @@ from streamrec_dist.errors import DataError, UsageError
 from streamrec_dist.events import Event, EventLog, EventReader
 from streamrec_dist.rundir import Checkpoint, RunDir, StageResult, newest_run
 
+BEST = {"step": 0, "misses": 0, "metrics": {"ndcg@10": 0.5}}
+
 
 def checkpoint(step: int) -> Checkpoint:
-    return Checkpoint("rl", step, {"w": np.arange(step + 2, dtype=np.float32)}, {"cursor": step})
+    state = {"epoch": step, "seconds": 1.5, "best": BEST, "cursor": step}
+    return Checkpoint("pretrain", step, {"w": np.arange(step + 2, dtype=np.float32)}, state)
 
 
 def test_events_survive_the_file(tmp_path: Path) -> None:
@@ -108,9 +112,9 @@ def test_the_last_two_checkpoints_are_kept(tmp_path: Path) -> None:
     run = RunDir.create(tmp_path, "one", Config())
     for step in (1, 2, 3, 4, 5):
         run.save_checkpoint(checkpoint(step))
-    assert run.checkpoint_steps("rl") == [4, 5]
-    loaded = run.load_checkpoint("rl", 4)
-    assert loaded.state == {"cursor": 4}
+    assert run.checkpoint_steps("pretrain") == [4, 5]
+    loaded = run.load_checkpoint("pretrain", 4)
+    assert loaded.state == checkpoint(4).state
     np.testing.assert_array_equal(loaded.arrays["w"], checkpoint(4).arrays["w"])
 
 
@@ -120,10 +124,10 @@ def test_a_truncated_checkpoint_is_named(tmp_path: Path, file: str) -> None:
     path = run.save_checkpoint(checkpoint(7)) / file
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(DataError, match="step-00000007: damaged checkpoint"):
-        run.load_checkpoint("rl", 7)
+        run.load_checkpoint("pretrain", 7)
     path.unlink()
     with pytest.raises(DataError, match=f"{file}: missing"):
-        run.load_checkpoint("rl", 7)
+        run.load_checkpoint("pretrain", 7)
 
 
 def test_weights_of_a_stage(tmp_path: Path) -> None:
@@ -133,7 +137,7 @@ def test_weights_of_a_stage(tmp_path: Path) -> None:
     run.save_weights("sft", {"w": np.ones((2, 3), np.float32).T})
     np.testing.assert_array_equal(run.load_weights("sft")["w"], np.ones((3, 2), np.float32))
     (run.path / "stages" / "sft.safetensors").write_bytes(b"broken")
-    with pytest.raises(DataError, match="damaged weights"):
+    with pytest.raises(DataError, match=r"sft.safetensors: damaged or missing .*train stage sft again"):
         run.load_weights("sft")
 
 
@@ -144,9 +148,9 @@ def test_arrays_keep_their_shapes(tmp_path: Path) -> None:
         "empty": np.zeros((0, 2), np.float32),
         "turned": np.eye(3)[:2].T,
     }
-    run.save_checkpoint(Checkpoint("rl", 1, arrays, {}))
+    run.save_checkpoint(replace(checkpoint(1), arrays=arrays))
     run.save_weights("rl", arrays)
-    for loaded in (run.load_checkpoint("rl", 1).arrays, run.load_weights("rl")):
+    for loaded in (run.load_checkpoint("pretrain", 1).arrays, run.load_weights("rl")):
         assert {name: array.shape for name, array in loaded.items()} == {
             name: array.shape for name, array in arrays.items()
         }

@@ -63,13 +63,3 @@ def test_only_the_composers_know_both_actors_and_learners() -> None:
 @pytest.mark.parametrize("composer", sorted(COMPOSERS))
 def test_what_runs_without_a_terminal_needs_no_terminal_packages(composer: str) -> None:
     assert not {"typer", "rich"} & set(imported((REPO / composer).read_text(encoding="utf-8")))
-
-
-def test_nothing_is_pickled() -> None:
-    users = [
-        path.relative_to(REPO).as_posix()
-        for layer in LAYERS
-        for path in sources(layer)
-        if {"pickle", "cloudpickle", "joblib", "dill"} & set(imported(path.read_text(encoding="utf-8")))
-    ]
-    assert users == []

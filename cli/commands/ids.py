@@ -40,11 +40,14 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Say how good ids are: codes used, collisions, and whether items with like texts have like ids."""
+    from streamrec_dist.items.report import check_report
+
     if file is None:
         result = pick_run(run).stage_result("tokenize")
         if result is None:
             raise UsageError("that run has not finished stage tokenize yet")
         body = result.metrics
+        check_report(body)
     else:
         body = _report_of_file(file, codes, run)
     if as_json:
@@ -106,7 +109,7 @@ def _report_of_file(file: Path, codes_per_level: int, run: str | None) -> dict[s
     if run is not None:
         store = RunStore(pick_run(run).path)
         codes = given.of(store.dataset().item_ids)
-        about["prefixes"] = prefix_sharing(codes, store.item_arrays("neighbours")["neighbours"])
+        about["prefixes"] = prefix_sharing(codes, store.neighbours(len(codes)))
     return id_report(codes, codes, codes_per_level) | about
 
 

@@ -139,13 +139,19 @@ def _found(state: ViewState, width: int) -> Iterator[Text]:
         head = f"{event.stage} at {event.step}, {event.split or 'valid'}: "
         measures = event.metrics
         known = (
-            (label, four(measures[name])) for label, name in EVALUATION_MEASURES.items() if name in measures
+            (label, _measure(measures[name]))
+            for label, name in EVALUATION_MEASURES.items()
+            if name in measures
         )
         yield _pairs(known, width, head)
     for warning in state.warnings:
         yield _fit(f"warning: {warning}", width, "yellow")
     if state.ended and state.message:
         yield _fit(state.message, 3 * width, "red" if state.ended == "failed" else "")
+
+
+def _measure(value: object) -> str:
+    return four(value) if isinstance(value, int | float) else number(value)
 
 
 def _pairs(pairs: Any, width: int, head: str = "") -> Text:

@@ -39,7 +39,7 @@ def record(path: Path) -> str:
 def check_recorded(path: Path) -> str | None:
     """The recorded SHA-256 of a file, None where there is none. Raises RunError where the file has another."""
     try:
-        expected = _record_of(path).read_text(encoding="utf-8").partition(" ")[0]
+        expected = _record_of(path).read_text(encoding="utf-8", errors="replace").partition(" ")[0]
     except FileNotFoundError:
         return None
     _compare(path, "sha256", expected)

@@ -140,7 +140,11 @@ def _decoded(path: Path, problems: Problems) -> Iterator[tuple[int, str]]:
 def _whole(path: Path, stream: Any, problems: Problems) -> Iterator[bytes]:
     number = 1
     try:
-        for line in stream:
+        while line := stream.readline(MOST_CHARACTERS + 1):
+            if len(line) > MOST_CHARACTERS:
+                # A packed file of a few bytes can unpack to a line that fills all memory.
+                problems.bad("broken_line", f"{path}:{number}", f"more than {MOST_CHARACTERS} bytes long")
+                return
             yield line
             number += 1
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:

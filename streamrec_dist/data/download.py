@@ -21,12 +21,14 @@ from typing import Any
 from streamrec_dist.data.addresses import RemoteFile
 from streamrec_dist.data.checksums import check_published
 from streamrec_dist.errors import EnvironmentProblem, RunError
+from streamrec_dist.json_file import parse_json
 
 CHUNK = 1 << 20
 #: Seconds that a server may be silent, while connecting or in the middle of a file.
 SILENCE = 60.0
 #: Seconds before each new try; a try that brought the file further starts the row anew.
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)
+LENGTH = re.compile(r"\d{1,18}", re.ASCII)
 #: Answers after which another try may succeed.
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -151,9 +153,9 @@ def _total(response: Any, out: FileIO, offset: int) -> int | None:
     """The length of the whole file. Raises _Broken, with nothing kept, where the answer continues elsewhere."""
     if response.status == 200:
         length = response.headers.get("Content-Length")
-        return int(length) if length and length.isdecimal() else None
+        return int(length) if length and LENGTH.fullmatch(length) else None
     answer = response.headers.get("Content-Range", "")
-    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", answer) if response.status == 206 else None
+    match = re.fullmatch(r"bytes (\d{1,18})-\d+/(\d{1,18})", answer) if response.status == 206 else None
     if match and int(match[1]) == offset:
         return int(match[2])
     _empty(out)
@@ -220,11 +222,12 @@ def _remember(part: Path, url: str, headers: Any) -> None:
 def _validator(part: Path, url: str) -> str | None:
     """What identified the server's file when FILE.part was begun, None where that is not known."""
     try:
-        state = json.loads(_state(part).read_text(encoding="utf-8"))
+        state = parse_json(_state(part).read_bytes())
     except (FileNotFoundError, ValueError):
         return None
-    known = isinstance(state, dict) and state.get("url") == url
-    return state.get("validator") if known else None
+    validator = state.get("validator") if isinstance(state, dict) and state.get("url") == url else None
+    # It goes into a header as it is.
+    return validator if isinstance(validator, str) and validator.isprintable() else None
 
 
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):

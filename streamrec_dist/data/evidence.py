@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from streamrec_dist.data.batches import Corpus
+from streamrec_dist.errors import DataError
 
 #: Probability that all items not named have together, at least.
 LEFT = 1e-3
@@ -41,6 +42,27 @@ class EvidenceTable:
     items: np.ndarray
     share: np.ndarray
 
+    @staticmethod
+    def check_parts(parts: Sequence[Mapping[str, np.ndarray]], events: int, n_items: int) -> None:
+        """Raise DataError unless `joined` can take `parts`, which come from files."""
+        most = None
+        for part in parts:
+            event, items, share = (part.get(name, np.zeros(0)) for name in ("event", "items", "share"))
+            most = items.shape[-1:] if most is None else most
+            if (
+                event.ndim != 1
+                or items.ndim != 2
+                or items.shape != event.shape + most
+                or share.shape != items.shape
+                or (event.dtype.kind, items.dtype.kind, share.dtype.kind) != ("i", "i", "f")
+                or not _within(event, events)
+                or not _within(items, n_items)
+                or not 0 <= share.min(initial=0) <= share.max(initial=0) <= 1
+            ):
+                raise DataError(
+                    f"evidence is not of these {events} events and {n_items} items; run stage retrieve again"
+                )
+
     @classmethod
     def joined(cls, events: int, parts: Sequence[Mapping[str, np.ndarray]]) -> EvidenceTable:
         """Of parts with the `event` int64 [n] of each row, its `items` [n, K] and `share` [n, K]."""
@@ -55,6 +77,10 @@ class EvidenceTable:
         """Items and their probabilities [n, K] of rows int64 [n, 2] (user, position)."""
         events = corpus.offsets[rows[:, 0]] + rows[:, 1]
         return self.items[events], self.share[events]
+
+
+def _within(numbers: np.ndarray, end: int) -> bool:
+    return numbers.min(initial=0) >= 0 and numbers.max(initial=0) < max(end, 1)
 
 
 def no_evidence(rows: int) -> tuple[np.ndarray, np.ndarray]:

@@ -88,8 +88,8 @@ def fast_table(table: Table) -> FastTable | None:
     """The events of `table`, None where a record may be bad or the file needs a closer look."""
     try:
         return _vet(table)
-    except pl.exceptions.PolarsError:
-        # The careful reader meets the same trouble and names its place.
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
+        # The careful reader meets the same trouble and names its place. A panic is how damaged Parquet may show.
         return None
 
 

@@ -14,20 +14,22 @@ that took .4 s and 100 MB, where mapping takes 1 ms and nothing.
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from streamrec_dist.data.content import combined_hash
+from streamrec_dist.data.arrow_files import check_plain_types
 from streamrec_dist.data.dataset import Dataset
+from streamrec_dist.data.manifest import Manifest, read_manifest
+from streamrec_dist.data.soundness import unsound
 from streamrec_dist.data.strings import Strings
 from streamrec_dist.data.workplace import MANIFEST, Workplace
 from streamrec_dist.errors import DataError
 
-LAYOUT = 2
-SCHEMAS = {
+SCHEMAS: dict[str, pa.Schema] = {
     "interactions": pa.schema([pa.field("items", pa.large_list(pa.int32()))]),
     "items": pa.schema([pa.field(name, pa.large_string()) for name in ("item", "title", "text")]),
     "users": pa.schema(
@@ -38,19 +40,6 @@ SCHEMAS = {
         ]
     ),
     "times": pa.schema([pa.field("time", pa.int64())]),
-}
-KEYS = {
-    "name",
-    "synthetic",
-    "content",
-    "content_hash",
-    "files",
-    "bytes",
-    "recipe",
-    "figures",
-    "notes",
-    "examples",
-    "problems",
 }
 
 
@@ -73,21 +62,22 @@ def write_dataset(ds: Dataset, workplace: Workplace) -> None:
             pa.ipc.new_file(sink, table.schema) as writer,
         ):
             writer.write_table(table)
-    manifest = {
-        "layout": LAYOUT,
-        "name": ds.name,
-        "synthetic": ds.synthetic,
-        "recipe": dict(ds.recipe),
-        "figures": dict(ds.figures),
-        "notes": dict(ds.notes),
-        "problems": dict(ds.problems),
-        "examples": list(ds.examples),
-        "content": ds.hashes,
-        "content_hash": ds.content_hash,
-        "files": workplace.files_name(ds.content_hash),
-        "bytes": {part: (files / f"{part}.arrow").stat().st_size for part in ds.hashes},
-    }
-    workplace.publish(files, ds.content_hash, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    manifest = Manifest(
+        name=ds.name,
+        synthetic=ds.synthetic,
+        recipe=dict(ds.recipe),
+        figures=dict(ds.figures),
+        notes=dict(ds.notes),
+        problems=dict(ds.problems),
+        examples=list(ds.examples),
+        content=ds.hashes,
+        content_hash=ds.content_hash,
+        files=workplace.files_name(ds.content_hash),
+        bytes={part: (files / f"{part}.arrow").stat().st_size for part in ds.hashes},
+    )
+    workplace.publish(
+        files, ds.content_hash, json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n"
+    )
 
 
 def load_dataset(directory: Path, verify: bool = True) -> Dataset:
@@ -99,12 +89,12 @@ def load_dataset(directory: Path, verify: bool = True) -> Dataset:
     """
     directory = Path(directory)
     manifest = read_manifest(directory)
-    tables = {part: _read(directory, manifest, part) for part in manifest["content"]}
+    tables = {part: _read(directory, manifest, part, verify) for part in manifest.content}
     sequences = tables["interactions"].column("items").chunk(0)
     users, items = tables["users"], tables["items"]
     ds = Dataset(
-        name=manifest["name"],
-        synthetic=manifest["synthetic"],
+        name=manifest.name,
+        synthetic=manifest.synthetic,
         items=sequences.values.to_numpy(),
         offsets=sequences.offsets.to_numpy(),
         train_end=_numbers(users.column("train_end")),
@@ -114,41 +104,18 @@ def load_dataset(directory: Path, verify: bool = True) -> Dataset:
         item_ids=Strings(items.column("item")),
         titles=Strings(items.column("title")),
         texts=Strings(items.column("text")),
-        recipe=manifest["recipe"],
-        figures=manifest["figures"],
-        notes=manifest["notes"],
-        problems=manifest["problems"],
-        examples=manifest["examples"],
+        recipe=manifest.recipe,
+        figures=manifest.figures,
+        notes=manifest.notes,
+        problems=manifest.problems,
+        examples=manifest.examples,
     )
     if verify:
         _verify(ds, directory, manifest)
     else:
         # Known from the manifest, which was checked: hashing again is what `verify` is for.
-        ds.__dict__["hashes"] = manifest["content"]
+        ds.__dict__["hashes"] = manifest.content
     return ds
-
-
-def read_manifest(directory: Path) -> dict[str, Any]:
-    """The content of dataset.json. Raises DataError when it is missing, damaged, or of another layout."""
-    path = Path(directory) / MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise DataError(f"{path} is missing: prepare the data first (streamrec-dist data prepare)") from error
-    except ValueError as error:
-        raise DataError(f"{path}: not valid JSON ({error}); prepare the data again") from error
-    layout = manifest.get("layout") if isinstance(manifest, dict) else None
-    if layout != LAYOUT:
-        raise DataError(
-            f"{path}: a dataset of layout {layout}, expected layout {LAYOUT}; prepare the data again "
-            "(streamrec-dist data prepare)"
-        )
-    missing = sorted(KEYS - manifest.keys())
-    if missing:
-        raise DataError(f"{path}: the keys {', '.join(missing)} are missing; prepare the data again")
-    if manifest["content_hash"] != combined_hash(manifest["content"]):
-        raise DataError(f"{path}: content_hash does not follow from its parts; prepare the data again")
-    return manifest
 
 
 def _tables(ds: Dataset) -> dict[str, pa.Table]:
@@ -165,36 +132,47 @@ def _tables(ds: Dataset) -> dict[str, pa.Table]:
     return {part: pa.table(arrays, schema=SCHEMAS[part]) for part, arrays in columns.items()}
 
 
-def _read(directory: Path, manifest: dict[str, Any], part: str) -> pa.Table:
-    path = directory / manifest["files"] / f"{part}.arrow"
+def _read(directory: Path, manifest: Manifest, part: str, verify: bool) -> pa.Table:
+    path, recorded = directory / manifest.files / f"{part}.arrow", manifest.bytes[part]
     try:
         size = path.stat().st_size
-        if size != manifest["bytes"][part]:
+        if size != recorded:
             raise DataError(
-                f"{path}: truncated or replaced ({size} bytes, {MANIFEST} recorded {manifest['bytes'][part]}); "
+                f"{path}: truncated or replaced ({size} bytes, {MANIFEST} recorded {recorded}); "
                 "prepare the data again"
             )
+        check_plain_types(path)
         with pa.ipc.open_file(pa.memory_map(str(path))) as reader:
             table = reader.read_all()
+        table.validate(full=verify)
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing; prepare the data again") from error
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{path}: damaged Arrow file ({error}); prepare the data again") from error
     if not table.schema.equals(SCHEMAS[part]):
         raise DataError(
             f"{path}: expected the columns {SCHEMAS[part].to_string()}, found {table.schema.to_string()}; "
             "prepare the data again"
         )
+    if any(column.null_count for column in table.columns) or (
+        part == "interactions"
+        and (table["items"].num_chunks != 1 or table["items"].chunk(0).values.null_count)
+    ):
+        raise DataError(f"{path}: has gaps, or is in several pieces; prepare the data again")
     return table
 
 
-def _verify(ds: Dataset, directory: Path, manifest: dict[str, Any]) -> None:
+def _verify(ds: Dataset, directory: Path, manifest: Manifest) -> None:
     for part, digest in ds.hashes.items():
-        if manifest["content"].get(part) != digest:
+        recorded = manifest.content.get(part)
+        if recorded != digest:
             raise DataError(
-                f"{directory / manifest['files'] / part}.arrow: its content is not what {MANIFEST} recorded "
-                f"(expected SHA-256 {manifest['content'].get(part)}, found {digest}); prepare the data again"
+                f"{directory / manifest.files / part}.arrow: its content is not what {MANIFEST} recorded "
+                f"(expected SHA-256 {recorded}, found {digest}); prepare the data again"
             )
+    wrong = unsound(ds)
+    if wrong:
+        raise DataError(f"{directory}: {wrong}; prepare the data again")
 
 
 def _numbers(column: pa.ChunkedArray) -> np.ndarray:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from streamrec_dist.data.arrow_files import check_plain_types
 from streamrec_dist.errors import DataError
 
 
@@ -24,10 +25,16 @@ def write_parquet(path: Path, table: pa.Table) -> None:
 
 
 def read_parquet(path: Path | str) -> pa.Table:
-    """A whole file. Raises DataError naming it when it is missing or damaged."""
+    """A whole file, its values checked. Raises DataError naming it when it is missing or damaged."""
+    path = Path(path)
     try:
-        return pq.read_table(path)
+        check_plain_types(path)
+        # An open file: of a name Arrow would guess whether it is an address, or a folder of many files.
+        with path.open("rb") as file:
+            table = pq.ParquetFile(file).read()
+        table.validate(full=True)
+        return table
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(f"{path}: not a readable Parquet file ({error})") from error

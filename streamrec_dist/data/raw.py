@@ -81,11 +81,18 @@ def field_text(value: object, where: str) -> str:
     if len(texts) < len(parts):
         raise DataError(f"{where}: expected text or a list of texts, found {shown(value)}")
     text = " ".join(", ".join(part for part in texts if part).split())
+    if not is_unicode(text):
+        raise DataError(f"{where}: half of a surrogate pair, which is not valid Unicode")
+    return text
+
+
+def is_unicode(text: str) -> bool:
+    """Whether UTF-8 can hold a text: JSON can name halves of surrogate pairs, which it cannot."""
     try:
         text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise DataError(f"{where}: half of a surrogate pair, which is not valid Unicode") from error
-    return text
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def suggest(word: str, known: Sequence[str]) -> str:
@@ -96,5 +103,9 @@ def suggest(word: str, known: Sequence[str]) -> str:
 
 def shown(value: object) -> str:
     """A value for an error message: its type and its beginning."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):
+        # Nested deeper than Python writes, or an integer of more digits.
+        text = "..."
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
-import zlib
+from collections import Counter
 from collections.abc import Iterator
 from glob import escape
 from pathlib import Path
@@ -14,8 +13,10 @@ from typing import Any
 import pyarrow as pa
 
 from streamrec_dist.data.events import EVENTS, ITEMS, Problems, batches
-from streamrec_dist.data.raw import ItemFields, field_text, shown
+from streamrec_dist.data.packed import read_text
+from streamrec_dist.data.raw import ItemFields, field_text, is_unicode, shown
 from streamrec_dist.errors import DataError
+from streamrec_dist.json_file import parse_json
 
 ITEM_NUMBER = re.compile("0|[1-9][0-9]*")
 
@@ -96,24 +97,19 @@ def _read_object(path: Path) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         record = dict(pairs)
         if len(record) < len(pairs):
-            keys = [key for key, _ in pairs]
-            double = next(key for key in keys if keys.count(key) > 1)
+            double = Counter(key for key, _ in pairs).most_common(1)[0][0]
             raise DataError(f"{path}: the key {double!r} occurs twice in one object; keep one record of each")
         return record
 
-    raw = path.read_bytes()
+    text = read_text(path)
     try:
-        raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: damaged or truncated gzip ({error}); copy the file again") from error
-    try:
-        content = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: byte {error.start} is not UTF-8; convert the file to UTF-8") from error
+        content = parse_json(text, unique)
     except json.JSONDecodeError as error:
         raise DataError(
             f"{path}:{error.lineno}: malformed or truncated JSON at column {error.colno}: {error.msg}"
         ) from error
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(content, dict):
         raise DataError(f"{path}: expected a JSON object at the top, found {shown(content)}")
     return content
@@ -146,6 +142,8 @@ def _item_fields(path: Path, key: str, record: Any) -> ItemFields:
 
 def _check_history(path: Path, user: str, history: Any, n_items: int) -> None:
     where = f"{path}: user {user!r}"
+    if not is_unicode(user):
+        raise DataError(f"{where}: half of a surrogate pair, which is not valid Unicode")
     if not isinstance(history, list):
         raise DataError(f"{where}: expected a list of item numbers, found {shown(history)}")
     if not history:

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from streamrec_dist.data.arrow_files import check_plain_types
 from streamrec_dist.data.csv_records import csv_records
 from streamrec_dist.data.events import Problems
 from streamrec_dist.data.raw import suggest
@@ -62,8 +63,9 @@ def open_parquet(path: Path, required: Sequence[str], optional: Sequence[str]) -
     """A Parquet file. Raises DataError for one that is missing, damaged or lacks a required column."""
     _must_exist(path)
     try:
+        check_plain_types(path)
         schema = pq.read_schema(path)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{path}: damaged or truncated Parquet ({error}); write the file again") from error
     wanted = _wanted(path, schema.names, required, optional)
     units = {
@@ -75,7 +77,7 @@ def open_parquet(path: Path, required: Sequence[str], optional: Sequence[str]) -
     def rows(problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]:
         row = 0
         for batch in _parquet_batches(path, wanted):
-            for record in _without_timestamps(batch).to_pylist():
+            for record in _records(path, batch):
                 row += 1
                 yield f"{path}: row {row}", record
 
@@ -88,6 +90,15 @@ def _parquet_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBa
             yield from file.iter_batches(batch_size=PARQUET_BATCH, columns=list(columns))
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: damaged or truncated Parquet ({error}); write the file again") from error
+
+
+def _records(path: Path, batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    try:
+        batch.validate(full=True)
+        return _without_timestamps(batch).to_pylist()
+    except (pa.ArrowException, ArithmeticError, ValueError) as error:
+        # Texts that are not UTF-8, or times and durations that Python has no value for.
+        raise DataError(f"{path}: a value that cannot be read ({error}); write the file again") from error
 
 
 def _without_timestamps(batch: pa.RecordBatch) -> pa.RecordBatch:

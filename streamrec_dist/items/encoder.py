@@ -17,10 +17,12 @@ import numpy as np
 import torch
 from transformers.utils import logging as transformers_logging
 
-from streamrec_dist.errors import DataError, EnvironmentProblem
+from streamrec_dist.errors import DataError, EnvironmentProblem, StreamRecError, summary
 from streamrec_dist.hardware import cpu_has_bf16
 from streamrec_dist.items.encoder_weights import find_weights, weights_sha256
 
+#: Neither the hub is asked nor code run that a model's folder brings.
+_LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 Backend = Literal["sentence-transformers", "transformers", "vllm"]
 
 
@@ -103,6 +105,7 @@ class SentenceEncoder(Encoder):
                 str(folder),
                 device=str(device),
                 local_files_only=True,
+                trust_remote_code=False,
                 model_kwargs={"use_safetensors": True},
             )
         self._bf16 = _has_native_bf16(torch.device(device))
@@ -128,8 +131,8 @@ class MeanPoolingEncoder(Encoder):
 
         self._device = torch.device(device)
         with _quiet_loading():
-            self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+            self._tokenizer = AutoTokenizer.from_pretrained(folder, **_LOCAL)
+            model = AutoModel.from_pretrained(folder, use_safetensors=True, **_LOCAL)
         if model.config.is_encoder_decoder:
             model = model.get_encoder()
         self._model = model.to(self._device).eval()
@@ -176,7 +179,7 @@ class VllmEncoder(Encoder):
             ) from None
         # Not normalised, as the mean of the transformers backend is not.
         pooler = PoolerConfig(seq_pooling_type="MEAN", use_activation=False)
-        self._model = LLM(model=str(folder), runner="pooling", pooler_config=pooler)
+        self._model = LLM(model=str(folder), runner="pooling", pooler_config=pooler, trust_remote_code=False)
 
     def _embed(self, texts: list[str]) -> np.ndarray:
         # Unless told to cut a text at the model's longest input (-1), vLLM refuses a longer one.
@@ -197,10 +200,19 @@ def load_encoder(
 ) -> Encoder:
     """The text encoder `name`: all-MiniLM-L6-v2, another hub name, or a local folder.
 
-    Raises EnvironmentProblem when its weights cannot be found or are not the expected ones, or the backend is
-    not installed.
+    Raises EnvironmentProblem when its weights cannot be found, loaded, or are not the expected ones, or the backend
+    is not installed.
     """
-    return BACKENDS[backend](name, device)
+    try:
+        return BACKENDS[backend](name, device)
+    except StreamRecError:
+        raise
+    except Exception as error:
+        # A damaged folder shows as whatever the library of the backend stumbles over.
+        raise EnvironmentProblem(
+            f"items.encoder: {name!r} cannot be loaded by {backend} ({summary(error)}); is its folder damaged, or of "
+            "another kind of model?"
+        ) from error
 
 
 def check_finite(embeddings: np.ndarray, what: str, name: Callable[[int], str] = "item {}".format) -> None:

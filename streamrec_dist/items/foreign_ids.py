@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import re
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from streamrec_dist.data.packed import read_text
+from streamrec_dist.data.raw import is_unicode
 from streamrec_dist.data.strings import Strings
 from streamrec_dist.errors import DataError
 from streamrec_dist.items.id_file import ItemIds, load_ids
+from streamrec_dist.json_file import Pairs, parse_json
 
 #: A code has up to six digits: no level has more than a million.
 _TOKEN = re.compile(r"<([a-z])_(\d{1,6})>")
@@ -42,22 +42,17 @@ def load_index(path: Path | str) -> ItemIds:
 
 
 def _read(path: Path) -> dict[str, list[str]]:
+    text = read_text(path)
     try:
-        raw = path.read_bytes()
-        text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")
-        body = json.loads(text, object_pairs_hook=_distinct)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: damaged or truncated gzip ({error})") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (UnicodeDecodeError, ValueError) as error:
+        body = parse_json(text, _distinct)
+    except ValueError as error:
         raise DataError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(body, dict):
         raise DataError(f"{path}: expected an object of item numbers and their codes")
     return body
 
 
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _distinct(pairs: Pairs) -> dict[str, Any]:
     body: dict[str, Any] = {}
     for key, value in pairs:
         if key in body:
@@ -67,12 +62,15 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _codes(path: Path, item: str, tokens: Any) -> list[int]:
+    if not is_unicode(item):
+        raise DataError(f"{path}: item {item!r}: half of a surrogate pair, which is not valid Unicode")
     codes = []
     for level, token in enumerate(tokens if isinstance(tokens, list) else []):
         found = _TOKEN.fullmatch(token) if isinstance(token, str) else None
         if found is None or found.group(1) != chr(ord("a") + level):
+            wanted = f"<{chr(ord('a') + level)}_CODE>"
             raise DataError(
-                f"{path}: item {item}: expected <{chr(ord('a') + level)}_CODE> as code {level + 1}, found {token!r}"
+                f"{path}: item {item}: expected {wanted} as code {level + 1}, found {token!r:.60}"
             )
         codes.append(int(found.group(2)))
     if not codes:

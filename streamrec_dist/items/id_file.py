@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from streamrec_dist.errors import DataError
 from streamrec_dist.items.catalogue import Catalogue
 
 _CODES_KEY = b"codes_per_level"
+#: No level has more than a million codes.
+_COUNT = re.compile(rb"[1-9]\d{0,5}|1000000")
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +96,7 @@ def load_ids(path: Path | str) -> ItemIds:
 
 def _codes_per_level(table: pa.Table, path: Path | str) -> int:
     value = (table.schema.metadata or {}).get(_CODES_KEY, b"")
-    if not value.isdigit() or int(value) < 1:
+    if not _COUNT.fullmatch(value):
         raise DataError(f"{path}: its metadata has no codes_per_level; expected a file of the tokenize stage")
     return int(value)
 

@@ -5,9 +5,40 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from streamrec_dist.errors import DataError
+from streamrec_dist.json_file import first_problem
 
 #: Text neighbours of each item whose ids are compared with its own.
 NEAREST = 10
+
+
+class Reported(BaseModel):
+    """What a report must hold to be shown, also one that was read from the result of a stage."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    items: int
+    levels: int = Field(ge=0, le=64)
+    codes: int
+    used_codes: list[int]
+    perplexity: list[float]
+    surplus: int
+    surplus_share: float
+    largest_group: int
+    prefixes: dict[str, list[float]] = {}
+    recon: float | None = None
+    neighbour_recall: float | None = None
+    seconds: dict[str, float] = {}
+
+
+def check_report(report: dict[str, Any]) -> None:
+    """Raise DataError unless a report can be shown."""
+    try:
+        Reported.model_validate(report)
+    except ValidationError as error:
+        raise DataError(f"the result of stage tokenize is damaged: {first_problem(error)}") from None
 
 
 def id_report(codes_before: np.ndarray, codes: np.ndarray, codes_per_level: int) -> dict[str, Any]:

@@ -13,7 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from streamrec_dist.data.parquet import read_parquet
 from streamrec_dist.errors import DataError, RunError
+from streamrec_dist.json_file import parse_json
 from streamrec_dist.rundir import write_atomically
 
 #: Items of a shard: what a kill loses at most, for each worker.
@@ -51,6 +53,12 @@ class EmbeddingShards:
     def load(self, items: int) -> np.ndarray:
         """Embeddings float32 [items, dim]. Raises RunError for a missing shard, DataError for a damaged one."""
         parts = [self._read(first, last - first) for first, last in _ranges(items)]
+        for number, part in enumerate(parts):
+            if part.shape[1] != parts[0].shape[1]:
+                raise DataError(
+                    f"{self._path(number * SHARD_ITEMS)}: vectors of {part.shape[1]} numbers, those before have "
+                    f"{parts[0].shape[1]}; remove {self.folder} and run stage tokenize again"
+                )
         return np.concatenate(parts)
 
     def _read(self, first: int, rows: int) -> np.ndarray:
@@ -58,13 +66,23 @@ class EmbeddingShards:
         if not path.is_file():
             raise RunError(f"{path}: missing; not all item texts have been embedded")
         try:
-            column = pq.read_table(path).column("embedding").combine_chunks()
-            vectors = column.flatten().to_numpy().reshape(len(column), -1)
-        except (OSError, KeyError, pa.ArrowException) as error:
-            raise DataError(f"{path}: damaged ({error}); remove it and run stage tokenize again") from None
-        if len(vectors) != rows:
-            raise DataError(f"{path}: holds {len(vectors)} items, expected {rows}; remove it and run again")
-        return vectors
+            table = read_parquet(path)
+        except DataError as error:
+            raise DataError(f"{error}; remove it and run stage tokenize again") from None
+        kind = table.schema.types[0] if table.column_names == ["embedding"] else None
+        if (
+            not isinstance(kind, pa.FixedSizeListType)
+            or kind.value_type != pa.float32()
+            or not kind.list_size
+        ):
+            raise DataError(
+                f"{path}: damaged: expected a column embedding of float32 vectors, has {table.schema.to_string()}; "
+                "remove it and run stage tokenize again"
+            )
+        column = table["embedding"].combine_chunks()
+        if len(column) != rows or column.null_count or column.values.null_count:
+            raise DataError(f"{path}: holds {len(column)} items, expected {rows}; remove it and run again")
+        return column.flatten().to_numpy().reshape(rows, kind.list_size)
 
     def _path(self, first: int) -> Path:
         return self.folder / f"part-{first:09d}.parquet"
@@ -73,7 +91,7 @@ class EmbeddingShards:
 def _read_manifest(path: Path) -> Any:
     """What the shards are made of; None where that cannot be told."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_bytes())
     except (OSError, ValueError):
         return None
 

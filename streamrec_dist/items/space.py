@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from streamrec_dist.errors import ConfigError
+from streamrec_dist.errors import ConfigError, DataError
 
+#: The largest items.behaviour.dim there can be.
+MOST_BEHAVIOUR = 1024
 #: Known items whose behaviour stands for a new item's: as many as make a mean that is not one item's.
 _GUESS_NEIGHBOURS = 10
 #: Cosines computed at a time.
@@ -95,8 +97,21 @@ class ItemSpace:
 
     @classmethod
     def restore(cls, arrays: Mapping[str, np.ndarray]) -> ItemSpace:
-        scale, weight, behaviour_dim = arrays["space.numbers"].tolist()
-        return cls(arrays["space.mean"], arrays["space.axes"], scale, weight, int(behaviour_dim))
+        """Raises DataError for arrays that `arrays` does not give."""
+        names = ("space.mean", "space.axes", "space.numbers")
+        mean, axes, numbers = (arrays.get(name, np.zeros(0)) for name in names)
+        fit = (
+            mean.ndim == 1
+            and len(mean)
+            and axes.ndim == 2
+            and len(axes) == len(mean)
+            and numbers.shape == (3,)
+        )
+        if not fit or numbers[0] <= 0 or numbers[1] < 0 or not 0 <= numbers[2] <= MOST_BEHAVIOUR:
+            raise DataError(
+                f"the saved tokenizer has no {', '.join(names)} that fit one another; tokenize again"
+            )
+        return cls(mean, axes, float(numbers[0]), float(numbers[1]), int(numbers[2]))
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -53,6 +53,9 @@ def export_weights(model: nn.Module) -> dict[str, np.ndarray]:
 def import_weights(model: nn.Module, weights: Mapping[str, np.ndarray]) -> None:
     """Set every parameter by name. Raises DataError naming the first that is missing, extra or misshapen."""
     check_shapes(model, {name: tuple(array.shape) for name, array in weights.items()})
+    for name, array in weights.items():
+        if array.dtype.kind != "f":
+            raise DataError(f"{name} holds {array.dtype}, weights are floats; train the stage again")
     with torch.no_grad():
         for name, value in model.named_parameters():
             value.copy_(torch.tensor(weights[name]))
@@ -63,7 +66,7 @@ def check_shapes(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> Non
     needed = {name: tuple(value.shape) for name, value in model.named_parameters()}
     for name in [name for name in needed if name in shapes and shapes[name] != needed[name]]:
         what = f"{name} has shape {shapes[name]}, this model needs {needed[name]}"
-        if name == TABLE and shapes[name][0] != needed[name][0]:
+        if name == TABLE and len(shapes[name]) == 2 and shapes[name][0] != needed[name][0]:
             raise DataError(
                 f"{what}, a row a token: {shapes[name][0] - FIRST_CODE} codes in all, not "
                 f"{needed[name][0] - FIRST_CODE}; give items.levels and items.codes the values these weights were "

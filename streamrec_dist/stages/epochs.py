@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from streamrec_dist.errors import DataError
 from streamrec_dist.rl.ports import Published
 from streamrec_dist.rundir import Checkpoint, StageResult
 from streamrec_dist.stages.context import DEADLINE_S, REPORT_S, Context
@@ -41,6 +42,11 @@ class TrainingByEpochs:
         saved = context.store.newest_checkpoint(self.stage)
         if saved:
             self.epoch, self.seconds_before = saved.state["epoch"], saved.state["seconds"]
+            if saved.step != self.epoch * self.per_epoch:
+                raise DataError(
+                    f"the checkpoint of stage {self.stage} at step {saved.step} is of epoch {self.epoch}, of "
+                    f"{self.per_epoch} steps each; remove its folder to go on from the one before"
+                )
             self.best.restore(saved.arrays, saved.state["best"])
         arrays = saved.arrays if saved else None
         context.learners.begin(self.stage, self.total, checkpoint=arrays, step=self.epoch * self.per_epoch)
@@ -52,7 +58,8 @@ class TrainingByEpochs:
                 self._evaluate(model)
             context.store.save_checkpoint(self._checkpoint())
             context.leave_if_halting("a checkpoint is written")
-        assert self.best.weights is not None
+        if self.best.weights is None:
+            raise DataError(f"the checkpoint of stage {self.stage} was never evaluated; remove its folder")
         context.store.save_weights(self.stage, self.best.weights)
 
     def _evaluate(self, model: str) -> None:

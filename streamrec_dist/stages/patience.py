@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from streamrec_dist.errors import DataError
 from streamrec_dist.rl.ports import Weights
 
 
@@ -41,8 +42,11 @@ class Best:
         return {f"best.{name}": array for name, array in (self.weights or {}).items()}
 
     def restore(self, arrays: Weights, state: dict[str, Any]) -> None:
+        """Raises DataError for weights without their evaluation, or the other way round."""
         prefix = "best."
         self.step, self.metrics, self.misses = state["step"], state["metrics"], state["misses"]
         self.weights = {
             name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)
         } or None
+        if (self.weights is None) != (self.step < 0):
+            raise DataError("the checkpoint has no best weights, or no evaluation of them; remove its folder")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
+from streamrec_dist.arrays import load_arrays, save_arrays
 from streamrec_dist.config import Config
 from streamrec_dist.data.batches import Corpus
 from streamrec_dist.data.dataset import Dataset
@@ -114,18 +112,21 @@ class RunStore:
         return load_ids(self.run.items_path / "semantic_ids.parquet")
 
     def _save_arrays(self, name: str, arrays: Weights) -> None:
-        path = self.run.items_path / f"{name}.safetensors"
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        save_file({key: np.asarray(array, order="C") for key, array in arrays.items()}, unfinished)
-        os.replace(unfinished, path)
+        save_arrays(self.run.items_path / f"{name}.safetensors", arrays)
+
+    def neighbours(self, n_items: int) -> np.ndarray:
+        """The text neighbours of so many items, int32 [n, k], nearest first. Raises DataError when damaged."""
+        found = self.item_arrays("neighbours").get("neighbours")
+        if found is None or found.dtype != np.int32 or found.ndim != 2 or len(found) != n_items:
+            raise DataError(f"the text neighbours are not of these {n_items} items; run stage tokenize again")
+        if not 0 <= found.min(initial=0) <= found.max(initial=0) < n_items:
+            raise DataError(f"a text neighbour is not one of these {n_items} items; run stage tokenize again")
+        return found
 
     def item_arrays(self, name: str) -> dict[str, np.ndarray]:
-        """`neighbours` int32 [n, k], or the arrays of the `tokenizer`. Raises DataError when damaged."""
+        """The arrays of the `tokenizer`, `neighbours`, or a part of the evidence. Raises DataError when damaged."""
         path = self.run.items_path / f"{name}.safetensors"
-        try:
-            return load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise DataError(f"{path}: cannot be read ({error}); run stage tokenize again") from None
+        return load_arrays(path, "run stage tokenize again")
 
     def materials(self, config: Config, stage: str) -> Materials:
         """What the roles work with in a stage or baseline.
@@ -141,10 +142,10 @@ class RunStore:
             raise DataError("no user has two training events: there is nothing left to train on")
         if len(split_rows(corpus, "valid")) == 0:
             raise DataError(
-                f"no user has a validation target under the split {dataset.recipe['split']}; prepare the data "
+                f"no user has a validation target under the split {dataset.recipe.get('split')}; prepare the data "
                 "with another split"
             )
-        neighbours = self.item_arrays("neighbours")["neighbours"]
+        neighbours = self.neighbours(corpus.n_items)
         evidence = self._evidence(corpus) if config.model.evidence and stage != "retrieve" else None
         rows, kept = laid_rows(config, corpus, rows, evidence)
         materials = Materials(config, corpus, neighbours, rows, evidence=evidence, kept=kept)
@@ -158,6 +159,7 @@ class RunStore:
             raise DataError(
                 f"run {self.run.name} has no evidence, which model.evidence asks for; run stage retrieve first"
             )
+        EvidenceTable.check_parts(parts, len(corpus.items), corpus.n_items)
         return EvidenceTable.joined(len(corpus.items), parts)
 
     def save_evidence(self, name: str, part: Weights) -> None:

@@ -66,4 +66,6 @@ class Optimiser:
                 shape = () if key == "step" else tuple(value.shape)
                 if array is None or tuple(array.shape) != shape:
                     raise DataError(f"the checkpoint holds no {key} of shape {shape} for {name}")
-                state[key] = torch.tensor(array, device=value.device)
+                if key != "exp_avg" and (array < 0).any():
+                    raise DataError(f"the checkpoint holds a negative {key} for {name}")
+                state[key] = torch.tensor(array, dtype=torch.float32, device=value.device)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from streamrec_dist.data.raw import clean_text as composed
-from streamrec_dist.data.raw import field_text, shown
+from streamrec_dist.data.raw import field_text, is_unicode, shown
 from streamrec_dist.errors import DataError
 
 #: Milliseconds since 1970 of the year 2100; a time beyond it was counted in another unit.
@@ -26,7 +26,7 @@ class BadField(DataError):
 def identifier(value: object, name: str) -> str:
     """The id of a user or an item: text that is not empty. Raises BadField."""
     if type(value) is str and value:
-        if value.isascii() or _is_unicode(value):
+        if value.isascii() or is_unicode(value):
             return value
         raise BadField("bad_id", f"{name}: half of a surrogate pair, which is not valid Unicode")
     if value is None or value == "":
@@ -81,11 +81,3 @@ def prose(value: object, name: str) -> str:
     """As clean_text, but the paragraphs of a list follow one another without commas."""
     paragraphs = value if isinstance(value, list) else [value]
     return " ".join(filter(None, (clean_text(paragraph, name) for paragraph in paragraphs)))
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import io
+import lzma
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -17,7 +19,21 @@ from streamrec_dist.data.events import Problems
 from streamrec_dist.errors import DataError
 
 CHUNK = 1 << 18
-DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, tarfile.TarError)
+#: No record is longer. A packed file of a few bytes can unpack to a line that fills all memory.
+LONGEST_LINE = 1 << 24
+DAMAGE = (
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+    gzip.BadGzipFile,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    # What archives say of offsets, lengths, names and compressions that cannot be.
+    NotImplementedError,
+    OverflowError,
+    ValueError,
+    struct.error,
+)
 
 
 @dataclass(frozen=True)
@@ -37,18 +53,28 @@ class TextFile:
     @contextmanager
     def open(self) -> Iterator[io.BufferedIOBase]:
         """The unpacked bytes. Raises DataError where the archive has no such member, and DAMAGE."""
-        if self.member and self.path.suffix == ".zip":
-            with zipfile.ZipFile(self.path) as archive, self._in_zip(archive) as packed:
-                yield packed
-        elif self.member:
-            with tarfile.open(self.path, "r|*") as stream:
-                yield self._in_tar(stream)
+        if self.member:
+            try:
+                with self._opened() as packed:
+                    yield packed
+            except OSError as error:
+                # What damaged bzip2 is to Python, and an offset before the beginning.
+                raise EOFError(str(error)) from error
         elif self.path.suffix == ".gz":
             with gzip.open(self.path, "rb") as packed:
                 yield packed
         else:
             with self.path.open("rb") as plain:
                 yield plain
+
+    @contextmanager
+    def _opened(self) -> Iterator[io.BufferedIOBase]:
+        if self.path.suffix == ".zip":
+            with zipfile.ZipFile(self.path) as archive, self._in_zip(archive) as packed:
+                yield packed
+        else:
+            with tarfile.open(self.path, "r|*") as stream:
+                yield self._in_tar(stream)
 
     def _in_zip(self, archive: zipfile.ZipFile) -> io.BufferedIOBase:
         try:
@@ -104,5 +130,7 @@ def _lines(stream: io.BufferedIOBase) -> Iterator[bytes]:
     while chunk := stream.read1(CHUNK):
         *whole, rest = (rest + chunk).split(b"\n")
         yield from whole
+        if len(rest) > LONGEST_LINE:
+            raise EOFError(f"a line of more than {LONGEST_LINE} bytes")
     if rest:
         yield rest

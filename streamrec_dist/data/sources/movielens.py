@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from streamrec_dist.data.events import EVENTS, ITEMS, Problems, batches
 from streamrec_dist.data.sources.fields import clean_text, identifier, milliseconds, parsed, rating
-from streamrec_dist.data.sources.lines import TextFile
+from streamrec_dist.data.sources.lines import DAMAGE, TextFile
 from streamrec_dist.data.sources.locate import find_one, names_in
 from streamrec_dist.data.sources.records import csv_records, rows, separated_records
 from streamrec_dist.errors import DataError
@@ -60,7 +60,7 @@ def _members(path: Path) -> dict[str, TextFile]:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if not name.endswith("/")]
-    except (zipfile.BadZipFile, NotImplementedError) as error:
+    except (*DAMAGE, OSError) as error:
         raise DataError(
             f"{path}: expected a zip archive, found a damaged or truncated file ({error}); fetch it again"
         ) from error

@@ -61,7 +61,7 @@ class Yelp:
 def _check_tar(path: Path) -> None:
     try:
         tarfile.open(path, "r|*").close()
-    except DAMAGE as error:
+    except (*DAMAGE, OSError) as error:
         raise DataError(
             f"{path}: expected a tar archive with {REVIEWS} and {BUSINESSES}, found a damaged file or none ({error})"
         ) from error
