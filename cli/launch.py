@@ -178,7 +178,7 @@ def evaluate_run(
     dataset, decoded = store.dataset(), decoding(stage, config)
     rows = split_rows(dataset, split)
     if len(rows) == 0:
-        raise DataError(f"no user has a {split} target under the split {dataset.recipe['split']}")
+        raise DataError(f"no user has a {split} target under the split {dataset.recipe.get('split')}")
     if users is not None:
         rows = some_of(rows, users)
 

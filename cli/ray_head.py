@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 
 from cli.processes import MARK, cluster_processes, is_whole
-from cli.record import ClusterRecord, write_private
+from cli.record import TEMP_PREFIX, ClusterRecord, write_private
 from streamrec_dist.cluster_config import ClusterConfig, is_loopback
 from streamrec_dist.errors import EnvironmentProblem
 
@@ -53,7 +53,7 @@ def ray_variables(token_path: Path | str, host: str) -> dict[str, str]:
 def make_temp_dir() -> str:
     """A private folder with a short name: Ray puts Unix sockets into it, whose paths may have 107 bytes."""
     base = "/tmp" if os.access("/tmp", os.W_OK) else None
-    return tempfile.mkdtemp(prefix="streamrec-", dir=base)
+    return tempfile.mkdtemp(prefix=TEMP_PREFIX, dir=base)
 
 
 def start_head(record: ClusterRecord, settings: ClusterConfig, host: str) -> str:
@@ -92,7 +92,7 @@ def start_head(record: ClusterRecord, settings: ClusterConfig, host: str) -> str
 
 
 def remove_temp_dir(record: ClusterRecord) -> None:
-    if record.temp_dir:
+    if record.temp_dir and not Path(record.temp_dir).is_symlink():
         shutil.rmtree(record.temp_dir, ignore_errors=True)
 
 

@@ -5,17 +5,24 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from streamrec_dist.cluster_config import NodeConfig
 from streamrec_dist.errors import EnvironmentProblem
+from streamrec_dist.json_file import first_problem
 
 FOLDER = ".streamrec"
+#: What the names of private folders for Ray's sockets and logs begin with.
+TEMP_PREFIX = "streamrec-"
+CLUSTER_ID = re.compile(r"[0-9a-f]{32}")
 LOCK_SECONDS = 120
 
 
@@ -80,18 +87,40 @@ def read_record(root: Path) -> ClusterRecord | None:
     """The record in `root`, or None. Raises EnvironmentProblem when it cannot be understood."""
     path = root / FOLDER / "cluster.json"
     try:
-        # Commands look in all folders above: a record that somebody else put there must not lead us anywhere.
-        if path.stat().st_uid != os.getuid():
+        content = _read_own(path)
+        if content is None:
             return None
-        body = json.loads(path.read_text(encoding="utf-8"))
-        nodes = tuple(NodeRecord(**{**node, "pids": tuple(node["pids"])}) for node in body.get("nodes", ()))
-        return ClusterRecord(**{**body, "root": str(root), "pids": tuple(body["pids"]), "nodes": nodes})
+        record = replace(TypeAdapter(ClusterRecord).validate_json(content, strict=True), root=str(root))
+        _check(record)
+        return record
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError) as error:
+        said = first_problem(error) if isinstance(error, ValidationError) else str(error)
         raise EnvironmentProblem(
-            f"{path}: not a record of a cluster ({error!r}); remove the file and start the cluster anew"
+            f"{path}: not a record of a cluster ({said}); remove the file and start the cluster anew"
         ) from None
+
+
+def _read_own(path: Path) -> bytes | None:
+    """The content of a file of this user, None of another's.
+
+    Commands look in all folders above: a record that somebody else put there must not lead us anywhere, nor a link
+    of theirs to one of ours.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read() if os.fstat(descriptor).st_uid == os.getuid() else None
+
+
+def _check(record: ClusterRecord) -> None:
+    """What is ended and removed is named here: raise ValueError for what we would not have written."""
+    if not CLUSTER_ID.fullmatch(record.cluster_id):
+        raise ValueError(f"cluster_id {record.cluster_id!r} is none that was given here")
+    if record.temp_dir and not Path(record.temp_dir).name.startswith(TEMP_PREFIX):
+        raise ValueError(f"temp_dir {record.temp_dir!r} is none that was made here")
+    for node in record.nodes:
+        _ = node.config  # a ValidationError is a ValueError
 
 
 def root_of(config_path: Path) -> Path:
