@@ -102,6 +102,8 @@ class Project:
 
     def __init__(self, folder: Path, config: Path):
         self.folder = folder
+        #: When the last fault was made.
+        self.harmed = 0.0
         shutil.copy(config, folder / "cluster.yaml")
 
     def cli(self, *words: str, check: bool = True, timeout: float = 900) -> subprocess.CompletedProcess[str]:
@@ -196,6 +198,7 @@ def _signal(title: str, sign: signal.Signals) -> Fault:
             return ""
         process = rng.choice(found)
         os.kill(process.pid, sign)
+        project.harmed = time.time()
         return f"{sign.name} to {title} {process.pid}"
 
     return harm
@@ -211,6 +214,7 @@ def _node(project: Project, run: RunDir, rng: random.Random) -> str:
     family = [second, *second.children(recursive=True)]
     for process in family:
         process.kill()
+    project.harmed = time.time()
     return f"node of raylet {second.pid}, {len(family)} processes"
 
 
@@ -228,8 +232,9 @@ def _newest_checkpoint(project: Project, run: RunDir, rng: random.Random) -> str
 
 def _everything(project: Project, run: RunDir, rng: random.Random) -> str:
     """Every process of the cluster at once; then it is brought up, and the run resumed."""
-    for process in cluster_processes(project.record.cluster_id):
+    for process in cluster_processes(project.record.cluster_id, project.record.temp_dir):
         process.kill()
+    project.harmed = time.time()
     project.cli("up", "cluster.yaml")
     project.add_node()
     project.start(run.name)
@@ -302,11 +307,11 @@ class Chaos:
             if self._ended(run):
                 return
             name = self.rng.choice(faults)
-            began = time.time()
+            self.project.harmed = time.time()
             what = FAULTS[name](self.project, run, self.rng)
             if not what:
                 continue
-            seconds = self._next_step(run, began)
+            seconds = self._next_step(run, self.project.harmed)
             self.record.append({"fault": name, "what": what, "run": run.name, "seconds": seconds})
             told = f"{seconds:.1f} s" if seconds is not None else "the run had ended"
             print(f"{name}: {what}: {told}", file=sys.stderr, flush=True)
@@ -351,7 +356,8 @@ class Chaos:
     def summary(self) -> dict[str, Any]:
         recovered: dict[str, list[float]] = {}
         for entry in self.record:
-            recovered.setdefault(entry["fault"], []).append(entry["seconds"] or 0.0)
+            if entry["seconds"] is not None:
+                recovered.setdefault(entry["fault"], []).append(entry["seconds"])
         return {
             "faults": len(self.record),
             "survived": len(self.record),
@@ -380,6 +386,8 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=ROOT / "cluster.yaml")
     parser.add_argument("--out", type=Path, help="a JSON list, to which the result is added")
     arguments = parser.parse_args()
+    # The cluster is taken down all the same.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     project = Project(folder, arguments.config)
     chaos = Chaos(project, arguments.steps, arguments.seed)
