@@ -12,7 +12,7 @@ import ray
 
 from actors.calls import Call, explained
 from streamrec_dist.config import ActorConfig
-from streamrec_dist.errors import EnvironmentProblem, InputLost, RunError, StreamRecError, WorkerLost
+from streamrec_dist.errors import EnvironmentProblem, InputLost, RunError, WorkerLost, summary
 from streamrec_dist.rl.pace import Pace
 
 #: How often one call is begun, and how many replicas in a row may die starting, before the run fails.
@@ -179,16 +179,11 @@ class Pool:
     def _started(self, member: Replica) -> None:
         try:
             member.place = ray.get(member.starting)
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, StreamRecError):
-                raise error.cause from None
-            raise RunError(f"a {self.role} actor could not start: {explained(error, 'starting')}") from None
         except ray.exceptions.RayError as error:
             self.failed_starts += 1
-            if self.failed_starts >= ATTEMPTS:
-                raise RunError(
-                    f"a {self.role} actor could not start: {explained(error, 'starting')}"
-                ) from None
+            wrong = isinstance(error, ray.exceptions.RayActorError) and error.actor_init_failed
+            if wrong or self.failed_starts >= ATTEMPTS:
+                raise RunError(f"a {self.role} actor could not start: {summary(error)}") from None
             self._lose(member, "died while starting")
             return
         member.starting = None
