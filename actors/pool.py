@@ -30,6 +30,7 @@ class Replica:
     place: dict[str, Any] = field(default_factory=dict)  # node, pid
     calls: deque[tuple[Any, Call]] = field(default_factory=deque)
     since: float = 0.0  # when the oldest call began
+    begun: int = 0  # which of the pool's calls the newest is
     finished: int = 0
     leaving: bool = False
 
@@ -160,14 +161,15 @@ class Pool:
                 self._dismiss(member)
 
     def hand_out(self) -> None:
-        """Give waiting calls to the replicas that have least to do, in turn."""
+        """Give waiting calls to the replicas that have least to do."""
         while self.waiting:
             free = [member for member in self.members if member.ready and len(member.calls) < DEPTH]
             if not free:
                 return
+            # Idle ones in turn; else where the call at work began first, which will end first.
+            member = min(free, key=lambda one: (len(one.calls), one.since if one.calls else one.begun))
             self._turn += 1
-            turn = self._turn
-            member = min(enumerate(free), key=lambda one: (len(one[1].calls), (one[0] - turn) % len(free)))[1]
+            member.begun = self._turn
             call = self.waiting.popleft()
             if not member.calls:
                 member.since = self.clock()
