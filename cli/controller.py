@@ -218,6 +218,7 @@ class Controller:
         shared = ray.put(materials)
         settled = self._settled(stage)
         patience = settled.cluster.patience_s
+        self.regroup.clear()
         self.learners = LearnerGroup(
             settled.learners,
             shared,
