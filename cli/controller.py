@@ -34,6 +34,7 @@ from actors.pool import wait_started
 from actors.reward import RewardPool
 from actors.rollout import RolloutPool
 from actors.store import STORE_DEADLINE_S, RemoteStore
+from learners.broadcaster import BroadcastPublisher
 from learners.group import LearnerGroup
 from learners.publisher import WeightPublisher
 from learners.tokenizer import TokenizerGroup
@@ -85,6 +86,10 @@ class Controller:
             self._begin()
 
     def new_publisher(self) -> Publisher:
+        if self.config.learners.transport == "collective":
+            return BroadcastPublisher(
+                lambda message: self.store.emit(Event("warning", self.stage, message=message))
+            )
         return WeightPublisher()
 
     def start(self) -> None:
@@ -142,6 +147,8 @@ class Controller:
                 "lost": self.learners.lost,
                 "replicas": ranks,
             }
+        if isinstance(self.publisher, BroadcastPublisher):
+            body["weights"] = self.publisher.counts
         if self.context:
             body |= self.context.progress
         return body
@@ -251,7 +258,11 @@ class Controller:
             if stage == "sft":
                 context.annotators = start("annotate", AnnotatePool, shared, reference)
             if stage == "rl":
-                context.rollouts = start("rollout", RolloutPool, shared)
+                broadcasts = isinstance(self.publisher, BroadcastPublisher)
+                rollouts = start("rollout", RolloutPool, shared, broadcasts)
+                context.rollouts = rollouts
+                if isinstance(self.publisher, BroadcastPublisher):
+                    self.publisher.send_to(rollouts.pool.actors, settled.learners, settled.actors.rollout)
                 context.rewards = start("reward", RewardPool, shared, reference)
             wait_started(self.runtime.pools)
             self.context = context
