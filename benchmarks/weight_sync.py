@@ -4,7 +4,7 @@
 
 Seconds from the end of the step to the last actor that has written the new weights into its model, on one machine,
 with Ray actors that do nothing else: flattening, the controller's wait, publication, transport, adoption. Models are
-of this system (policy of 7.9 M and 101 M fp32 weights, laid out for decoding as well) and, for a billion, plain bf16
+of this system (policy of 7.9 M and 105 M fp32 weights, laid out for decoding as well) and, for a billion, plain bf16
 matrices. Transports take turns; medians. What this machine's memory does not hold is left out, and said so.
 """
 

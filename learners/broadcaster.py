@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 
@@ -16,6 +16,14 @@ from streamrec_dist.rl.ports import Payload, Published
 
 #: Replicas of an actor class with a method `receive(plan, rank)`, by the ids Ray gives their processes.
 Receivers = Callable[[], Mapping[str, Any]]
+
+
+class Sent(NamedTuple):
+    """A call to take part in a broadcast."""
+
+    ref: Any
+    key: int
+    until: float
 
 
 class BroadcastPublisher(WeightPublisher):
@@ -40,10 +48,10 @@ class BroadcastPublisher(WeightPublisher):
         self.address: Any = None  # that of the owner's store, or the reference to it
         self.epoch = 0
         self.members: tuple[str, ...] = ()  # of the group there is; none: the next broadcast forms one
-        self.unanswered: dict[str, Any] = {}  # by replica, "" is the learner
-        self.until = 0.0
-        self.failing = False
-        self.counts = {"broadcast": 0, "failed": 0, "stored": 0}
+        self.unanswered: dict[str, Sent] = {}  # by replica, "" is the learner
+        self.key = -1  # of the last that was broadcast
+        self.failed: set[int] = set()  # keys of those that failed
+        self.counts = {"broadcast": 0, "failed": 0, "stored": 0}  # for people
 
     def send_to(self, receivers: Receivers, learners: LearnersConfig, actors: ActorConfig) -> None:
         """From now on broadcast to `receivers`, which are such `actors`; `gpus: auto` is settled in both."""
@@ -59,7 +67,7 @@ class BroadcastPublisher(WeightPublisher):
     def _begin(self, kept: Kept) -> bool:
         if kept.owner is not self.owner:
             self.owner, self.address = kept.owner, kept.owner.open_store.remote()
-            self.members, self.unanswered, self.failing = (), {}, False
+            self.members, self.unanswered = (), {}
         self._take_answers()
         if "" in self.unanswered or not self._has_address():
             return False
@@ -70,11 +78,12 @@ class BroadcastPublisher(WeightPublisher):
             self.epoch, self.members = self.epoch + 1, tuple(invited)
         size = 1 + len(invited)
         plan = Plan(kept.key, self.address, self.epoch, size, self.transport, self.deadline_s)
-        self.until, self.failing = self.clock() + self.deadline_s, False
+        self.key, until = kept.key, self.clock() + self.deadline_s
         aside = {"concurrency_group": BROADCAST}
-        self.unanswered[""] = kept.owner.broadcast.options(**aside).remote(plan)
+        self.unanswered[""] = Sent(kept.owner.broadcast.options(**aside).remote(plan), kept.key, until)
         for rank, (name, actor) in enumerate(invited.items(), start=1):
-            self.unanswered[name] = actor.receive.options(**aside).remote(plan, rank)
+            ref = actor.receive.options(**aside).remote(plan, rank)
+            self.unanswered[name] = Sent(ref, kept.key, until)
         kept.invited, kept.deadline_s = frozenset(invited), self.deadline_s
         return True
 
@@ -82,32 +91,33 @@ class BroadcastPublisher(WeightPublisher):
         if not isinstance(self.address, tuple):
             answer = _answer(self.address)
             if isinstance(answer, ray.exceptions.RayError):
-                self._failed(answer)
+                self._fail(-1, answer)
             elif answer is not None:
                 self.address = answer[0]
         return isinstance(self.address, tuple)
 
     def _take_answers(self) -> None:
-        for name, ref in list(self.unanswered.items()):
-            answer = _answer(ref)
-            if answer is None:
-                continue
-            del self.unanswered[name]
+        for name, sent in list(self.unanswered.items()):
+            answer = _answer(sent.ref)
+            if answer is not None:
+                del self.unanswered[name]
             if isinstance(answer, ray.exceptions.RayError):
-                self._failed(answer)
-        if self.unanswered and self.clock() > self.until:
-            self._failed(TimeoutError(f"no answer within {self.deadline_s:g} s"))
+                self._fail(sent.key, answer)
+            elif answer is None and self.clock() > sent.until:
+                self._fail(sent.key, TimeoutError(f"no answer within {self.deadline_s:g} s"))
 
-    def _failed(self, error: Exception) -> None:
-        """Count a broadcast as failed, once, and have the next form a group of its own."""
-        self.members = ()
-        if self.failing:
+    def _fail(self, key: int, error: Exception) -> None:
+        """Count a broadcast that failed, once; if it was the last, the next forms a group of its own."""
+        if key == self.key:
+            self.members = ()
+        if key in self.failed:
             return
-        self.failing = True
+        self.failed.add(key)
         self.counts["failed"] += 1
         if self.counts["failed"] == 1:
             self.report(
-                f"a broadcast of weights failed, they go through the object store where one does: {summary(error)}"
+                "a broadcast of weights failed; whom one does not reach has them from the object store: "
+                f"{summary(error)}"
             )
 
 

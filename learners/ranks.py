@@ -89,7 +89,6 @@ class RankGroup:
         threads: dict[str, int] | None = None,
     ):
         """Each rank is `actor_class(*args)`, big arguments as references; there may be as many as `allowed` says.
-
         `threads` are groups of threads (Ray's concurrency groups) besides the one in which ranks work.
 
         Raises EnvironmentProblem when fewer than `config.minimum` ranks come up within `patience_s`.
