@@ -32,7 +32,7 @@ from streamrec_dist.stages.context import Context
 from streamrec_dist.stages.rl import rl
 from tests.local_ports import TINY, MemoryStore, tiny_materials
 
-DEADLINE_S = 3.0
+DEADLINE_S = 2.0
 PROMPTS = 16
 
 
