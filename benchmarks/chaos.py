@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,31 @@ start_run(config, record.runs, "{name}", ("rl",), FaultyController)
 """
 
 
+#: What starts a second node. `ray start` refuses to for a cluster on loopback, which it takes for one of a laptop.
+NODE = """
+from ray._private.node import Node
+from ray._private.parameter import RayParams
+parameters = RayParams(
+    gcs_address="{address}", node_ip_address="127.0.0.1", num_cpus=1, object_store_memory=2**28,
+    include_log_monitor=False, dashboard_agent_listen_port=0,
+)
+Node(parameters, head=False, shutdown_at_exit=False, spawn_reaper=False)
+"""
+
+
+#: What fills the object store.
+FILL = """
+import time
+import numpy as np
+import ray
+ray.init(address="{address}", log_to_driver=False, logging_level="ERROR")
+count = int(ray.cluster_resources()["object_store_memory"] * 1.3 / 2**26)
+held = [ray.put(np.random.default_rng(number).random(2**23)) for number in range(count)]
+time.sleep(3)
+print(count * 64, "MiB")
+"""
+
+
 class Lost(Exception):
     """Something that must be survived was not."""
 
@@ -77,6 +102,8 @@ class Project:
 
     def __init__(self, folder: Path, config: Path):
         self.folder = folder
+        #: When the last fault was made.
+        self.harmed = 0.0
         shutil.copy(config, folder / "cluster.yaml")
 
     def cli(self, *words: str, check: bool = True, timeout: float = 900) -> subprocess.CompletedProcess[str]:
@@ -87,10 +114,15 @@ class Project:
         self._python("-c", START.format(name=name))
 
     def _python(
-        self, *words: str, check: bool = True, timeout: float = 300
+        self,
+        *words: str,
+        check: bool = True,
+        timeout: float = 300,
+        variables: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
         path = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])
         environment = {**os.environ, "PYTHONPATH": path, "NO_COLOR": "1", "RAY_worker_niceness": "0"}
+        environment |= variables or {}
         done = subprocess.run(
             [sys.executable, *words],
             cwd=self.folder,
@@ -125,18 +157,14 @@ class Project:
         return sorted(found, key=lambda process: process.pid)
 
     def add_node(self) -> None:
-        """A second node on this machine, with room for rollout actors."""
+        """A second node on this machine, of one core."""
+        self.python(NODE.format(address=self.record.address))
+
+    def python(self, program: str) -> str:
+        """What a Python program that may talk to the cluster prints."""
         record = self.record
-        environment = {**os.environ, **ray_variables(record.token_path), MARK: record.cluster_id}
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={record.address}"]
-        command += [
-            "--node-ip-address=127.0.0.1",
-            "--num-cpus=1",
-            "--disable-usage-stats",
-            "--log-color=false",
-        ]
-        command += ["--dashboard-agent-listen-port=0", f"--object-store-memory={256 * 2**20}"]
-        subprocess.run(command, env=environment, check=True, capture_output=True, timeout=120)
+        variables = {**ray_variables(record.token_path, record.host), MARK: record.cluster_id}
+        return self._python("-c", program, variables=variables).stdout
 
 
 def steps_of(run: RunDir) -> list[Event]:
@@ -170,6 +198,7 @@ def _signal(title: str, sign: signal.Signals) -> Fault:
             return ""
         process = rng.choice(found)
         os.kill(process.pid, sign)
+        project.harmed = time.time()
         return f"{sign.name} to {title} {process.pid}"
 
     return harm
@@ -185,6 +214,7 @@ def _node(project: Project, run: RunDir, rng: random.Random) -> str:
     family = [second, *second.children(recursive=True)]
     for process in family:
         process.kill()
+    project.harmed = time.time()
     return f"node of raylet {second.pid}, {len(family)} processes"
 
 
@@ -202,8 +232,9 @@ def _newest_checkpoint(project: Project, run: RunDir, rng: random.Random) -> str
 
 def _everything(project: Project, run: RunDir, rng: random.Random) -> str:
     """Every process of the cluster at once; then it is brought up, and the run resumed."""
-    for process in cluster_processes(project.record.cluster_id):
+    for process in cluster_processes(project.record.cluster_id, project.record.temp_dir):
         process.kill()
+    project.harmed = time.time()
     project.cli("up", "cluster.yaml")
     project.add_node()
     project.start(run.name)
@@ -220,21 +251,7 @@ def _publication(how: str) -> Fault:
 
 def _store_full(project: Project, run: RunDir, rng: random.Random) -> str:
     """A task holds more than the object store has room for, for some seconds."""
-    environment = {**os.environ, **ray_variables(project.record.token_path), "PYTHONPATH": str(ROOT)}
-    script = (
-        "import ray, time, numpy as np\n"
-        f"ray.init(address={project.record.address!r}, log_to_driver=False, logging_level='ERROR')\n"
-        "size = int(ray.cluster_resources()['object_store_memory'] * 1.3 / 2**26)\n"
-        "held = [ray.put(np.random.default_rng(n).random(2**23)) for n in range(size)]\n"
-        "time.sleep(3)\n"
-        "print(len(held) * 64, 'MiB')\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=300
-    )
-    if done.returncode:
-        raise Lost(f"the object store could not be filled: {done.stderr[-500:]}")
-    return f"object store: {done.stdout.strip()} put"
+    return f"object store: {project.python(FILL.format(address=project.record.address)).strip()} put"
 
 
 FAULTS: dict[str, Fault] = {
@@ -290,11 +307,11 @@ class Chaos:
             if self._ended(run):
                 return
             name = self.rng.choice(faults)
-            began = time.time()
+            self.project.harmed = time.time()
             what = FAULTS[name](self.project, run, self.rng)
             if not what:
                 continue
-            seconds = self._next_step(run, began)
+            seconds = self._next_step(run, self.project.harmed)
             self.record.append({"fault": name, "what": what, "run": run.name, "seconds": seconds})
             told = f"{seconds:.1f} s" if seconds is not None else "the run had ended"
             print(f"{name}: {what}: {told}", file=sys.stderr, flush=True)
@@ -339,7 +356,8 @@ class Chaos:
     def summary(self) -> dict[str, Any]:
         recovered: dict[str, list[float]] = {}
         for entry in self.record:
-            recovered.setdefault(entry["fault"], []).append(entry["seconds"] or 0.0)
+            if entry["seconds"] is not None:
+                recovered.setdefault(entry["fault"], []).append(entry["seconds"])
         return {
             "faults": len(self.record),
             "survived": len(self.record),
@@ -368,6 +386,8 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=ROOT / "cluster.yaml")
     parser.add_argument("--out", type=Path, help="a JSON list, to which the result is added")
     arguments = parser.parse_args()
+    # The cluster is taken down all the same.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     project = Project(folder, arguments.config)
     chaos = Chaos(project, arguments.steps, arguments.seed)

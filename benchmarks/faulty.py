@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 
 from cli.controller import Controller
@@ -13,6 +14,22 @@ from learners.publisher import WeightPublisher
 from streamrec_dist.rl.ports import Payload, Published, Publisher
 
 DELAY_S = 3.0
+
+
+@ray.remote(num_cpus=0)
+class Owner:
+    """Whose objects are lost with it."""
+
+    def own(self) -> list[Any]:
+        return [ray.put(np.zeros(1 << 20, dtype=np.float32))]
+
+
+def _lost() -> Any:
+    """A reference to an object whose owner is dead."""
+    owner = Owner.remote()
+    (reference,) = ray.get(owner.own.remote())
+    ray.kill(owner)
+    return reference
 
 
 class FaultyPublisher(WeightPublisher):
@@ -26,10 +43,7 @@ class FaultyPublisher(WeightPublisher):
         published = super().publish(vector)
         if self._asked("delay"):
             time.sleep(DELAY_S)
-        if self._asked("drop"):
-            ray.wait([vector])
-            ray._private.internal_api.free([vector], local_only=False)
-        return published
+        return Published(published.version, _lost()) if self._asked("drop") else published
 
     def _asked(self, what: str) -> bool:
         path = self.run / f"{what}.fault"

@@ -48,7 +48,7 @@ from streamrec_dist.stages.evaluate import result_name
 PLAIN = "plain-"
 #: What the decoders of that run need beyond the configuration of the set: told nothing, they have more to learn, and
 #: dropout keeps them from it.
-PLAIN_SETTINGS = [
+PLAIN_SETTINGS = (
     "model.dropout=0",
     "stages.pretrain.lr=0.003",
     "stages.pretrain.epochs=10",
@@ -59,7 +59,16 @@ PLAIN_SETTINGS = [
     "stages.sft.rounds=4",
     "stages.rl.rows=all",
     "stages.rl.steps=120",
-]
+)
+#: What replaces these on a set, or is told besides: as validation had it.
+PLAIN_OF_SET = {
+    "Beauty": (
+        "stages.pretrain.epochs=20",
+        "stages.pretrain.patience=20",
+        "stages.pretrain.history_dropout=0.3",
+        "stages.pretrain.eval_every=2",
+    )
+}
 #: What is evaluated -> its name in the table, and the stage whose minutes it took.
 MODELS = {
     "counting": ("counting (no training)", None),
@@ -199,9 +208,15 @@ def _made(arguments: argparse.Namespace, seed: int) -> Row:
     """How a row is made again, and what on."""
     words = ["--set", arguments.set, "--seeds", str(seed)]
     words += ["--split", arguments.split] if arguments.split != "test" else []
-    words += ["--plain", *arguments.plain] if arguments.plain != PLAIN_SETTINGS else []
+    words += ["--plain", *arguments.plain] if arguments.plain != plain_settings(arguments.set) else []
     command_line = f"python benchmarks/science.py {shlex.join(words)}"
     return {"command": command_line, "hardware": arguments.hardware or machine()}
+
+
+def plain_settings(name: str) -> list[str]:
+    """Settings of a set's run without evidence."""
+    settings = dict(setting.split("=") for setting in (*PLAIN_SETTINGS, *PLAIN_OF_SET.get(name, ())))
+    return [f"{key}={value}" for key, value in settings.items()]
 
 
 def _config(name: str) -> str:
@@ -339,14 +354,15 @@ def _arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--plain",
         nargs="+",
-        default=PLAIN_SETTINGS,
         metavar="KEY=VALUE",
-        help="settings of the run without evidence",
+        help="settings of the run without evidence, in place of those that the set has",
     )
     parser.add_argument("--hardware", default="", help="what this runs on, for the record")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "science.json")
     parser.add_argument("--table", action="store_true", help="measure nothing; print the rows there are")
-    return parser.parse_args(words)
+    arguments = parser.parse_args(words)
+    arguments.plain = arguments.plain or plain_settings(arguments.set)
+    return arguments
 
 
 if __name__ == "__main__":

@@ -139,7 +139,7 @@ class Controller:
         body: dict[str, Any] = {"stage": self.stage, "stopping": self.stop.is_set(), "scaled": self.scaled}
         body["roles"] = {pool.role: pool.state() for pool in self.runtime.pools}
         if self.learners:
-            ranks = [{"state": "ready", **place} for place in self.learners.places]
+            ranks = [{"state": "ready", "calls": 0, **place} for place in self.learners.places]
             body["roles"][LEARNERS] = {
                 "target": self.learners.target,
                 "ready": len(ranks),

@@ -106,7 +106,7 @@ class Follower:
         try:
             cluster.connect(self.record)
 
-            from cli.launch import run_alive
+            from cli.asking import run_alive
 
             return run_alive(self.run.name)
         except EnvironmentProblem:

@@ -17,15 +17,15 @@ from actors.calls import RayRuntime
 from actors.evaluate import EvaluatePool
 from actors.placement import check_fits, cluster_gpus, living_nodes, role_resources, stage_config
 from actors.pool import wait_started
+from cli.asking import CONTROLLER_DEADLINE_S, controller_name
 from cli.controller import Controller
 from cli.decoding import DecodingOptions, decoding, suffix
-from cli.members import CONTROLLER_PREFIX
 from cli.plan import RunPlan
 from streamrec_dist.baselines.config import SCORES_ITEMS
 from streamrec_dist.baselines.item_model import ItemModel
 from streamrec_dist.config import Config
 from streamrec_dist.data.split import rows_of_some, split_rows
-from streamrec_dist.errors import DataError, EnvironmentProblem, RunError, StreamRecError, UsageError
+from streamrec_dist.errors import DataError, EnvironmentProblem, RunError
 from streamrec_dist.hardware import resolve_precision
 from streamrec_dist.materials import Materials
 from streamrec_dist.model.weights import flatten, import_weights
@@ -49,7 +49,6 @@ from streamrec_dist.stages.recommend import recommend as rank_items
 from streamrec_dist.stages.run_store import RunStore
 from streamrec_dist.types import PolicyVersion
 
-CONTROLLER_DEADLINE_S = 60.0
 CONTROLLER_RESTARTS = 100
 #: Users of one evaluation call: enough to fill batches, few enough to show progress.
 EVALUATION_CHUNK = 256
@@ -87,7 +86,7 @@ def start_run(
     head = _head_node()
     strategy = NodeAffinitySchedulingStrategy(node_id=head, soft=False)
     options = {
-        "name": _actor_name(name),
+        "name": controller_name(name),
         "lifetime": "detached",
         "num_cpus": 0,
         "max_restarts": CONTROLLER_RESTARTS,
@@ -110,49 +109,6 @@ def start_run(
 def check_room(plan: RunPlan, stages: tuple[str, ...]) -> None:
     """Raise ConfigError where the connected cluster cannot hold a stage; what it says else, the controller tells."""
     check_fits(plan.config, stages, living_nodes())
-
-
-def run_alive(name: str) -> bool:
-    """Whether a controller works on this run."""
-    try:
-        controller = ray.get_actor(_actor_name(name))
-        return bool(ray.get(controller.alive.remote(), timeout=CONTROLLER_DEADLINE_S))
-    except (ray.exceptions.GetTimeoutError, ray.exceptions.ActorUnavailableError):
-        return True  # there, and too busy to answer, or being started again
-    except (ValueError, ray.exceptions.RayActorError):
-        return False
-
-
-def request_stop(name: str) -> None:
-    """Ask a run to write a checkpoint and end. Raises UsageError when it is not running."""
-    _ask(name, "request_stop")
-
-
-def scale_run(name: str, wanted: dict[str, int]) -> dict[str, int]:
-    """Have other numbers of replicas in a running run; all that were asked for since it began.
-
-    Raises UsageError when it is not running, or cannot have them.
-    """
-    return _ask(name, "scale", wanted)
-
-
-def run_status(name: str) -> dict[str, Any]:
-    """What a run does just now (`Controller.status`). Raises UsageError when it is not running."""
-    return _ask(name, "status")
-
-
-def _ask(name: str, method: str, *args: Any) -> Any:
-    try:
-        controller = ray.get_actor(_actor_name(name))
-        return ray.get(getattr(controller, method).remote(*args), timeout=CONTROLLER_DEADLINE_S)
-    except (ray.exceptions.GetTimeoutError, ray.exceptions.ActorUnavailableError):
-        raise RunError(f"run {name} did not answer within {CONTROLLER_DEADLINE_S:.0f} s; ask again") from None
-    except (ValueError, ray.exceptions.RayActorError):
-        raise UsageError(f"run {name} is not running") from None
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, StreamRecError):
-            raise error.cause from None
-        raise
 
 
 def evaluate_run(
@@ -299,10 +255,6 @@ def _rank_on_cluster(
 def some_of(rows: np.ndarray, count: int) -> np.ndarray:
     """The rows of at most `count` users, chosen at random and the same ones in every run."""
     return rows_of_some(rows, count, np.random.default_rng(0))
-
-
-def _actor_name(run: str) -> str:
-    return f"{CONTROLLER_PREFIX}{run}"
 
 
 def _head_node() -> str:

@@ -161,7 +161,9 @@ def test_a_table_trains_what_its_models_need_and_measures_each_once(
     said, rows, gains = table_of(science, tmp_path, "--models", "tiger", "rl", "plain-direct")
     trained = [words for words in said if words[0] == "train"]
     assert [words[1:3] for words in trained] == [("--stage", "rl"), ("--stage", "pretrain")]
-    assert set(science.PLAIN_SETTINGS) < set(settings_of(trained[1]))
+    assert set(science.plain_settings("Scientific")) < set(settings_of(trained[1]))
+    assert "stages.pretrain.epochs=20" in science.plain_settings("Beauty")
+    assert not set(science.plain_settings("Beauty")) & {"stages.pretrain.epochs=10"}
     assert not [words for words in said if words[0] == "evaluate" and "tiger" in words]
     assert len(rows) == 8
     # The direct decoder is the better one here, and RL's best step was its beginning.

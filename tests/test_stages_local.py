@@ -196,6 +196,8 @@ def test_strictly_on_policy_log_probs_agree_to_rounding(trained):
     gaps = [event.metrics["policy_gap"] for event in context.store.of_kind("step", "rl")]
     assert len(gaps) == 6
     assert max(gaps) < 1e-4
+    apart = [event.metrics["ppo_kl_at_equal_version"] for event in context.store.of_kind("step", "rl")]
+    assert max(abs(kl) for kl in apart) < 1e-6
     ratios = [event.metrics["ratio"] for event in context.store.of_kind("step", "rl")]
     assert max(abs(ratio - 1) for ratio in ratios) < 1e-4
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,11 +14,13 @@ from typing import Annotated, Any
 import typer
 
 from cli import bringup, cluster, members
+from cli.asking import run_status
 from cli.commands.options import JsonOption, examples
 from cli.output import clean, emit_json, note, show, span, table
 from cli.record import ClusterRecord
-from streamrec_dist.errors import EnvironmentProblem, UsageError
-from streamrec_dist.rundir import list_runs
+from streamrec_dist.errors import EnvironmentProblem, StreamRecError, UsageError
+from streamrec_dist.events import EventReader
+from streamrec_dist.rundir import RunDir, list_runs
 
 NODE_COLUMNS = ("node", "address", "roles", "CPUs", "GPUs", "memory, GiB", "state")
 
@@ -82,6 +85,7 @@ def status(as_json: JsonOption = False) -> None:
     cluster.connect(record, to_work=False)
     body = members.status(record)
     body["runs"] = _going(record, members.controlled_runs())
+    body["going"] = {run: _run_status(record, run) for run in body["runs"]}
     cluster.disconnect()
     if as_json:
         emit_json(body)
@@ -91,6 +95,8 @@ def status(as_json: JsonOption = False) -> None:
     if body["placed"]:
         rows = [(actor["role"], actor["node"], actor["count"]) for actor in body["placed"]]
         show(table("", ["actors", "node", "number"], rows, left=2))
+    for run, going in body["going"].items():
+        _show_run(run, going)
 
 
 def down(
@@ -180,6 +186,40 @@ def _node_rows(nodes: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
 def _going(record: ClusterRecord, running: Sequence[str]) -> list[str]:
     """Runs of this folder that have a controller; the cluster may hold those of other folders too."""
     return [run.name for run in list_runs(record.runs) if run.name in running]
+
+
+def _run_status(record: ClusterRecord, run: str) -> dict[str, Any]:
+    """What the run's controller says, and the last event of the run."""
+    try:
+        said = run_status(run)
+    except StreamRecError as error:
+        # It ended a moment ago, or is being started again.
+        said = {"error": str(error)}
+    events = EventReader(RunDir.open(record.runs / run).events_path).new()
+    last = json.loads(events[-1].to_json()) if events else {}
+    return said | {"last_event": last}
+
+
+def _show_run(run: str, going: Mapping[str, Any]) -> None:
+    """A run: where it is, and how its roles do."""
+    if "error" in going:
+        note(f"{run}: {going['error']}")
+        return
+    place = f"stage {going['stage']}" if going["stage"] else "beginning"
+    place += f", step {going['step']} of {going['total']}" if "step" in going else ""
+    place += f", version {going['version']}" if "version" in going else ""
+    if "prompts" in going:
+        place += f"; prompts: {going['prompts']['started']} under way, {going['prompts']['scored']} scored"
+    rows = [
+        (role, *(state[key] for key in ("ready", "target", "waiting", "lost")))
+        for role, state in going["roles"].items()
+    ]
+    columns = ["role", "up", "wanted", "calls waiting", "lost so far"]
+    show(table(f"{run}: {place}", columns, rows))
+    last = going["last_event"]
+    note(
+        f"last event: {' '.join(str(last[key]) for key in ('kind', 'stage', 'step', 'message') if key in last)}"
+    )
 
 
 def _status_rows(body: dict[str, Any]) -> list[tuple[str, str]]:

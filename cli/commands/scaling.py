@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from cli import cluster
+from cli.asking import scale_run
 from cli.commands.options import JsonOption, examples
 from cli.output import emit_json, note
 from cli.workspace import pick_run
@@ -34,8 +35,6 @@ def scale(
     directory = pick_run(run)
     record = cluster.find_cluster()
     cluster.connect(record, to_work=False)
-
-    from cli.launch import scale_run
 
     scaled = scale_run(directory.name, numbers)
     cluster.disconnect()

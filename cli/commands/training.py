@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from cli import cluster
+from cli.asking import request_stop, run_alive
 from cli.commands.options import JsonOption, RunArgument, examples
 from cli.follow import Follower, finish, resume_line
 from cli.output import emit_json, note
@@ -74,7 +75,7 @@ def train(
     note(f"connecting to the cluster at {record.address} ...")
     cluster.connect(record)
 
-    from cli.launch import check_room, create_run, run_alive, start_run
+    from cli.launch import check_room, create_run, start_run
 
     if run_alive(plan.name):
         raise UsageError(
@@ -108,8 +109,6 @@ def stop(run: RunArgument = None, as_json: JsonOption = False) -> None:
     directory = pick_run(run)
     record = cluster.find_cluster()
     cluster.connect(record)
-
-    from cli.launch import request_stop, run_alive
 
     if not run_alive(directory.name):
         raise UsageError(f"run {directory.name} is not going; `streamrec-dist status` shows what is")

@@ -59,8 +59,11 @@ class RlLoss(nn.Module):
             "entropy": (-(logprobs.mean(dim=(1, 2))) * weight[:, 0, 0]).sum(),
         }
         if batch.has_fresh:
-            gap = (logprobs - batch.behaviour).detach().abs().mean(dim=(1, 2))
-            metrics["policy_gap"] = (gap * batch.fresh).sum()
+            # Of rollouts that these very weights have sampled: both are 0 but for rounding.
+            gap = (logprobs - batch.behaviour).detach()
+            metrics["policy_gap"] = (gap.abs().mean(dim=(1, 2)) * batch.fresh).sum()
+            apart = k3_divergence(logprobs.detach(), batch.behaviour)
+            metrics["ppo_kl_at_equal_version"] = (apart.mean(dim=(1, 2)) * batch.fresh).sum()
         return loss, metrics
 
 
