@@ -7,6 +7,7 @@ got it by broadcast asks for it.
 from __future__ import annotations
 
 import os
+import socket
 import time
 from dataclasses import dataclass
 from datetime import timedelta
@@ -73,7 +74,17 @@ class Member:
 
     def open(self) -> tuple[str, int]:
         """The address of a store in this process, where the members of a group find one another."""
-        self._served = self._served or dist.TCPStore(self.host, 0, is_master=True, wait_for_workers=False)
+        if self._served is None:
+            # Left to itself it listens on every interface.
+            listening = socket.create_server((self.host, 0))
+            port = listening.getsockname()[1]
+            self._served = dist.TCPStore(
+                self.host,
+                port,
+                is_master=True,
+                wait_for_workers=False,
+                master_listen_fd=listening.detach(),
+            )
         return self.host, self._served.port
 
     def broadcast(self, plan: Plan, rank: int, vector: Tensor) -> None:
@@ -122,7 +133,8 @@ def _form_gloo(store: dist.Store, rank: int, size: int, host: str, timeout: time
 def _form_nccl(store: dist.Store, rank: int, size: int, host: str, timeout: timedelta) -> Any:
     os.environ["NCCL_SOCKET_IFNAME"] = interface_of(host)
     # By default torch ends the whole process when a collective is overdue; here the caller is told.
-    handling, before = "TORCH_NCCL_ASYNC_ERROR_HANDLING", os.environ.get("TORCH_NCCL_ASYNC_ERROR_HANDLING")
+    handling = "TORCH_NCCL_ASYNC_ERROR_HANDLING"
+    before = os.environ.get(handling)
     os.environ[handling] = "0"
     try:
         options = dist.ProcessGroupNCCL.Options()
