@@ -240,6 +240,7 @@ def main() -> None:
     arguments = parser.parse_args()
     measured: dict[str, Any] = {}
     skipped: list[str] = []
+    load = {"before": [round(one, 1) for one in os.getloadavg()]}
     for name in arguments.sizes:
         store = int(5e9 if name == "1B" else 2e9)
         ray.init(
@@ -265,7 +266,7 @@ def main() -> None:
     found = {
         "publish_to_adopted": measured,
         "skipped": skipped,
-        "load_average": [round(load, 1) for load in os.getloadavg()],
+        "load_average": load | {"after": [round(one, 1) for one in os.getloadavg()]},
         "hardware": machine(),
         "command": "python benchmarks/weight_sync.py --json",
     }

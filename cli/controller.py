@@ -147,11 +147,15 @@ class Controller:
                 "lost": self.learners.lost,
                 "replicas": ranks,
             }
-        if isinstance(self.publisher, BroadcastPublisher):
-            body["weights"] = self.publisher.counts
+        body |= self._broadcasts()
         if self.context:
             body |= self.context.progress
         return body
+
+    def _broadcasts(self) -> dict[str, Any]:
+        """How many versions were broadcast, of these how many failed, and how many went by the object store alone."""
+        publisher = self.publisher
+        return {"weights": dict(publisher.counts)} if isinstance(publisher, BroadcastPublisher) else {}
 
     def _run(self, itself: Any) -> None:
         try:
@@ -188,7 +192,7 @@ class Controller:
         self._emit(Event("stage", stage, state="started"))
         result = self._tokenize() if stage == "tokenize" else self._train(stage)
         self.store.finish_stage(result)
-        metrics = result.metrics | {"seconds": result.seconds}
+        metrics = result.metrics | {"seconds": result.seconds} | (self._broadcasts() if stage == "rl" else {})
         self._emit(Event("stage", stage, state="done", step=result.steps, metrics=metrics))
         if self.stop.is_set():
             raise Stopped(f"stopped as asked, after stage {stage}")

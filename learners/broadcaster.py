@@ -16,6 +16,8 @@ from streamrec_dist.rl.ports import Payload, Published
 
 #: Replicas of an actor class with a method `receive(plan, rank)`, by the ids Ray gives their processes.
 Receivers = Callable[[], Mapping[str, Any]]
+#: How an actor is called beside what it is at.
+ASIDE = {"concurrency_group": BROADCAST}
 
 
 class Sent(NamedTuple):
@@ -66,7 +68,7 @@ class BroadcastPublisher(WeightPublisher):
 
     def _begin(self, kept: Kept) -> bool:
         if kept.owner is not self.owner:
-            self.owner, self.address = kept.owner, kept.owner.open_store.remote()
+            self.owner, self.address = kept.owner, kept.owner.open_store.options(**ASIDE).remote()
             self.members, self.unanswered = (), {}
         self._take_answers()
         if "" in self.unanswered or not self._has_address():
@@ -79,10 +81,9 @@ class BroadcastPublisher(WeightPublisher):
         size = 1 + len(invited)
         plan = Plan(kept.key, self.address, self.epoch, size, self.transport, self.deadline_s)
         self.key, until = kept.key, self.clock() + self.deadline_s
-        aside = {"concurrency_group": BROADCAST}
-        self.unanswered[""] = Sent(kept.owner.broadcast.options(**aside).remote(plan), kept.key, until)
+        self.unanswered[""] = Sent(kept.owner.broadcast.options(**ASIDE).remote(plan), kept.key, until)
         for rank, (name, actor) in enumerate(invited.items(), start=1):
-            ref = actor.receive.options(**aside).remote(plan, rank)
+            ref = actor.receive.options(**ASIDE).remote(plan, rank)
             self.unanswered[name] = Sent(ref, kept.key, until)
         kept.invited, kept.deadline_s = frozenset(invited), self.deadline_s
         return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +29,11 @@ class Ref:
     answer: Any = None
 
 
+def method(work: Callable[..., Ref]) -> Any:
+    """One of Ray's, which is called in a thread of its own."""
+    return SimpleNamespace(options=lambda concurrency_group: SimpleNamespace(remote=work))
+
+
 @dataclass(eq=False)
 class Actor:
     """Answers at once, unless it is `frozen`; `calls` are the broadcasts it was in."""
@@ -35,19 +41,13 @@ class Actor:
     answer: Any = (None,)
     calls: list[Ref] = field(default_factory=list)
 
-    def _call(self, *args: Any) -> Ref:
+    def _broadcast(self, *args: Any) -> Ref:
         self.calls.append(Ref(args, self.answer))
         return self.calls[-1]
 
-    @property
-    def receive(self) -> Any:
-        return SimpleNamespace(options=lambda concurrency_group: SimpleNamespace(remote=self._call))
-
-    broadcast = receive
-
-    @property
-    def open_store(self) -> Any:
-        return SimpleNamespace(remote=lambda: Ref((), (("10.0.0.1", 99),)))
+    def __post_init__(self) -> None:
+        self.receive = self.broadcast = method(self._broadcast)
+        self.open_store = method(lambda: Ref((), (("10.0.0.1", 99),)))
 
 
 @pytest.fixture

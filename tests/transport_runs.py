@@ -6,6 +6,7 @@ reads when it is imported, says otherwise.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -27,6 +28,7 @@ from learners.group import LearnerGroup
 from streamrec_dist.config import ActorConfig
 from streamrec_dist.config_file import parse_config
 from streamrec_dist.model.weights import export_weights
+from streamrec_dist.rl.broadcast import Kept
 from streamrec_dist.rl.ports import Published, Task
 from streamrec_dist.stages.context import Context
 from streamrec_dist.stages.rl import rl
@@ -180,6 +182,8 @@ def main() -> None:
     runs = Runs()
     found: dict[str, Any] = {"deadline": DEADLINE_S}
     trained = {transport: runs.train(transport) for transport in ("store", "collective")}
+    gc.collect()
+    found["kept"] = sum(isinstance(thing, Kept) for thing in gc.get_objects())
     found["counts"] = dict(runs.publisher.counts)
     one, other = trained.values()
     found["arrays"] = len(one)
