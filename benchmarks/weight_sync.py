@@ -11,7 +11,7 @@ matrices. Transports take turns; medians. What this machine's memory does not ho
 from __future__ import annotations
 
 import argparse
-import gc
+import itertools
 import json
 import os
 import statistics
@@ -179,6 +179,21 @@ def needed_bytes(name: str, actors: int, transport: str) -> float:
     return (1 + actors) * (model + PROCESS_BYTES) + vectors
 
 
+def with_ray(name: str, actors: int, transports: list[str], repeats: int) -> dict[str, Any]:
+    """`measure` in a Ray of its own: the memory of its object store is free afterwards."""
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        logging_level="ERROR",
+        log_to_driver=False,
+        object_store_memory=int(5e9 if name == "1B" else 2e9),
+    )
+    try:
+        return measure(name, actors, transports, repeats)
+    finally:
+        ray.shutdown()
+
+
 def measure(name: str, actors: int, transports: list[str], repeats: int) -> dict[str, Any]:
     """Medians of the seconds of each transport, and of their parts."""
     settings = ["learners.cpus=0", "learners.gpus=0", "learners.world_size=1"]
@@ -241,29 +256,21 @@ def main() -> None:
     measured: dict[str, Any] = {}
     skipped: list[str] = []
     load = {"before": [round(one, 1) for one in os.getloadavg()]}
-    for name in arguments.sizes:
-        store = int(5e9 if name == "1B" else 2e9)
-        ray.init(
-            num_cpus=2,
-            include_dashboard=False,
-            logging_level="ERROR",
-            log_to_driver=False,
-            object_store_memory=store,
-        )
-        for actors in arguments.actors:
-            free = psutil.virtual_memory().available
-            fits = [one for one in TRANSPORTS if needed_bytes(name, actors, one) < 0.9 * free]
-            for transport in sorted(set(TRANSPORTS) - set(fits)):
-                wanted = needed_bytes(name, actors, transport) / 1e9
-                skipped.append(f"{name} x {actors}, {transport}: {wanted:.0f} GB, {free / 1e9:.0f} free")
-            if fits:
-                repeats = arguments.repeats if name != "1B" else max(3, arguments.repeats // 3)
-                measured[f"{name} x {actors}"] = measure(name, actors, fits, repeats)
-                if not arguments.json:
-                    print(f"{name} x {actors}: {measured[f'{name} x {actors}']}", flush=True)
-            gc.collect()
-        ray.shutdown()
-    found = {
+    for name, actors in itertools.product(arguments.sizes, arguments.actors):
+        free = psutil.virtual_memory().available
+        needed = {transport: needed_bytes(name, actors, transport) for transport in TRANSPORTS}
+        fits = [transport for transport in TRANSPORTS if needed[transport] < 0.9 * free]
+        skipped += [
+            f"{name} x {actors}, {transport}: needs {needed[transport] / 1e9:.0f} GB, {free / 1e9:.0f} are free"
+            for transport in TRANSPORTS
+            if transport not in fits
+        ]
+        if fits:
+            repeats = arguments.repeats if name != "1B" else max(3, arguments.repeats // 3)
+            measured[f"{name} x {actors}"] = found = with_ray(name, actors, fits, repeats)
+            if not arguments.json:
+                print(f"{name} x {actors}: {found}", flush=True)
+    body = {
         "publish_to_adopted": measured,
         "skipped": skipped,
         "load_average": load | {"after": [round(one, 1) for one in os.getloadavg()]},
@@ -271,8 +278,8 @@ def main() -> None:
         "command": "python benchmarks/weight_sync.py --json",
     }
     if arguments.out:
-        arguments.out.write_text(json.dumps(found, indent=1) + "\n")
-    print(json.dumps(found) if arguments.json else "\n".join(f"skipped: {one}" for one in skipped))
+        arguments.out.write_text(json.dumps(body, indent=1) + "\n")
+    print(json.dumps(body) if arguments.json else "\n".join(f"skipped: {one}" for one in skipped))
 
 
 if __name__ == "__main__":
