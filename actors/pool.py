@@ -12,7 +12,7 @@ import ray
 
 from actors.calls import Call, explained
 from streamrec_dist.config import ActorConfig
-from streamrec_dist.errors import EnvironmentProblem, InputLost, RunError, StreamRecError, WorkerLost
+from streamrec_dist.errors import EnvironmentProblem, InputLost, RunError, WorkerLost, summary
 from streamrec_dist.rl.pace import Pace
 
 #: How often one call is begun, and how many replicas in a row may die starting, before the run fails.
@@ -30,6 +30,7 @@ class Replica:
     place: dict[str, Any] = field(default_factory=dict)  # node, pid
     calls: deque[tuple[Any, Call]] = field(default_factory=deque)
     since: float = 0.0  # when the oldest call began
+    begun: int = 0  # which of the pool's calls the newest is
     finished: int = 0
     leaving: bool = False
 
@@ -169,14 +170,15 @@ class Pool:
                 self._dismiss(member)
 
     def hand_out(self) -> None:
-        """Give waiting calls to the replicas that have least to do, in turn."""
+        """Give waiting calls to the replicas that have least to do."""
         while self.waiting:
             free = [member for member in self.members if member.ready and len(member.calls) < DEPTH]
             if not free:
                 return
+            # Idle ones in turn; else where the call at work began first, which will end first.
+            member = min(free, key=lambda one: (len(one.calls), one.since if one.calls else one.begun))
             self._turn += 1
-            turn = self._turn
-            member = min(enumerate(free), key=lambda one: (len(one[1].calls), (one[0] - turn) % len(free)))[1]
+            member.begun = self._turn
             call = self.waiting.popleft()
             if not member.calls:
                 member.since = self.clock()
@@ -188,16 +190,11 @@ class Pool:
     def _started(self, member: Replica) -> None:
         try:
             member.place = ray.get(member.starting)
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, StreamRecError):
-                raise error.cause from None
-            raise RunError(f"a {self.role} actor could not start: {explained(error, 'starting')}") from None
         except ray.exceptions.RayError as error:
             self.failed_starts += 1
-            if self.failed_starts >= ATTEMPTS:
-                raise RunError(
-                    f"a {self.role} actor could not start: {explained(error, 'starting')}"
-                ) from None
+            wrong = isinstance(error, ray.exceptions.RayActorError) and error.actor_init_failed
+            if wrong or self.failed_starts >= ATTEMPTS:
+                raise RunError(f"a {self.role} actor could not start: {summary(error)}") from None
             self._lose(member, "died while starting")
             return
         member.starting = None

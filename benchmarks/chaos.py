@@ -348,8 +348,11 @@ class Chaos:
         for event in steps_of(run):
             # What is made again takes the place of what was made of it and after it.
             kept = [*kept[: event.step - 1], event.step]
+        ended = self._ended(run)
+        if ended != "done":
+            raise Lost(f"{run.name} {ended}: {EventReader(run.events_path).new()[-1].message}")
         same = digest(run) == self.wanted
-        whole = kept == list(range(1, self.steps + 1)) and self._ended(run) == "done"
+        whole = kept == list(range(1, self.steps + 1))
         self.runs.append({"run": run.name, "steps": len(steps_of(run)), "whole": whole, "same_bits": same})
         print(f"{run.name}: {self.runs[-1]}", file=sys.stderr, flush=True)
 

@@ -29,7 +29,12 @@ def _lost() -> Any:
     owner = Owner.remote()
     (reference,) = ray.get(owner.own.remote())
     ray.kill(owner)
-    return reference
+    while True:
+        try:
+            ray.get(reference, timeout=1)
+            time.sleep(0.1)
+        except ray.exceptions.ObjectLostError:
+            return reference
 
 
 class FaultyPublisher(WeightPublisher):

@@ -177,4 +177,6 @@ class RankGroup:
             message = f"the learners failed in {method}: {summary(error)}"
             raise (WorkerLost if lost else RunError)(message) from None
         except ray.exceptions.RayError as error:
+            if isinstance(error, ray.exceptions.RayActorError) and error.actor_init_failed:
+                raise RunError(f"a learner rank could not start: {summary(error)}") from None
             raise WorkerLost(f"a learner rank died in {method}: {summary(error)}") from None
