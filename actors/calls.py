@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from actors.inbox import fetch
 from streamrec_dist.errors import EnvironmentProblem, InputLost, RunError, StreamRecError, WorkerLost, summary
+from streamrec_dist.rl.broadcast import Kept
 from streamrec_dist.rl.ports import Task
 
 if TYPE_CHECKING:
@@ -86,6 +88,8 @@ class RayRuntime:
         return done.receipt
 
     def value(self, payload: Any) -> Any:
+        if isinstance(payload, Kept):
+            return fetch(payload)
         return get(payload, "what a worker made", VALUE_DEADLINE_S)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from actors.model_slot import ItemSlot, ModelSlot
+from actors.model_slot import ItemSlot, ModelSlot, Vector
 from actors.placement import start_worker
 from actors.pool import Pool
 from actors.worker import Worker
@@ -31,35 +31,36 @@ class EvaluateActor(Worker):
         self.item_slots: dict[str, ItemSlot] = {}
         self.meter = ThinkingMeter(materials, self.slot.engine)
 
-    def _recommender(self, name: str, version: PolicyVersion, vector: np.ndarray) -> Recommender:
+    def _recommender(self, name: str, version: PolicyVersion, vector: Vector) -> Recommender:
         self.slot.adopt(version, vector)
         return Recommender(self.materials, self.slot.model, name, self.device, self.slot.engine)
 
-    def _item_model(self, name: str, version: PolicyVersion, vector: np.ndarray) -> ItemModel:
+    def _item_model(self, name: str, version: PolicyVersion, vector: Vector) -> ItemModel:
         if name not in self.item_slots:
             self.item_slots[name] = ItemSlot(self.materials, name, self.device)
         self.item_slots[name].adopt(version, vector)
         return self.item_slots[name].model
 
     def ranks(
-        self, model: str, rows: np.ndarray, mask_history: bool, version: PolicyVersion, vector: np.ndarray
+        self,
+        model: str,
+        rows: np.ndarray,
+        mask_history: bool,
+        version: PolicyVersion,
+        vector: Vector,
     ) -> np.ndarray:
         if model in SCORES_ITEMS:
             item_model = self._item_model(model, version, vector)
             return item_model_ranks(item_model, self.materials, rows, mask_history)
         return self._recommender(model, version, vector).target_ranks(rows, mask_history)
 
-    def invalid_share(
-        self, model: str, rows: np.ndarray, version: PolicyVersion, vector: np.ndarray
-    ) -> float:
+    def invalid_share(self, model: str, rows: np.ndarray, version: PolicyVersion, vector: Vector) -> float:
         return self._recommender(model, version, vector).invalid_beam_share(rows)
 
-    def likely_items(
-        self, rows: np.ndarray, version: PolicyVersion, vector: np.ndarray
-    ) -> dict[str, np.ndarray]:
+    def likely_items(self, rows: np.ndarray, version: PolicyVersion, vector: Vector) -> dict[str, np.ndarray]:
         return likely_items(self._item_model("retrieve", version, vector), self.materials, rows)
 
-    def thinking(self, rows: np.ndarray, version: PolicyVersion, vector: np.ndarray) -> dict[str, np.ndarray]:
+    def thinking(self, rows: np.ndarray, version: PolicyVersion, vector: Vector) -> dict[str, np.ndarray]:
         self.slot.adopt(version, vector)
         return self.meter.measure(rows)
 

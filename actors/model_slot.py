@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
+from torch import Tensor
 
+from actors.inbox import fetch
 from streamrec_dist.baselines.item_model import ItemModel
 from streamrec_dist.decode.engine import Engine
 from streamrec_dist.materials import Materials, arithmetic
 from streamrec_dist.model.backbone import StreamRec
 from streamrec_dist.model.weights import import_weights, load_vector
+from streamrec_dist.rl.broadcast import Kept
 from streamrec_dist.rl.ports import Weights
 from streamrec_dist.types import PolicyVersion
+
+Vector = np.ndarray | Tensor | Kept
 
 
 class ModelSlot:
@@ -24,9 +29,9 @@ class ModelSlot:
         self.engine = Engine(self.model, arithmetic(materials.config))
         self.version: PolicyVersion | None = None
 
-    def adopt(self, version: PolicyVersion, vector: np.ndarray) -> None:
+    def adopt(self, version: PolicyVersion, vector: Vector) -> None:
         if version != self.version:
-            load_vector(self.model, vector)
+            load_vector(self.model, _at_hand(vector))
             self.engine.refresh()
             self.version = version
 
@@ -38,10 +43,14 @@ class ItemSlot:
         self.model: ItemModel = materials.new_item_model(name).to(device).eval()
         self.version: PolicyVersion | None = None
 
-    def adopt(self, version: PolicyVersion, vector: np.ndarray) -> None:
+    def adopt(self, version: PolicyVersion, vector: Vector) -> None:
         if version != self.version:
-            load_vector(self.model, vector)
+            load_vector(self.model, _at_hand(vector))
             self.version = version
+
+
+def _at_hand(vector: Vector) -> np.ndarray | Tensor:
+    return fetch(vector) if isinstance(vector, Kept) else vector
 
 
 def frozen(materials: Materials, weights: Weights, device: str) -> StreamRec:

@@ -58,12 +58,17 @@ class Pool:
         patience_s: float = 180.0,
         report: Callable[[str], None] = lambda message: None,
         clock: Callable[[], float] = time.monotonic,
+        threads: dict[str, int] | None = None,
     ):
-        """`args` are the constructor's arguments, big ones as object references; `report` is told what happened."""
+        """`args` are the constructor's arguments, big ones as object references; `report` is told what happened.
+
+        `threads` are groups of threads (Ray's concurrency groups) besides the one that does the calls.
+        """
         self.role, self.target, self.minimum = role, config.replicas, min(config.minimum, config.replicas)
         self.patience_s, self.report, self.clock = patience_s, report, clock
         self.args = args
-        self.actor_class = ray.remote(actor_class).options(
+        remote: Any = ray.remote  # whose types do not know of threads
+        self.actor_class = remote(concurrency_groups=threads)(actor_class).options(
             num_cpus=config.cpus, num_gpus=config.gpus, resources=resources or {}
         )
         self.members: list[Replica] = []
@@ -81,6 +86,10 @@ class Pool:
     def ready(self) -> int:
         """Replicas that are up."""
         return sum(member.ready for member in self.members)
+
+    def actors(self) -> dict[str, Any]:
+        """The actors that are up, by the ids Ray gives their processes."""
+        return {member.place["worker"]: member.actor for member in self.members if member.ready}
 
     def call(self, method: str, *args: Any) -> Call:
         """Have a method called by one of the replicas."""

@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 import ray
 
+from actors.inbox import Inbox
 from actors.model_slot import ModelSlot
 from actors.placement import start_worker
 from actors.pool import Pool
 from actors.worker import Worker
 from streamrec_dist.config import ActorConfig
 from streamrec_dist.materials import Materials
+from streamrec_dist.model.weights import policy_parameters
+from streamrec_dist.rl.broadcast import CONCURRENCY, Kept, Plan
 from streamrec_dist.rl.ports import Published, Task
 from streamrec_dist.rl.rollout import Sampler
 from streamrec_dist.types import PolicyVersion, RolloutBatch
@@ -25,13 +28,20 @@ class RolloutActor(Worker):
     def __init__(self, materials: Materials, cpus: float):
         self.slot = ModelSlot(materials, start_worker(cpus, materials.config.deterministic))
         self.sampler = Sampler(materials, self.slot.engine)
+        size = sum(value.numel() for _, value in policy_parameters(self.slot.model))
+        self.inbox = Inbox(size, materials.config.stages.rl.max_staleness + 1)
+
+    def receive(self, plan: Plan, rank: int) -> None:
+        """Take part in a broadcast of weights, in a thread of its own."""
+        self.inbox.receive(plan, rank)
 
     @ray.method(num_returns=2)
     def rollout(
-        self, cursor: int, count: int, version: PolicyVersion, vector: np.ndarray
+        self, cursor: int, count: int, version: PolicyVersion, vector: np.ndarray | Kept
     ) -> tuple[dict[str, Any], RolloutBatch]:
         started = time.perf_counter()
-        self.slot.adopt(version, vector)
+        if version != self.slot.version:
+            self.slot.adopt(version, self.inbox.take(vector) if isinstance(vector, Kept) else vector)
         batch = self.sampler.rollout(version, cursor, count)
         seconds = time.perf_counter() - started
         return {"version": version, "tokens": batch.tokens.size, "seconds": seconds}, batch
@@ -40,9 +50,12 @@ class RolloutActor(Worker):
 class RolloutPool:
     """Implements the Rollouts port."""
 
-    def __init__(self, config: ActorConfig, materials: Any, **options: Any):
-        """`options` are those of a Pool."""
-        self.pool = Pool("rollout", RolloutActor, config, [materials, config.cpus], **options)
+    def __init__(self, config: ActorConfig, materials: Any, broadcast: bool = False, **options: Any):
+        """With `broadcast`, replicas can take part in broadcasts of weights; `options` are those of a Pool."""
+        threads = CONCURRENCY if broadcast else None
+        self.pool = Pool(
+            "rollout", RolloutActor, config, [materials, config.cpus], threads=threads, **options
+        )
 
     @property
     def replicas(self) -> int:

@@ -34,6 +34,7 @@ from actors.pool import wait_started
 from actors.reward import RewardPool
 from actors.rollout import RolloutPool
 from actors.store import STORE_DEADLINE_S, RemoteStore
+from learners.broadcaster import BroadcastPublisher
 from learners.group import LearnerGroup
 from learners.publisher import WeightPublisher
 from learners.tokenizer import TokenizerGroup
@@ -85,6 +86,10 @@ class Controller:
             self._begin()
 
     def new_publisher(self) -> Publisher:
+        if self.config.learners.transport == "collective":
+            return BroadcastPublisher(
+                lambda message: self.store.emit(Event("warning", self.stage, message=message))
+            )
         return WeightPublisher()
 
     def start(self) -> None:
@@ -142,9 +147,15 @@ class Controller:
                 "lost": self.learners.lost,
                 "replicas": ranks,
             }
+        body |= self._broadcasts()
         if self.context:
             body |= self.context.progress
         return body
+
+    def _broadcasts(self) -> dict[str, Any]:
+        """How many versions were broadcast, of these how many failed, and how many went by the object store alone."""
+        publisher = self.publisher
+        return {"weights": dict(publisher.counts)} if isinstance(publisher, BroadcastPublisher) else {}
 
     def _run(self, itself: Any) -> None:
         try:
@@ -181,7 +192,7 @@ class Controller:
         self._emit(Event("stage", stage, state="started"))
         result = self._tokenize() if stage == "tokenize" else self._train(stage)
         self.store.finish_stage(result)
-        metrics = result.metrics | {"seconds": result.seconds}
+        metrics = result.metrics | {"seconds": result.seconds} | (self._broadcasts() if stage == "rl" else {})
         self._emit(Event("stage", stage, state="done", step=result.steps, metrics=metrics))
         if self.stop.is_set():
             raise Stopped(f"stopped as asked, after stage {stage}")
@@ -252,7 +263,11 @@ class Controller:
             if stage == "sft":
                 context.annotators = start("annotate", AnnotatePool, shared, reference)
             if stage == "rl":
-                context.rollouts = start("rollout", RolloutPool, shared)
+                broadcasts = isinstance(self.publisher, BroadcastPublisher)
+                rollouts = start("rollout", RolloutPool, shared, broadcasts)
+                context.rollouts = rollouts
+                if isinstance(self.publisher, BroadcastPublisher):
+                    self.publisher.send_to(rollouts.pool.actors, settled.learners, settled.actors.rollout)
                 context.rewards = start("reward", RewardPool, shared, reference)
             wait_started(self.runtime.pools)
             self.context = context

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +14,7 @@ import ray
 from learners.ranks import RankGroup
 from learners.worker import LearnerWorker
 from streamrec_dist.config import LearnersConfig
+from streamrec_dist.rl.broadcast import CONCURRENCY, Kept
 from streamrec_dist.rl.pace import Pace
 from streamrec_dist.rl.ports import Payload, Task, Weights
 from streamrec_dist.types import GroupCounts, PolicyVersion
@@ -22,8 +25,9 @@ class LearnerGroup(RankGroup):
 
     def __init__(self, config: LearnersConfig, materials: Any, **options: Any):
         """`materials` is an object reference; `options` are those of a RankGroup."""
-        self.pace = Pace()
-        super().__init__(LearnerWorker, config, [materials], **options)
+        self.pace, self.kept = Pace(), KeptVectors()
+        threads = CONCURRENCY if config.transport == "collective" else None
+        super().__init__(LearnerWorker, config, [materials], threads=threads, **options)
 
     def begin(
         self,
@@ -61,13 +65,18 @@ class LearnerGroup(RankGroup):
         padded = -(-groups // self.world_size)
         # A rank without a group of its own works on a copy of another's, with weight zero.
         spare = next((rollouts, rewards, chosen[:1]) for hand in shards for rollouts, rewards, chosen in hand)
-        refs, vector = [], None
+        refs: list[Any] = []
+        vector: Payload = None
         for rank, hand in zip(self.ranks, shards, strict=True):
             counts = GroupCounts(sum(len(groups_of) for _, _, groups_of in hand), padded, groups)
             hand = hand or [spare]
             columns = [column for rollouts, rewards, _ in hand for column in (rollouts, rewards)]
             chosen = [groups_of for _, _, groups_of in hand]
-            if vector is None:
+            if vector is None and self.config.transport == "collective":
+                vector = self.kept.new(rank)
+                forget = self.kept.forgotten()
+                ref = rank.train_groups_and_keep.remote(vector.key, forget, chosen, counts, version, *columns)
+            elif vector is None:
                 ref, vector = rank.train_groups_and_publish.remote(chosen, counts, version, *columns)
             else:
                 ref = rank.train_groups.remote(chosen, counts, version, *columns)
@@ -88,6 +97,23 @@ class LearnerGroup(RankGroup):
 
     def checkpoint(self) -> Weights:
         return self.first("checkpoint")
+
+
+class KeptVectors:
+    """The vectors that rank 0 keeps for as long as somebody here can still name them."""
+
+    def __init__(self) -> None:
+        self._keys = itertools.count()
+        self._forgotten: list[int] = []
+
+    def new(self, owner: Any) -> Kept:
+        kept = Kept(next(self._keys), owner)
+        weakref.finalize(kept, self._forgotten.append, kept.key)
+        return kept
+
+    def forgotten(self) -> list[int]:
+        """Keys that nobody can ask for any more, each told once."""
+        return [self._forgotten.pop() for _ in range(len(self._forgotten))]
 
 
 def average(receipts: list[dict[str, float]]) -> dict[str, float]:

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import psutil
 import ray
 import torch.distributed as dist
 
 from streamrec_dist.config import Config, LearnersConfig
 from streamrec_dist.errors import EnvironmentProblem, RunError, StreamRecError, WorkerLost, summary
 from streamrec_dist.hardware import use_cores
+from streamrec_dist.network import interface_of
 from streamrec_dist.repeatable import compute_repeatably
 
 JOIN_DEADLINE_S = 180.0
@@ -58,7 +58,7 @@ class Rank:
         if world_size == 1:
             return
         # They would otherwise announce whatever the host's name resolves to, on many machines 127.0.0.1.
-        interface = _interface(ray.util.get_node_ip_address())
+        interface = interface_of(ray.util.get_node_ip_address())
         os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = interface
         dist.init_process_group(
             backend, init_method=address, rank=rank, world_size=world_size, timeout=COLLECTIVE_DEADLINE
@@ -75,14 +75,6 @@ class Rank:
             raise
 
 
-def _interface(address: str) -> str:
-    """The network interface of this machine that has an address, by which Ray knows it."""
-    for name, found in psutil.net_if_addrs().items():
-        if address in {one.address for one in found}:
-            return name
-    raise RunError(f"no network interface has the address {address}, by which Ray knows this machine")
-
-
 class RankGroup:
     """The ranks of one actor class, started and joined; together they die, and together they start again."""
 
@@ -94,8 +86,10 @@ class RankGroup:
         resources: dict[str, float] | None = None,
         patience_s: float = 180.0,
         allowed: Callable[[int], bool] = lambda world_size: True,
+        threads: dict[str, int] | None = None,
     ):
         """Each rank is `actor_class(*args)`, big arguments as references; there may be as many as `allowed` says.
+        `threads` are groups of threads (Ray's concurrency groups) besides the one in which ranks work.
 
         Raises EnvironmentProblem when fewer than `config.minimum` ranks come up within `patience_s`.
         """
@@ -105,7 +99,8 @@ class RankGroup:
         # NCCL refuses two ranks on one device.
         own_gpu = config.gpus != "auto" and config.gpus >= 1
         self.backend = config.backend if config.backend != "auto" else ("nccl" if own_gpu else "gloo")
-        self.actor_class = ray.remote(actor_class).options(
+        remote: Any = ray.remote  # whose types do not know of threads
+        self.actor_class = remote(concurrency_groups=threads)(actor_class).options(
             num_cpus=config.cpus, num_gpus=config.gpus, resources=resources or {}
         )
         self.ranks: list[Any] = []

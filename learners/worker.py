@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import ray
 
+from learners.keeper import Keeper
 from learners.ranks import Rank
 from streamrec_dist.materials import Materials
 from streamrec_dist.model.kernels import compile_kernels
@@ -16,7 +17,7 @@ from streamrec_dist.training.learner import Learner
 from streamrec_dist.types import Annotation, GroupCounts, PolicyVersion, RewardBreakdown, RolloutBatch
 
 
-class LearnerWorker(Rank):
+class LearnerWorker(Keeper, Rank):
     """A rank that trains the recommender."""
 
     def __init__(self, materials: Materials):
@@ -62,6 +63,13 @@ class LearnerWorker(Rank):
     def train_groups_and_publish(self, *arguments: Any) -> tuple[dict[str, float], np.ndarray]:
         """`train_groups`, and the policy's weights after it."""
         return self.train_groups(*arguments), self.vector(policy_only=True)
+
+    def train_groups_and_keep(self, key: int, forget: Sequence[int], *arguments: Any) -> dict[str, float]:
+        """`train_groups`, and the policy's weights after it stay here under `key`."""
+        self.forget(forget)
+        metrics = self.train_groups(*arguments)
+        self.kept[key] = self.learner.policy()
+        return metrics
 
     def vector(self, policy_only: bool) -> np.ndarray:
         return self.learner.vector(policy_only)

@@ -145,6 +145,9 @@ class LearnersConfig(Section):
     backend: Literal["auto", "gloo", "nccl"] = Field(
         "auto", description="auto: nccl where every rank has a GPU of its own, gloo elsewhere"
     )
+    transport: Literal["store", "collective"] = Field(
+        "store", description="how weights get to rollout actors: by the object store, or broadcast"
+    )
     compile: bool = Field(False, description="fuse what lies between matrix products (torch.compile)")
     pass_tokens: int | None = Field(
         None, ge=1, description="history tokens of one pass; a larger batch accumulates gradients"

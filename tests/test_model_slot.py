@@ -31,3 +31,14 @@ def test_one_engine_serves_every_version():
         assert all(np.array_equal(value, getattr(fresh, name)) for name, value in vars(seen[-1]).items())
     assert slot.engine is engine
     assert not np.array_equal(seen[0].logprobs, seen[1].logprobs)
+
+
+def test_vectors_are_adopted_as_arrays_that_are_read_only_and_as_tensors(recwarn):
+    materials = tiny_materials()
+    vector = flatten(materials.new_model())
+    vector.flags.writeable = False  # as those from the object store are
+    for version, given in enumerate((vector, torch.tensor(vector))):
+        slot = ModelSlot(materials, "cpu")
+        slot.adopt(PolicyVersion(version), given)
+        assert np.array_equal(flatten(slot.model), vector)
+    assert not recwarn.list

@@ -81,6 +81,8 @@ class Graphed:
                 self.function(*inputs)
         current.wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+        # Weights may be on their way to the device meanwhile, in another thread, which by default would be an error.
+        mode = "thread_local"
+        with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode=mode):
             outputs = self.function(*inputs)
         return Captured(graph, inputs, outputs)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from streamrec_dist.errors import DataError
 from streamrec_dist.tokens import FIRST_CODE
@@ -20,29 +21,41 @@ def policy_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(name, value) for name, value in model.named_parameters() if not name.startswith("direct.")]
 
 
-def flatten(model: nn.Module, policy_only: bool = True) -> np.ndarray:
-    """The policy's parameters, or all of them, as one contiguous float32 vector."""
+def flat(model: nn.Module, policy_only: bool = True) -> Tensor:
+    """The policy's parameters, or all of them, as one contiguous float32 vector: a copy, on the model's device."""
     parameters = policy_parameters(model) if policy_only else list(model.named_parameters())
     with torch.no_grad():
-        return torch.cat([value.detach().reshape(-1) for _, value in parameters]).float().cpu().numpy()
+        return torch.cat([value.detach().reshape(-1) for _, value in parameters]).float()
 
 
-def load_vector(model: nn.Module, vector: np.ndarray) -> None:
+def flatten(model: nn.Module, policy_only: bool = True) -> np.ndarray:
+    """What `flat` gives, as numpy, which is how it goes into an object store."""
+    return flat(model, policy_only).cpu().numpy()
+
+
+def load_vector(model: nn.Module, vector: np.ndarray | Tensor) -> None:
     """Copy a flat vector, of the policy or of everything, into a model. Raises DataError for another size."""
     policy, everything = policy_parameters(model), list(model.named_parameters())
     sizes = [sum(value.numel() for _, value in parameters) for parameters in (policy, everything)]
-    if vector.shape not in ((sizes[0],), (sizes[1],)):
+    if tuple(vector.shape) not in ((sizes[0],), (sizes[1],)):
         raise DataError(
-            f"weights of {vector.size:,} numbers given to a model of {sizes[1]:,} ({sizes[0]:,} in its policy); give "
-            "the items and model sections the values they were trained with"
+            f"weights of {vector.shape[0]:,} numbers given to a model of {sizes[1]:,} ({sizes[0]:,} in its policy); "
+            "give the items and model sections the values they were trained with"
         )
-    # A vector from shared memory is read-only, and torch warns of that though it is only read here.
-    source = torch.from_numpy(vector if vector.flags.writeable else vector.copy())
+    chosen = [value for _, value in (policy if vector.shape[0] == sizes[0] else everything)]
+    source = vector if isinstance(vector, Tensor) else readable(vector)
     with torch.no_grad():
-        start = 0
-        for _, value in policy if vector.size == sizes[0] else everything:
-            value.copy_(source[start : start + value.numel()].view_as(value))
-            start += value.numel()
+        # Moved to the device in one piece: every copy from the host waits for the device.
+        parts = source.to(chosen[0].device).split([value.numel() for value in chosen])
+        for value, part in zip(chosen, parts, strict=True):
+            value.copy_(part.view_as(value))
+
+
+def readable(vector: np.ndarray) -> Tensor:
+    """A tensor over the memory of an array that may be read-only, as those from shared memory are: only to read."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(vector)
 
 
 def export_weights(model: nn.Module) -> dict[str, np.ndarray]:

@@ -19,7 +19,7 @@ from streamrec_dist.config import RlConfig
 from streamrec_dist.data.batches import epoch_order, history_lengths, rank_rows
 from streamrec_dist.errors import RunError
 from streamrec_dist.materials import Materials, autocast
-from streamrec_dist.model.weights import export_weights, flatten, import_weights
+from streamrec_dist.model.weights import export_weights, flat, flatten, import_weights
 from streamrec_dist.training.item_trainees import ItemTrainee, RetrieverTrainee
 from streamrec_dist.training.loader import prefetched
 from streamrec_dist.training.optimiser import Optimiser, learning_rate
@@ -198,6 +198,10 @@ class Learner:
     def vector(self, policy_only: bool) -> np.ndarray:
         """The policy's weights, or all, as one flat vector, as they are published."""
         return flatten(self.model, policy_only)
+
+    def policy(self) -> Tensor:
+        """A copy of the policy's weights on this device, likewise."""
+        return flat(self.model)
 
     def checkpoint(self) -> dict[str, np.ndarray]:
         """What `begin` needs to go on from here."""
