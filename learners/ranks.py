@@ -45,14 +45,13 @@ class Rank:
             "worker": context.get_worker_id(),
         }
 
-    def meeting_point(self) -> str:
-        """Where the ranks meet: an address of this node with a free port."""
-        ip = ray.util.get_node_ip_address()
-        with socket.socket() as probe:
-            probe.bind((ip, 0))
-            return f"tcp://{ip}:{probe.getsockname()[1]}"
+    def meeting_point(self) -> tuple[str, int]:
+        """Where the ranks meet: the address of this node and a free port of it, which the first rank listens at."""
+        self._listening = socket.create_server((ray.util.get_node_ip_address(), 0))
+        host, port = self._listening.getsockname()[:2]
+        return host, port
 
-    def join(self, address: str, rank: int, world_size: int, backend: str) -> None:
+    def join(self, meeting_point: tuple[str, int], rank: int, world_size: int, backend: str) -> None:
         """Form the process group; a group of one needs none."""
         self.rank, self.world_size = rank, world_size
         if world_size == 1:
@@ -60,8 +59,17 @@ class Rank:
         # They would otherwise announce whatever the host's name resolves to, on many machines 127.0.0.1.
         interface = interface_of(ray.util.get_node_ip_address())
         os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = interface
+        # One that opens its own port listens on every interface.
+        listening = self._listening.detach() if rank == 0 else None
+        store = dist.TCPStore(
+            *meeting_point,
+            world_size,
+            is_master=rank == 0,
+            timeout=COLLECTIVE_DEADLINE,
+            master_listen_fd=listening,
+        )
         dist.init_process_group(
-            backend, init_method=address, rank=rank, world_size=world_size, timeout=COLLECTIVE_DEADLINE
+            backend, store=store, rank=rank, world_size=world_size, timeout=COLLECTIVE_DEADLINE
         )
 
     @contextmanager
@@ -144,9 +152,9 @@ class RankGroup:
 
     def _join(self, ranks: list[Any]) -> None:
         self.ranks = ranks
-        address = self.get(ranks[0].meeting_point.remote(), "starting", JOIN_DEADLINE_S)
+        meeting = self.get(ranks[0].meeting_point.remote(), "starting", JOIN_DEADLINE_S)
         joining = [
-            rank.join.remote(address, number, len(ranks), self.backend) for number, rank in enumerate(ranks)
+            rank.join.remote(meeting, number, len(ranks), self.backend) for number, rank in enumerate(ranks)
         ]
         self.get(joining, "joining", JOIN_DEADLINE_S)
 

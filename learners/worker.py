@@ -24,8 +24,8 @@ class LearnerWorker(Keeper, Rank):
         super().__init__(materials.config)
         self.materials = materials
 
-    def join(self, address: str, rank: int, world_size: int, backend: str) -> None:
-        super().join(address, rank, world_size, backend)
+    def join(self, meeting_point: tuple[str, int], rank: int, world_size: int, backend: str) -> None:
+        super().join(meeting_point, rank, world_size, backend)
         compile_kernels(self.materials.config.learners.compile, self.device)
         self.learner = Learner(self.materials, self.rank, self.world_size, self.device)
 

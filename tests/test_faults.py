@@ -93,6 +93,16 @@ def test_a_run_survives_what_happens_to_its_processes(cluster_root: Path) -> Non
         2,
     )
     assert told["version"] <= told["step"] and told["last_event"]["stage"] == "rl"
+    record = read_record(cluster_root)
+    assert record is not None
+    listening = {
+        (process.name(), connection.laddr.ip)
+        for process in cluster_processes(record.cluster_id, record.temp_dir)
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert {ip for _, ip in listening} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}, listening
+    assert any(name.startswith("ray::Learner") for name, _ in listening)
     frozen = killed(cluster_root, "RolloutActor", signal.SIGSTOP)
     steps_on(10)
     assert run_cli("scale", "learners=1", "rollout=1", cwd=cluster_root).returncode == 0
