@@ -76,6 +76,18 @@ def run_cli(
     return subprocess.run(program, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
 
 
+def end_controller(root: Path, run: str) -> None:
+    """End the controller of a run for good, as nothing but a person does: Ray does not start it again."""
+    program = f"""
+from cli import cluster
+cluster.connect(cluster.find_cluster(), to_work=False)
+import ray
+ray.kill(ray.get_actor("controller:{run}"))
+"""
+    environment = {**os.environ, "PYTHONPATH": str(REPO)}
+    subprocess.run([sys.executable, "-c", program], cwd=root, env=environment, check=True, timeout=120)
+
+
 def last_json(result: subprocess.CompletedProcess[str]) -> dict:
     """The object on the last line of stdout."""
     return json.loads(result.stdout.splitlines()[-1])

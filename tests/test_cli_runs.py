@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
-from cli.processes import cluster_processes
-from cli.record import read_record
 from streamrec_dist.events import EventReader
 from streamrec_dist.hardware import cpu_has_bf16
 from streamrec_dist.items.id_file import ItemIds, load_ids
 from streamrec_dist.rundir import STAGES, RunDir
 from streamrec_dist.stages.run_store import RunStore
-from tests.conftest import last_json, run_cli
+from tests.conftest import end_controller, last_json, run_cli
 from tests.test_repeatable import REPEATABLE
 
 pytestmark = pytest.mark.cluster
@@ -258,16 +254,10 @@ def test_a_detached_run_is_stopped_and_continued(trained: RunDir) -> None:
     assert steps_of(run, "rl", part=2)[0] == steps_of(run, "rl", part=1)[-1] + 1
 
 
-def test_a_run_whose_controller_is_killed_is_reported_dead(trained: RunDir) -> None:
+def test_a_run_whose_controller_is_gone_is_reported_dead(trained: RunDir) -> None:
     """Ends the run that the test before has left going."""
     root = trained.path.parents[1]
-    record = read_record(root)
-    assert record is not None
-    processes = cluster_processes(record.cluster_id)
-    controllers = [process for process in processes if "ray::Controller" in " ".join(process.cmdline())]
-    assert len(controllers) == 1
-    controllers[0].send_signal(signal.SIGKILL)
-    psutil.wait_procs(controllers, timeout=10)
+    end_controller(root, "long")
     watched = run_cli("watch", "long", "--plain", cwd=root, timeout=120)
     assert watched.returncode == 1
     assert "no controller works on it any more" in watched.stderr

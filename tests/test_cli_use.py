@@ -293,7 +293,9 @@ def test_records_are_private_and_found_from_below(tmp_path: Path) -> None:
     (tmp_path / "configs").mkdir()
     assert root_of(tmp_path / "cluster.yaml") == tmp_path
     assert root_of(tmp_path / "configs" / "big.yaml") == tmp_path
-    record = ClusterRecord(str(tmp_path), str(tmp_path / "cluster.yaml"), "id", True, "127.0.0.1:1")
+    record = ClusterRecord(
+        str(tmp_path), str(tmp_path / "cluster.yaml"), "0123456789abcdef" * 2, True, "127.0.0.1:1"
+    )
     record.folder.mkdir()
     record.save()
     assert (record.folder / "cluster.json").stat().st_mode & 0o777 == 0o600

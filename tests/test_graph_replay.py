@@ -51,7 +51,7 @@ class Recording:
 class Recorder(TorchDispatchMode):
     """Stands in for torch.cuda.graph. Unlike a capture it computes as well."""
 
-    def __init__(self, recording: Recording, pool: object, stream: object):
+    def __init__(self, recording: Recording, pool: object, stream: object, capture_error_mode: str):
         super().__init__()
         self.recording = recording
         Recording.captured += 1

@@ -33,7 +33,7 @@ def test_a_run_is_named_and_no_path(yard: Yard, name: str) -> None:
     if name:
         with pytest.raises(UsageError, match="cannot name a run"):
             pick_run(name, runs)
-    record = ClusterRecord(str(yard.folder), "cluster.yaml", "id", True)
+    record = ClusterRecord(str(yard.folder), "cluster.yaml", "0123456789abcdef" * 2, True)
     with pytest.raises(UsageError, match="cannot name a run"):
         plan_branch(record, name, "rl", "new", None, [])
     with pytest.raises(UsageError, match="cannot name a run"):

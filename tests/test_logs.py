@@ -36,7 +36,9 @@ def reader(tmp_path: Path) -> LogReader:
     write(folder, 2**23 + 3, "_StatsActor", "", written=1500)
     (folder / f"worker-{7:056x}-01000000-{2**23 + 4}.out").write_text(":job_id:01000000\n:task_name:f\n")
     return LogReader(
-        ClusterRecord(str(tmp_path), "cluster.yaml", "id", created_by_us=True, temp_dir=str(tmp_path))
+        ClusterRecord(
+            str(tmp_path), "cluster.yaml", "0123456789abcdef" * 2, created_by_us=True, temp_dir=str(tmp_path)
+        )
     )
 
 

@@ -64,7 +64,7 @@ def test_a_record_keeps_its_nodes(tmp_path: Path) -> None:
     node = NodeConfig(host="gpu1", roles=("rollout",), key="/k")
     known = NodeRecord(node.model_dump(mode="json"), (3, 4), "/tmp/streamrec-x")
     with locked(tmp_path):
-        ClusterRecord(str(tmp_path), "c", "id", created_by_us=True, nodes=(known,)).save()
+        ClusterRecord(str(tmp_path), "c", "0123456789abcdef" * 2, created_by_us=True, nodes=(known,)).save()
     record = read_record(tmp_path)
     assert record is not None and record.nodes == (known,)
     assert record.nodes[0].config == node and record.nodes[0].name == "gpu1"
