@@ -57,9 +57,10 @@ class RayRuntime:
         finished: set[Any] = set()
         gang = [task for task in tasks if not isinstance(task, Call)]
         owner = {ref: task for task in gang for ref in task.receipt}
+        ready: list[Any] | None = None
         while True:
             for pool in self.pools:
-                pool.tend()
+                pool.tend(ready)
             done = next((task for task in tasks if _is_done(task, finished)), None)
             if done is not None:
                 return done
@@ -72,7 +73,8 @@ class RayRuntime:
             refs = [ref for pool in self.pools for ref in pool.pending()]
             refs += [ref for ref in owner if ref not in finished]
             left = min(deadline, *(task.limit for task in gang), now + TICK_S) - now
-            for ref in _first_ready(refs, max(left, 0.0)):
+            ready = _first_ready(refs, max(left, 0.0))
+            for ref in ready:
                 if ref in owner:
                     # One of several ranks failing must not leave the others' results awaited for ever.
                     if len(owner[ref].receipt) > 1:

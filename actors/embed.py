@@ -11,7 +11,7 @@ import ray
 import ray.data
 from ray.data.exceptions import ExecutionTimeoutError
 
-from actors.placement import start_worker
+from actors.placement import role_resources, start_worker
 from actors.store import STORE_DEADLINE_S
 from streamrec_dist.config import Config
 from streamrec_dist.errors import EnvironmentProblem, RunError, StreamRecError, summary
@@ -20,7 +20,6 @@ from streamrec_dist.items.encoder_weights import find_weights, weights_sha256
 from streamrec_dist.items.shards import SHARD_ITEMS
 
 FIND_DEADLINE_S = 600.0
-START_DEADLINE_S = 180.0
 #: The longest that a shard may take.
 SHARD_DEADLINE_S = 1800
 
@@ -59,7 +58,7 @@ def embed_texts(
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     # A cluster that is busy with another run must not make this one wait for ever.
-    context.wait_for_min_actors_s = int(START_DEADLINE_S)
+    context.wait_for_min_actors_s = int(config.cluster.patience_s)
     context.execution_no_progress_timeout_s = SHARD_DEADLINE_S
     actors = config.actors.embed
     # One block a shard, so that shards can go to different workers.
@@ -73,14 +72,15 @@ def embed_texts(
         compute=ray.data.ActorPoolStrategy(size=actors.replicas, max_tasks_in_flight_per_actor=2),
         num_cpus=actors.cpus,
         num_gpus=float(actors.gpus),
+        resources=role_resources("embed"),
     )
     try:
         for batch in embedded.iter_batches(batch_size=None, prefetch_batches=0):
             yield int(batch["done"].sum())
     except ray.exceptions.GetTimeoutError:
         raise EnvironmentProblem(
-            f"the embed actors did not start within {START_DEADLINE_S:.0f} s; is the cluster busy with another run? "
-            "see `streamrec-dist status`"
+            f"the embed actors did not start within {config.cluster.patience_s:.0f} s; is the cluster busy with "
+            "another run? see `streamrec-dist status`"
         ) from None
     except (ray.exceptions.RayError, ExecutionTimeoutError) as error:
         raise RunError(f"embedding item texts failed: {summary(error)}") from None

@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeVar
 import ray
 
 from streamrec_dist.baselines.config import TRAINED
+from streamrec_dist.cluster_config import ROLE_PREFIX
 from streamrec_dist.config import ActorConfig, Config, LearnersConfig
 from streamrec_dist.errors import ConfigError
 from streamrec_dist.hardware import use_cores
@@ -72,9 +73,8 @@ def role_resources(role: str) -> dict[str, float]:
 
     Where no living node names the role it may run anywhere.
     """
-    name = f"role:{role}"
-    offered = any(node["Alive"] and name in node["Resources"] for node in ray.nodes())
-    return {name: 1 / SHARES} if offered else {}
+    name = ROLE_PREFIX + role
+    return {name: 1 / SHARES} if any(name in node for node in living_nodes()) else {}
 
 
 def cluster_gpus() -> float:

@@ -135,19 +135,19 @@ class Pool:
         refs = [member.starting for member in self.members if member.starting is not None]
         return refs + [member.calls[0][0] for member in self.members if member.calls]
 
-    def tend(self) -> None:
+    def tend(self, found: Sequence[Any] | None = None) -> None:
         """Take what is finished, replace what is lost, fill up to `target`, and hand out what waits.
 
-        Raises StreamRecError when the role cannot be kept up.
+        `found` are references that are ready, where the caller has just asked. Raises StreamRecError when the role
+        cannot be kept up.
         """
-        refs = self.pending()
-        ready = set(ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)[0]) if refs else set()
+        ready = set(_ready(self.pending()) if found is None else found)
         for member in list(self.members):
             if member.starting in ready:
                 self._started(member)
             while member.calls and member.calls[0][0] in ready and self._take(member):
                 if member.calls:
-                    ready |= set(ray.wait([member.calls[0][0]], timeout=0, fetch_local=False)[0])
+                    ready |= set(_ready([member.calls[0][0]]))
             if member.calls and self.clock() - member.since > self._limit(member.calls[0][1]):
                 self._lose(member, f"was busy with one {member.calls[0][1].method} for too long")
             if member.leaving and not member.calls and member in self.members:
@@ -259,6 +259,11 @@ class Pool:
                 f"{self.patience_s:.0f} s (cluster.patience_s) no other could start; is the cluster busy with "
                 "another run, or has it lost nodes? see `streamrec-dist status`"
             )
+
+
+def _ready(refs: list[Any]) -> list[Any]:
+    """Those that are ready."""
+    return ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)[0] if refs else []
 
 
 def wait_started(pools: Sequence[Pool]) -> None:

@@ -322,8 +322,13 @@ class Controller:
             if self.stop.is_set():
                 raise Stopped("stopped as asked; the texts embedded so far are kept")
         embedded = time.monotonic()
-        patience = settled.cluster.patience_s
-        group = TokenizerGroup(settled.learners, self.config, self.store.actor, patience_s=patience)
+        group = TokenizerGroup(
+            settled.learners,
+            self.config,
+            self.store.actor,
+            resources=role_resources(LEARNERS),
+            patience_s=settled.cluster.patience_s,
+        )
         try:
             task = group.tokenize(*self.store.item_inputs())
             report = self.runtime.receipt(task, "semantic ids", TOKENIZE_DEADLINE_S)

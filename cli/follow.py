@@ -16,7 +16,7 @@ from cli.output import emit_json, note
 from cli.record import ClusterRecord
 from streamrec_dist.baselines.config import TRAINED
 from streamrec_dist.errors import EnvironmentProblem, RunError
-from streamrec_dist.events import Event, EventReader
+from streamrec_dist.events import Event, EventReader, last_event
 from streamrec_dist.rundir import RunDir
 
 TICK_SECONDS = 0.25
@@ -151,8 +151,8 @@ def say_how_to_return(name: str) -> None:
 
 def last_words(run: RunDir) -> str:
     """The last event of a run, in words."""
-    events = EventReader(run.events_path).new()
-    return f"its last event: {line(events[-1])}" if events else "it has written no event"
+    last = last_event(run.events_path)
+    return f"its last event: {line(last)}" if last else "it has written no event"
 
 
 def _failure(run: RunDir) -> str:

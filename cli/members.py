@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cli.record import ClusterRecord
+from streamrec_dist.cluster_config import ROLE_PREFIX
 
 #: Classes of our actors, and the roles they have.
 ROLES = {
@@ -21,7 +22,6 @@ ROLES = {
     "Controller": "controller",
     "StoreActor": "store",
 }
-ROLE_PREFIX = "role:"
 ALIVE = "ALIVE"
 #: Goes before a run's name in the name of its controller.
 CONTROLLER_PREFIX = "controller:"

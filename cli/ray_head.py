@@ -18,7 +18,7 @@ import psutil
 
 from cli.processes import MARK, cluster_processes, is_whole
 from cli.record import TEMP_PREFIX, ClusterRecord, write_private
-from streamrec_dist.cluster_config import ClusterConfig, is_loopback
+from streamrec_dist.cluster_config import ROLE_PREFIX, ClusterConfig, is_loopback
 from streamrec_dist.errors import EnvironmentProblem
 
 LOOPBACK = "127.0.0.1"
@@ -129,7 +129,9 @@ def printed_head(record: ClusterRecord, settings: ClusterConfig) -> list[str]:
 def share_options(gpus: int | None, roles: Sequence[str]) -> list[str]:
     """What a machine gives to the cluster besides its cores: GPUs, and resources that stand for roles."""
     options = [] if gpus is None else [f"--num-gpus={gpus}"]
-    return options + ([f"--resources={json.dumps({f'role:{role}': 1 for role in roles})}"] if roles else [])
+    return options + (
+        [f"--resources={json.dumps({ROLE_PREFIX + role: 1 for role in roles})}"] if roles else []
+    )
 
 
 def _check_guarded(token_path: Path, host: str) -> None:

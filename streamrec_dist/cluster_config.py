@@ -10,6 +10,8 @@ from pydantic import AfterValidator, Field, model_validator
 
 from streamrec_dist.section import Section
 
+#: Before the name of a role, in the name of the resource that machines started for it have.
+ROLE_PREFIX = "role:"
 RoleName = Literal["embed", "annotate", "rollout", "reward", "evaluate", "learners"]
 
 

@@ -26,6 +26,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, TypeAdapter
 
 SCHEMA = 1
+#: What is read of the end of a file for its last event, at first.
+TAIL_BYTES = 2**16
 ENDED = ("done", "failed", "stopped")
 #: Beyond these are no counts and no times: a reader that divides by them or shows them as a date would fail.
 LARGEST, LATEST = 2**63, 1e11
@@ -110,6 +112,24 @@ class EventReader:
         whole = data[: data.rfind(b"\n") + 1]
         self._offset += len(whole)
         return list(_parse(whole))
+
+
+def last_event(path: Path) -> Event | None:
+    """The newest event of a file, however long it is; None where there is none."""
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        size = TAIL_BYTES
+        while True:
+            file.seek(max(end - size, 0))
+            data = file.read(min(size, end))
+            # What follows the last line break may still be being written.
+            lines = data.split(b"\n")[:-1]
+            # The first line may be cut off, unless the file begins with it.
+            if len(lines) > 1 or size >= end:
+                return next(_parse(lines[-1]), None) if lines else None
+            size *= 4
 
 
 def _parse(data: bytes) -> Iterator[Event]:

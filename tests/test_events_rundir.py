@@ -14,7 +14,7 @@ import yaml
 from streamrec_dist.config import Config
 from streamrec_dist.config_file import differing_keys, parse_config
 from streamrec_dist.errors import DataError, UsageError
-from streamrec_dist.events import Event, EventLog, EventReader
+from streamrec_dist.events import TAIL_BYTES, Event, EventLog, EventReader, last_event
 from streamrec_dist.rundir import Checkpoint, RunDir, StageResult, newest_run
 
 BEST = {"step": 0, "misses": 0, "metrics": {"ndcg@10": 0.5}}
@@ -193,3 +193,19 @@ def test_a_run_of_the_time_without_evidence_is_one_without_it(tmp_path: Path) ->
         "stages.sft.annotated_items: 0.0 -> 1.0",
         "stages.rl.rows: 'named' -> 'all'",
     ]
+
+
+def test_the_last_event_is_found_without_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    assert last_event(path) is None
+    log = EventLog(path)
+    for message in ("a", "b" * 10, "c" * (2 * TAIL_BYTES), "d" * (9 * TAIL_BYTES)):
+        log.append([Event("warning", message=message)])
+        found = last_event(path)
+        assert found is not None and found.message == message
+    with path.open("a") as file:
+        file.write('{"kind": "unfinished')
+    found = last_event(path)
+    assert found is not None and found.message.startswith("ddd")
+    path.write_text("")
+    assert last_event(path) is None

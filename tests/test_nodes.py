@@ -17,7 +17,9 @@ from streamrec_dist.errors import ConfigError
 from tests.conftest import REPO, last_json, run_cli, write_shop
 from tests.test_layers import imported
 
-RECORD = ClusterRecord("/work", "/work/cluster.yaml", "1234", created_by_us=True, address="10.0.0.5:7000")
+RECORD = ClusterRecord(
+    "/project", "/project/cluster.yaml", "1234", created_by_us=True, address="10.0.0.5:7000"
+)
 
 
 def test_ssh_gets_what_the_node_says_and_never_asks() -> None:

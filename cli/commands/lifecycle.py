@@ -19,7 +19,7 @@ from cli.commands.options import JsonOption, examples
 from cli.output import clean, emit_json, note, show, span, table
 from cli.record import ClusterRecord
 from streamrec_dist.errors import EnvironmentProblem, StreamRecError, UsageError
-from streamrec_dist.events import EventReader
+from streamrec_dist.events import last_event
 from streamrec_dist.rundir import RunDir, list_runs
 
 NODE_COLUMNS = ("node", "address", "roles", "CPUs", "GPUs", "memory, GiB", "state")
@@ -195,9 +195,8 @@ def _run_status(record: ClusterRecord, run: str) -> dict[str, Any]:
     except StreamRecError as error:
         # It ended a moment ago, or is being started again.
         said = {"error": str(error)}
-    events = EventReader(RunDir.open(record.runs / run).events_path).new()
-    last = json.loads(events[-1].to_json()) if events else {}
-    return said | {"last_event": last}
+    last = last_event(RunDir.open(record.runs / run).events_path)
+    return said | {"last_event": json.loads(last.to_json()) if last else {}}
 
 
 def _show_run(run: str, going: Mapping[str, Any]) -> None:
