@@ -18,7 +18,8 @@ from streamrec_dist.rundir import Checkpoint, StageResult
 from streamrec_dist.stages.run_store import RunStore
 
 STORE_DEADLINE_S = 600.0
-#: Every call leaves the same behind however often it is made, but for events, which may then stand there twice.
+#: Every call leaves the same behind however often it is made, but for events, which may then stand there twice, or
+#: out of order.
 RETRIES = 3
 
 
@@ -56,7 +57,13 @@ class RemoteStore:
         self._saving = self.actor.save_checkpoint.remote(checkpoint)
 
     def flush(self) -> None:
-        """Wait until the last checkpoint is on disk."""
+        """Wait until all events so far and the last checkpoint are on disk.
+
+        So a checkpoint is on disk after the events before it: who goes on from it has them.
+        """
+        emitting, self._emitting = self._emitting, []
+        if emitting:
+            self._call(emitting)
         if self._saving is not None:
             saving, self._saving = self._saving, None
             self._call(saving)

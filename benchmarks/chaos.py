@@ -168,9 +168,9 @@ class Project:
 
 
 def steps_of(run: RunDir) -> list[Event]:
-    return [
-        event for event in EventReader(run.events_path).new() if event.kind == "step" and event.stage == "rl"
-    ]
+    """The steps of stage 3 as they were made: a store that dies writes what it was at once more, out of order."""
+    events = sorted(EventReader(run.events_path).new(), key=lambda event: event.t)
+    return [event for event in events if event.kind == "step" and event.stage == "rl"]
 
 
 def digest(run: RunDir) -> str:
@@ -347,7 +347,7 @@ class Chaos:
         kept: list[int] = []
         for event in steps_of(run):
             # What is made again takes the place of what was made of it and after it.
-            kept = [*kept[: event.step - 1], event.step]
+            kept = [*(one for one in kept if one < event.step), event.step]
         ended = self._ended(run)
         if ended != "done":
             raise Lost(f"{run.name} {ended}: {EventReader(run.events_path).new()[-1].message}")
