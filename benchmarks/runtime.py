@@ -38,6 +38,7 @@ from learners.ranks import Rank, RankGroup
 from streamrec_dist.config import ActorConfig, Config
 from streamrec_dist.config_file import parse_config
 from streamrec_dist.events import Event
+from streamrec_dist.rl.buffer import SMALLEST_UNIT
 from streamrec_dist.rl.pace import Pace
 from streamrec_dist.rl.ports import Published, Task
 from streamrec_dist.stages.context import Context
@@ -278,7 +279,7 @@ def main() -> None:
     ray.shutdown()
     found |= {
         "batch": f"{PROMPTS} prompts x {GROUP}",
-        "unit": {str(n): f"{max(16, -(-PROMPTS // n))} prompts" for n in (1, 4, 16)},
+        "unit": {str(n): f"{max(SMALLEST_UNIT, -(-PROMPTS // n))} prompts" for n in (1, 4, 16)},
         "max_staleness": 1,
         "hardware": machine(),
         "command": "python benchmarks/runtime.py --json",

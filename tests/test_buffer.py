@@ -25,21 +25,27 @@ def fill(buffer: Buffer, version: int) -> list[Unit]:
 
 @pytest.mark.parametrize("staleness", [0, 1, 3])
 def test_no_more_is_started_than_can_be_consumed_in_time(staleness):
-    buffer = Buffer(batch=64, max_staleness=staleness, workers=2)
+    buffer = Buffer(batch=64, max_staleness=staleness)
     for version in range(4):
         fill(buffer, version)
         assert buffer.cursor == (staleness + version + 1) * 64
 
 
 def test_units_are_shared_among_workers_and_do_not_straddle_batches():
-    buffer = Buffer(batch=100, max_staleness=0, workers=3)
+    buffer = Buffer(batch=100, max_staleness=0)
+    buffer.share_among(3)
     assert [unit.count for unit in fill(buffer, 0)] == [34, 34, 32]
-    assert Buffer(batch=20, max_staleness=0, workers=8).unit == 16
-    assert Buffer(batch=8, max_staleness=0, workers=1).unit == 8
+    sizes = []
+    for workers in (1, 8, 64):
+        buffer.share_among(workers)
+        sizes.append(buffer.unit)
+    assert sizes == [100, 13, 4]
+    assert Buffer(batch=20, max_staleness=0).unit == 16
+    assert Buffer(batch=8, max_staleness=0).unit == 8
 
 
 def test_work_that_takes_no_time_is_not_cut_up():
-    buffer = Buffer(batch=128, max_staleness=0, workers=8)
+    buffer = Buffer(batch=128, max_staleness=0)
     sizes = {}
     for prompt_s in (0.0, 0.0005, 0.001, 0.01, float("inf")):
         buffer.share_among(8, prompt_s)
@@ -48,7 +54,7 @@ def test_work_that_takes_no_time_is_not_cut_up():
 
 
 def test_a_batch_is_complete_or_not_given():
-    buffer = Buffer(batch=32, max_staleness=1, workers=2)
+    buffer = Buffer(batch=32, max_staleness=1)
     units = fill(buffer, 0)
     buffer.add(scored(units[1]))
     buffer.add(scored(units[2]))
@@ -61,7 +67,7 @@ def test_a_batch_is_complete_or_not_given():
 
 
 def test_what_is_too_stale_or_comes_twice_is_an_error():
-    buffer = Buffer(batch=16, max_staleness=0, workers=1)
+    buffer = Buffer(batch=16, max_staleness=0)
     unit = fill(buffer, 0)[0]
     buffer.add(scored(unit))
     with pytest.raises(RunError, match="scored twice"):

@@ -12,7 +12,8 @@ from streamrec_dist.errors import RunError
 from streamrec_dist.rl.ports import Payload
 from streamrec_dist.types import PolicyVersion
 
-SMALLEST_UNIT = 16
+#: Prompts of a unit: at least, and where as many have to come out as before, whoever works.
+SMALLEST_UNIT, FIXED_UNIT = 4, 16
 #: Seconds of a worker that are worth the calls of a unit, which take some milliseconds.
 SHORTEST_S = 0.05
 
@@ -44,9 +45,9 @@ class Buffer:
     every prompt is consumed exactly once and in order. The learners consume batch k to make version k + 1.
     """
 
-    def __init__(self, batch: int, max_staleness: int, workers: int, first_batch: int = 0):
+    def __init__(self, batch: int, max_staleness: int, first_batch: int = 0):
         self.batch, self.max_staleness = batch, max_staleness
-        self.share_among(workers)
+        self.unit = min(batch, FIXED_UNIT)
         self.cursor = self.consumed = first_batch * batch
         self.next_batch = first_batch
         self._scored: dict[int, ScoredUnit] = {}

@@ -78,9 +78,7 @@ class RlLoop:
         self.publish(self.learners.vector())
         # Versions count optimizer steps: batch k makes version k + 1.
         self.first_version = self.published.version - self.step
-        self.buffer = Buffer(
-            self.config.prompts, self.config.max_staleness, self.rollouts.replicas, first_batch=self.step
-        )
+        self.buffer = Buffer(self.config.prompts, self.config.max_staleness, first_batch=self.step)
         self.running: dict[Task, Callable[[Task], None]] = {}
         self.training: Task | None = None
         self.held: list[Unit] = []
