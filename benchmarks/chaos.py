@@ -33,6 +33,7 @@ from measure import machine
 from cli.processes import MARK, cluster_processes
 from cli.ray_head import ray_variables
 from cli.record import ClusterRecord, read_record
+from streamrec_dist.errors import StreamRecError
 from streamrec_dist.events import Event, EventReader
 from streamrec_dist.rundir import RunDir
 
@@ -221,7 +222,8 @@ def _node(project: Project, run: RunDir, rng: random.Random) -> str:
 def _newest_checkpoint(project: Project, run: RunDir, rng: random.Random) -> str:
     """The newest checkpoint is damaged, and a learner dies, so that it is wanted."""
     steps = run.checkpoint_steps("rl")
-    if len(steps) < 2:
+    # A run that has done its last step needs its checkpoint no more, and the audit does.
+    if len(steps) < 2 or steps[-1] == run.config().stages.rl.steps:
         return ""
     path = run.path / "checkpoints" / "rl" / f"step-{steps[-1]:08d}" / "arrays.safetensors"
     content = bytearray(path.read_bytes())
@@ -399,7 +401,7 @@ def main() -> None:
         chaos.prepare()
         cluster_id = project.record.cluster_id
         chaos.harm_runs(time.monotonic() + 60 * arguments.minutes, arguments.faults)
-    except Lost as error:
+    except (Lost, StreamRecError, subprocess.TimeoutExpired) as error:
         lost = str(error)
     finally:
         project.cli("down", check=False)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
+from cli.processes import MARK, cluster_processes
+from cli.ray_head import ray_variables
+from cli.record import ClusterRecord, read_record
 from streamrec_dist.events import Event, EventReader
 from streamrec_dist.rundir import RunDir
 from tests.conftest import last_json, run_cli
@@ -16,6 +22,16 @@ from tests.test_faults import wait_for, wait_for_workers
 
 pytestmark = pytest.mark.cluster
 
+#: Joins a second node on this machine. `ray start` refuses to for a cluster on loopback.
+NODE = """
+from ray._private.node import Node
+from ray._private.parameter import RayParams
+parameters = RayParams(
+    gcs_address="{address}", node_ip_address="127.0.0.1", num_cpus=1, object_store_memory=2**27,
+    include_log_monitor=False, dashboard_agent_listen_port=0,
+)
+Node(parameters, head=False, shutdown_at_exit=False, spawn_reaper=False)
+"""
 ROLES = ("RolloutActor", "RewardActor", "EvaluateActor", "LearnerWorker", "StoreActor", "Controller")
 
 
@@ -60,3 +76,62 @@ def test_a_full_disk_ends_a_run_that_can_be_resumed_with_room(small_disk: Path) 
     assert again.returncode == 0, again.stderr
     wait_for(run, lambda event: event.kind == "step" and event.stage == "rl" and event.step == kept + 20, 1)
     assert last_json(run_cli("stop", "full", "--json", cwd=small_disk))["state"] == "stopped"
+
+
+def the_cluster(root: Path) -> ClusterRecord:
+    record = read_record(root)
+    assert record is not None
+    return record
+
+
+def server(root: Path, name: str) -> psutil.Process:
+    """The newest of Ray's own processes of a name in the cluster of `root`."""
+    found = [one for one in cluster_processes(the_cluster(root).cluster_id) if one.name() == name]
+    return max(found, key=lambda process: process.create_time())
+
+
+def test_fewer_nodes_than_the_minimum_end_a_run(cluster_root: Path) -> None:
+    record = the_cluster(cluster_root)
+    environment = {**os.environ, **ray_variables(record.token_path, record.host), MARK: record.cluster_id}
+    program = NODE.format(address=record.address)
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=120)
+    # The head has room for one of them.
+    settings = ["stages.rl.steps=100000", "cluster.patience_s=4"]
+    settings += [f"actors.rollout.{key}" for key in ("replicas=2", "minimum=2", "cpus=1")]
+    overrides = [word for setting in settings for word in ("--set", setting)]
+    started = run_cli("train", "--stage", "rl", "--run", "few", "--detach", *overrides, cwd=cluster_root)
+    assert started.returncode == 0, started.stderr
+    run = RunDir.open(cluster_root / "runs" / "few")
+    wait_for(run, lambda event: event.kind == "step" and event.stage == "rl", 5)
+    raylet = server(cluster_root, "raylet")
+    for process in (raylet, *raylet.children(recursive=True)):
+        process.kill()
+    ended = end_of(run)
+    assert ended.state == "failed"
+    assert "1 rollout actors are up, actors.rollout.minimum is 2" in ended.message
+    wait_for_workers(cluster_root, **dict.fromkeys(ROLES, 0))
+
+
+def test_a_lost_head_ends_a_run_that_goes_on_in_a_new_cluster(cluster_root: Path) -> None:
+    settings = ["--set", "stages.rl.steps=100000", "--set", "stages.rl.checkpoint_every=5"]
+    started = run_cli("train", "--stage", "rl", "--run", "headless", "--detach", *settings, cwd=cluster_root)
+    assert started.returncode == 0, started.stderr
+    run = RunDir.open(cluster_root / "runs" / "headless")
+    wait_for(run, lambda event: event.kind == "step" and event.stage == "rl", 10)
+    lost = the_cluster(cluster_root).cluster_id
+    server(cluster_root, "gcs_server").kill()
+    watched = run_cli("watch", "headless", "--plain", cwd=cluster_root)
+    assert watched.returncode == 4
+    assert "died without a word" in watched.stderr and "--resume" in watched.stderr
+
+    again = run_cli("up", "cluster.yaml", cwd=cluster_root)
+    assert again.returncode == 0, again.stderr
+    assert not cluster_processes(lost)
+    kept, before = run.checkpoint_steps("rl")[-1], EventReader(run.events_path).new()
+    resumed = run_cli("train", "--stage", "rl", "--run", "headless", "--resume", "--detach", cwd=cluster_root)
+    assert resumed.returncode == 0, resumed.stderr
+    made = sum(event.kind == "step" for event in before)
+    wait_for(run, lambda event: event.kind == "step", made + 10)
+    steps = [event.step for event in EventReader(run.events_path).new() if event.kind == "step"]
+    assert steps[made : made + 10] == list(range(kept + 1, kept + 11))
+    assert last_json(run_cli("stop", "headless", "--json", cwd=cluster_root))["state"] == "stopped"
