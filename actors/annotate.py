@@ -45,4 +45,6 @@ class AnnotatePool:
         self.pool = Pool("annotate", AnnotateActor, config, args, **options)
 
     def submit(self, first: int, last: int, round_number: int, weights: Published) -> Task:
-        return self.pool.call("annotate", first, last, round_number, weights.version, weights.vector)
+        return self.pool.call(
+            "annotate", first, last, round_number, weights.version, weights.vector, units=last - first
+        )

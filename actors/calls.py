@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: How often pools are looked after while nothing happens.
 TICK_S = 0.5
+#: How long a role lacks what it needs before others give up what they do not need, one replica at a time.
+YIELD_S = 10.0
 VALUE_DEADLINE_S = 300.0
 #: An object that went with the process or node that made it.
 GONE = (ray.exceptions.ObjectLostError, ray.exceptions.RayActorError)
@@ -26,9 +28,9 @@ GONE = (ray.exceptions.ObjectLostError, ray.exceptions.RayActorError)
 class Call(Task):
     """One call of a method of a pool, done once by whichever replica, however often it has to be begun."""
 
-    def __init__(self, method: str, args: Sequence[Any]):
+    def __init__(self, method: str, args: Sequence[Any], units: int = 1):
         super().__init__(receipt=None)
-        self.method, self.args = method, args
+        self.method, self.args, self.units = method, args, units
         self.begun = 0
         self.error: StreamRecError | None = None
         self.done = False
@@ -48,8 +50,35 @@ class Call(Task):
 class RayRuntime:
     """Implements the Runtime port on object references; looks after `pools` while it waits."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.pools: list[Pool] = []
+        self.clock = clock
+        self.yielded = 0.0
+
+    def tend(self, found: Sequence[Any] | None = None) -> None:
+        """Look after the pools; while one lacks what it needs, the others take no room beyond their own needs.
+
+        `found` are references that are ready, where the caller has just asked.
+        """
+        for pool in self.pools:
+            pool.tend(found)
+        lacking = [pool.short_since for pool in self.pools if pool.short_since is not None]
+        for pool in self.pools:
+            pool.filling = not lacking
+        now = self.clock()
+        if lacking and now - max(self.yielded, *lacking) > YIELD_S:
+            self.yielded = now
+            self.make_room()
+
+    def make_room(self) -> None:
+        """Take the places of replicas that are not needed: of all that only wait for one, or else of one."""
+        waiting = [(pool, one) for pool in self.pools for one in pool.spare() if not one.ready]
+        for pool, one in waiting:
+            pool.withdraw(one)
+        if not waiting and self.pools:
+            pool = max(self.pools, key=lambda pool: len(pool.spare()))
+            for one in pool.spare()[:1]:
+                pool.withdraw(one)
 
     def wait(self, tasks: Sequence[Task], what: str, timeout_s: float) -> Task:
         """The first finished task; where one part of a gang's task fails, RunError or WorkerLost at once."""
@@ -59,14 +88,14 @@ class RayRuntime:
         owner = {ref: task for task in gang for ref in task.receipt}
         ready: list[Any] | None = None
         while True:
-            for pool in self.pools:
-                pool.tend(ready)
+            self.tend(ready)
             done = next((task for task in tasks if _is_done(task, finished)), None)
             if done is not None:
                 return done
             now = time.monotonic()
             for task in gang:
-                if now > task.limit:
+                # Overdue is what nobody looked at for long, too.
+                if now > task.limit and not _all_ready(task.receipt):
                     raise WorkerLost(f"{what} is overdue: its workers are taken for lost")
             if now > deadline:
                 raise RunError(f"nothing finished within {timeout_s:.0f} s while waiting for {what}")
@@ -89,6 +118,9 @@ class RayRuntime:
             raise type(done.error)(f"{what}: {done.error}") from done.error
         return done.receipt
 
+    def share(self, value: Any) -> Any:
+        return ray.put(value)
+
     def value(self, payload: Any) -> Any:
         if isinstance(payload, Kept):
             return fetch(payload)
@@ -97,6 +129,10 @@ class RayRuntime:
 
 def _is_done(task: Task, finished: set[Any]) -> bool:
     return task.done if isinstance(task, Call) else all(ref in finished for ref in task.receipt)
+
+
+def _all_ready(refs: list[Any]) -> bool:
+    return len(ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)[0]) == len(refs)
 
 
 def _first_ready(refs: list[Any], timeout_s: float) -> list[Any]:

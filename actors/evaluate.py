@@ -77,13 +77,15 @@ class EvaluatePool:
         return self.pool.target
 
     def ranks(self, model: str, rows: np.ndarray, mask_history: bool, weights: Published) -> Task:
-        return self.pool.call("ranks", model, rows, mask_history, weights.version, weights.vector)
+        return self.pool.call(
+            "ranks", model, rows, mask_history, weights.version, weights.vector, units=len(rows)
+        )
 
     def invalid_share(self, model: str, rows: np.ndarray, weights: Published) -> Task:
-        return self.pool.call("invalid_share", model, rows, weights.version, weights.vector)
+        return self.pool.call("invalid_share", model, rows, weights.version, weights.vector, units=len(rows))
 
     def likely_items(self, rows: np.ndarray, weights: Published) -> Task:
-        return self.pool.call("likely_items", rows, weights.version, weights.vector)
+        return self.pool.call("likely_items", rows, weights.version, weights.vector, units=len(rows))
 
     def thinking(self, rows: np.ndarray, weights: Published) -> Task:
-        return self.pool.call("thinking", rows, weights.version, weights.vector)
+        return self.pool.call("thinking", rows, weights.version, weights.vector, units=len(rows))

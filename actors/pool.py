@@ -19,6 +19,8 @@ from streamrec_dist.rl.pace import Pace
 ATTEMPTS = 4
 #: Calls that a replica has at a time: one at work, one whose arguments are fetched meanwhile.
 DEPTH = 2
+#: A pool that was not looked after for so long does not know when its calls ended.
+UNTENDED_S = 2.0
 
 
 @dataclass(eq=False)
@@ -44,7 +46,7 @@ class Pool:
 
     A replica that dies, or whose call is overdue, is replaced, and what it had is done by the others: a node that
     goes is missed without an error as long as `minimum` replicas are up, or come up within `patience_s`. The others
-    start when every role of the stage has its minimum (`wait_started`); beyond what the cluster holds they wait for
+    start while every role of the stage has its minimum (`filling`); beyond what the cluster holds they wait for
     nodes to come.
     """
 
@@ -59,12 +61,14 @@ class Pool:
         report: Callable[[str], None] = lambda message: None,
         clock: Callable[[], float] = time.monotonic,
         threads: dict[str, int] | None = None,
+        slack_s: float = 0.0,
     ):
         """`args` are the constructor's arguments, big ones as object references; `report` is told what happened.
 
-        `threads` are groups of threads (Ray's concurrency groups) besides the one that does the calls.
+        `threads` are groups of threads (Ray's concurrency groups) besides the one that does the calls. A call may
+        have to wait `slack_s` for others before its work begins.
         """
-        self.role, self.target, self.minimum = role, config.replicas, min(config.minimum, config.replicas)
+        self.role, self.target, self.minimum, self.slack_s = role, config.replicas, config.minimum, slack_s
         self.patience_s, self.report, self.clock = patience_s, report, clock
         self.args = args
         remote: Any = ray.remote  # whose types do not know of threads
@@ -77,6 +81,7 @@ class Pool:
         self.lost = self.failed_starts = 0
         self._turn = 0
         self.filling = False
+        self.tended = clock()
         self.short_since: float | None = clock()
         self.hire()
 
@@ -91,9 +96,14 @@ class Pool:
         """The actors that are up, by the ids Ray gives their processes."""
         return {member.place["worker"]: member.actor for member in self.members if member.ready}
 
-    def call(self, method: str, *args: Any) -> Call:
-        """Have a method called by one of the replicas."""
-        call = Call(method, args)
+    @property
+    def needed(self) -> int:
+        """Replicas without which there is no going on."""
+        return min(self.minimum, self.target)
+
+    def call(self, method: str, *args: Any, units: int = 1) -> Call:
+        """Have a method called by one of the replicas; what it may take goes by its `units` of work."""
+        call = Call(method, args, units)
         self.waiting.append(call)
         self.hand_out()
         return call
@@ -142,9 +152,8 @@ class Pool:
         cannot be kept up.
         """
         ready = set(_ready(self.pending()) if found is None else found)
+        self._take_started([member for member in self.members if member.starting in ready])
         for member in list(self.members):
-            if member.starting in ready:
-                self._started(member)
             while member.calls and member.calls[0][0] in ready and self._take(member):
                 if member.calls:
                     ready |= set(_ready([member.calls[0][0]]))
@@ -152,6 +161,7 @@ class Pool:
                 self._lose(member, f"was busy with one {member.calls[0][1].method} for too long")
             if member.leaving and not member.calls and member in self.members:
                 self._dismiss(member)
+        self.tended = self.clock()
         self.hire()
         self.hand_out()
         self._check_strength()
@@ -159,7 +169,7 @@ class Pool:
     def hire(self) -> None:
         """Start replicas up to `target`, or let the least busy leave."""
         staying = [member for member in self.members if not member.leaving]
-        wanted = self.target if self.filling else min(self.minimum, self.target)
+        wanted = self.target if self.filling else self.needed
         for _ in range(wanted - len(staying)):
             actor = self.actor_class.remote(*self.args)
             self.members.append(Replica(actor, actor.place.remote()))
@@ -168,6 +178,16 @@ class Pool:
             member.leaving = True
             if not member.calls:
                 self._dismiss(member)
+
+    def spare(self) -> list[Replica]:
+        """Replicas beyond the needed, those that are not up yet first."""
+        staying = [member for member in self.members if not member.leaving]
+        return sorted(staying, key=lambda one: one.ready)[: max(len(staying) - self.needed, 0)]
+
+    def withdraw(self, member: Replica) -> None:
+        """Have a replica give up its place at once; what it had is begun again."""
+        self._dismiss(member)
+        self._begin_again(member)
 
     def hand_out(self) -> None:
         """Give waiting calls to the replicas that have least to do."""
@@ -185,20 +205,24 @@ class Pool:
             member.calls.append((call.start(member.actor), call))
 
     def _limit(self, call: Call) -> float:
-        return self.pace.limit(call.method, begun=call.begun)
+        return self.pace.limit(call.method, call.units, call.begun) + self.slack_s
 
-    def _started(self, member: Replica) -> None:
-        try:
-            member.place = ray.get(member.starting)
-        except ray.exceptions.RayError as error:
-            self.failed_starts += 1
-            wrong = isinstance(error, ray.exceptions.RayActorError) and error.actor_init_failed
-            if wrong or self.failed_starts >= ATTEMPTS:
-                raise RunError(f"a {self.role} actor could not start: {summary(error)}") from None
-            self._lose(member, "died while starting")
-            return
-        member.starting = None
-        self.failed_starts = 0
+    def _take_started(self, members: Sequence[Replica]) -> None:
+        """Note who is up, and who died while starting: with a node several may, which is one failure."""
+        died = None
+        for member in members:
+            try:
+                member.place = ray.get(member.starting)
+                member.starting = None
+                self.failed_starts = 0
+            except ray.exceptions.RayError as error:
+                died = error
+                if isinstance(error, ray.exceptions.RayActorError) and error.actor_init_failed:
+                    self.failed_starts = ATTEMPTS
+                self._lose(member, "died while starting")
+        self.failed_starts += died is not None
+        if died is not None and self.failed_starts >= ATTEMPTS:
+            raise RunError(f"a {self.role} actor could not start: {summary(died)}")
 
     def _take(self, member: Replica) -> bool:
         """Take the result of the oldest call; False when the replica is lost instead."""
@@ -212,8 +236,8 @@ class Pool:
                 return False
         member.calls.popleft()
         now = self.clock()
-        if error is None:
-            self.pace.took(call.method, now - member.since)
+        if error is None and not call.done and now - self.tended < UNTENDED_S:
+            self.pace.took(call.method, now - member.since, call.units)
         member.since = now
         member.finished += 1
         if not call.done:
@@ -221,7 +245,7 @@ class Pool:
         return True
 
     def _lose(self, member: Replica, why: str) -> None:
-        """Replace a replica; what it had goes first to the others."""
+        """Replace a replica that is of no use any more."""
         self.lost += 1
         self.members.remove(member)
         ray.kill(member.actor)
@@ -230,6 +254,12 @@ class Pool:
         self.report(
             f"a {self.role} actor{where} {why}; it is replaced, and {len(calls)} calls are begun again"
         )
+        self._begin_again(member)
+
+    def _begin_again(self, member: Replica) -> None:
+        """What a replica that is gone had goes first to the others."""
+        calls = [call for _, call in member.calls if not call.done]
+        member.calls.clear()
         for call in reversed(calls):
             call.payload = None
             if call.begun < ATTEMPTS:
@@ -248,7 +278,7 @@ class Pool:
 
     def _check_strength(self) -> None:
         """Raise EnvironmentProblem when too few replicas have been up for too long."""
-        if self.ready >= self.minimum:
+        if self.ready >= self.needed:
             self.short_since = None
             return
         now = self.clock()
@@ -268,11 +298,8 @@ def _ready(refs: list[Any]) -> list[Any]:
 
 def wait_started(pools: Sequence[Pool]) -> None:
     """Wait until each pool has as many replicas as it needs at least. Raises EnvironmentProblem when one has not."""
-    while any(pool.ready < pool.minimum for pool in pools):
+    while any(pool.ready < pool.needed for pool in pools):
         refs = [ref for pool in pools for ref in pool.pending()]
         ray.wait(refs, num_returns=1, timeout=1.0, fetch_local=False)
         for pool in pools:
             pool.tend()
-    for pool in pools:
-        pool.filling = True
-        pool.hire()

@@ -16,7 +16,7 @@ from actors.worker import Worker
 from streamrec_dist.config import ActorConfig
 from streamrec_dist.materials import Materials
 from streamrec_dist.model.weights import policy_parameters
-from streamrec_dist.rl.broadcast import CONCURRENCY, Kept, Plan
+from streamrec_dist.rl.broadcast import CONCURRENCY, DEADLINE_S, Kept, Plan
 from streamrec_dist.rl.ports import Published, Task
 from streamrec_dist.rl.rollout import Sampler
 from streamrec_dist.types import PolicyVersion, RolloutBatch
@@ -54,7 +54,13 @@ class RolloutPool:
         """With `broadcast`, replicas can take part in broadcasts of weights; `options` are those of a Pool."""
         threads = CONCURRENCY if broadcast else None
         self.pool = Pool(
-            "rollout", RolloutActor, config, [materials, config.cpus], threads=threads, **options
+            "rollout",
+            RolloutActor,
+            config,
+            [materials, config.cpus],
+            threads=threads,
+            slack_s=DEADLINE_S if broadcast else 0.0,
+            **options,
         )
 
     @property
@@ -62,4 +68,4 @@ class RolloutPool:
         return self.pool.target
 
     def submit(self, cursor: int, count: int, weights: Published) -> Task:
-        return self.pool.call("rollout", cursor, count, weights.version, weights.vector)
+        return self.pool.call("rollout", cursor, count, weights.version, weights.vector, units=count)

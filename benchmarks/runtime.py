@@ -39,7 +39,6 @@ from streamrec_dist.config import ActorConfig, Config
 from streamrec_dist.config_file import parse_config
 from streamrec_dist.events import Event
 from streamrec_dist.rl.buffer import SMALLEST_UNIT
-from streamrec_dist.rl.pace import Pace
 from streamrec_dist.rl.ports import Published, Task
 from streamrec_dist.stages.context import Context
 from streamrec_dist.stages.rl import rl
@@ -143,8 +142,8 @@ class FakeRank(Rank):
 
 class FakeLearners(LearnerGroup):
     def __init__(self, config: Config, work: Work):
-        self.pace = Pace()
         RankGroup.__init__(self, FakeRank, config.learners, [config, work])
+        self.start()
 
 
 class FakeRollouts(RolloutPool):

@@ -44,7 +44,6 @@ from streamrec_dist.hardware import use_cores
 from streamrec_dist.model.backbone import StreamRec
 from streamrec_dist.model.weights import flat, load_vector, policy_parameters, readable
 from streamrec_dist.rl.broadcast import CONCURRENCY, Kept, Plan
-from streamrec_dist.rl.pace import Pace
 from streamrec_dist.types import PolicyVersion
 
 SIZES = {"7.6M": "{}", "100M": "{d_model: 960, heads: 14, d_ff: 3840}", "1B": ""}
@@ -135,8 +134,9 @@ class Trainer(Keeper, Rank):
 
 class Trainers(LearnerGroup):
     def __init__(self, config: Config, name: str):
-        self.pace, self.kept = Pace(), KeptVectors()
+        self.kept = KeptVectors()
         RankGroup.__init__(self, Trainer, config.learners, [config, name], threads=CONCURRENCY)
+        self.start()
 
     def step(self, transport: str) -> Any:
         self.config = self.config.model_copy(update={"transport": transport})

@@ -1,7 +1,8 @@
 """The controller: a detached actor on the head node that takes a run through its stages.
 
-It hosts the loops of `streamrec_dist.stages`; it moves references and small numbers, and no tensors. When it dies
-Ray starts it again, and the stage goes on from its last checkpoint; the actors that it had die with it.
+It hosts the loops of `streamrec_dist.stages`; it moves references and small numbers, and weights only where they are
+kept: for a checkpoint, or as the best so far. When it dies Ray starts it again, and the stage goes on from its last
+checkpoint; the actors that it had die with it.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ class Controller:
         self.stage = ""
         self.context: Context | None = None
         self.learners: LearnerGroup | None = None
+        self._thread: threading.Thread | None = None
         #: Replicas, and learner ranks, that were asked for since the run began, instead of those of its file.
         self.scaled: dict[str, int] = {}
         if ray.get_runtime_context().was_current_actor_reconstructed:
@@ -103,7 +105,7 @@ class Controller:
         self._thread.start()
 
     def alive(self) -> bool:
-        return self._thread.is_alive()
+        return self._thread is not None and self._thread.is_alive()
 
     def request_stop(self) -> None:
         """Ask the run to write a checkpoint and end."""
@@ -118,12 +120,18 @@ class Controller:
             self._check_scale(role, count)
         self.scaled |= wanted
         self.store.set_scaled(self.scaled)
-        for pool in self.runtime.pools:
-            pool.target = self.scaled.get(pool.role, pool.target)
-        if self.learners and self.learners.target != wanted.get(LEARNERS, self.learners.target):
-            self.learners.target = wanted[LEARNERS]
+        self._take_scaled()
+        learners = self.learners
+        # Ranks that lost one of theirs for want of room are fewer than asked for: they try again.
+        if learners and LEARNERS in wanted and learners.world_size not in (0, wanted[LEARNERS]):
             self.regroup.set()
         return dict(self.scaled)
+
+    def _take_scaled(self) -> None:
+        for pool in self.runtime.pools:
+            pool.target = self.scaled.get(pool.role, pool.target)
+        if learners := self.learners:
+            learners.target = self.scaled.get(LEARNERS, learners.target)
 
     def _check_scale(self, role: str, count: int) -> None:
         roles = [*type(self.config.actors).model_fields, LEARNERS]
@@ -137,19 +145,21 @@ class Controller:
     def status(self) -> dict[str, Any]:
         """What the run does just now, for people and scripts."""
         body: dict[str, Any] = {"stage": self.stage, "stopping": self.stop.is_set(), "scaled": self.scaled}
-        body["roles"] = {pool.role: pool.state() for pool in self.runtime.pools}
-        if self.learners:
-            ranks = [{"state": "ready", "calls": 0, **place} for place in self.learners.places]
+        body["roles"] = {pool.role: pool.state() for pool in list(self.runtime.pools)}
+        # The stage may end while this is being answered.
+        learners, context = self.learners, self.context
+        if learners:
+            ranks = [{"state": "ready", "calls": 0, **place} for place in learners.places]
             body["roles"][LEARNERS] = {
-                "target": self.learners.target,
+                "target": learners.target,
                 "ready": len(ranks),
                 "waiting": 0,
-                "lost": self.learners.lost,
+                "lost": learners.lost,
                 "replicas": ranks,
             }
         body |= self._broadcasts()
-        if self.context:
-            body |= self.context.progress
+        if context:
+            body |= context.progress
         return body
 
     def _broadcasts(self) -> dict[str, Any]:
@@ -206,7 +216,9 @@ class Controller:
                 try:
                     try:
                         if learners.world_size == 0:
+                            self.regroup.clear()
                             learners.start()
+                            wait_started(self.runtime.pools)
                         return LOOPS[stage](context)
                     finally:
                         # A checkpoint that could not be written must not be reported as written.
@@ -215,7 +227,6 @@ class Controller:
                     if isinstance(lost, WorkerLost) and losses.too_many(self.store.checkpoint_step(stage)):
                         raise
                     learners.lost += isinstance(lost, WorkerLost)
-                    self.regroup.clear()
                     kept = f"stage {stage} starts again from its last checkpoint"
                     self._emit(Event("warning", stage, message=f"{lost}; {kept}"))
                     learners.close()
@@ -224,18 +235,18 @@ class Controller:
 
     @contextmanager
     def _roles(self, stage: str) -> Iterator[Context]:
-        """Start the actors and learners of a stage, and end them with it."""
+        """Start the actors of a stage, and end them and its learners with it."""
         materials = self.store.materials(self.config, stage)
         shared = ray.put(materials)
         settled = self._settled(stage)
         patience = settled.cluster.patience_s
-        self.regroup.clear()
         self.learners = LearnerGroup(
             settled.learners,
             shared,
             resources=role_resources(LEARNERS),
             patience_s=patience,
             allowed=settled.can_share,
+            make_room=self.runtime.make_room,
         )
         try:
             reference = ray.put(self.store.load_weights("pretrain")) if stage in ("sft", "rl") else None
@@ -269,7 +280,8 @@ class Controller:
                 if isinstance(self.publisher, BroadcastPublisher):
                     self.publisher.send_to(rollouts.pool.actors, settled.learners, settled.actors.rollout)
                 context.rewards = start("reward", RewardPool, shared, reference)
-            wait_started(self.runtime.pools)
+            # What was asked for while they were being made.
+            self._take_scaled()
             self.context = context
             yield context
         finally:
@@ -330,6 +342,7 @@ class Controller:
             patience_s=settled.cluster.patience_s,
         )
         try:
+            group.start()
             task = group.tokenize(*self.store.item_inputs())
             report = self.runtime.receipt(task, "semantic ids", TOKENIZE_DEADLINE_S)
             self.store.save_items(task.payload)

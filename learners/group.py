@@ -15,7 +15,6 @@ from learners.ranks import RankGroup
 from learners.worker import LearnerWorker
 from streamrec_dist.config import LearnersConfig
 from streamrec_dist.rl.broadcast import CONCURRENCY, Kept
-from streamrec_dist.rl.pace import Pace
 from streamrec_dist.rl.ports import Payload, Task, Weights
 from streamrec_dist.types import GroupCounts, PolicyVersion
 
@@ -25,7 +24,7 @@ class LearnerGroup(RankGroup):
 
     def __init__(self, config: LearnersConfig, materials: Any, **options: Any):
         """`materials` is an object reference; `options` are those of a RankGroup."""
-        self.pace, self.kept = Pace(), KeptVectors()
+        self.kept = KeptVectors()
         threads = CONCURRENCY if config.transport == "collective" else None
         super().__init__(LearnerWorker, config, [materials], threads=threads, **options)
 

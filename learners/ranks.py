@@ -18,9 +18,11 @@ from streamrec_dist.errors import EnvironmentProblem, RunError, StreamRecError, 
 from streamrec_dist.hardware import use_cores
 from streamrec_dist.network import interface_of
 from streamrec_dist.repeatable import compute_repeatably
+from streamrec_dist.rl.pace import Pace
 
 JOIN_DEADLINE_S = 180.0
-CALL_DEADLINE_S = 900.0
+#: How often ranks that find no room have some made.
+YIELD_S = 10.0
 #: A collective that takes longer than this has lost a rank.
 COLLECTIVE_DEADLINE = datetime.timedelta(seconds=300)
 
@@ -52,24 +54,27 @@ class Rank:
         return host, port
 
     def join(self, meeting_point: tuple[str, int], rank: int, world_size: int, backend: str) -> None:
-        """Form the process group; a group of one needs none."""
+        """Form the process group; a group of one needs none. Raises WorkerLost when another rank does not come."""
         self.rank, self.world_size = rank, world_size
-        if world_size == 1:
-            return
+        if world_size > 1:
+            with self.together():
+                self._meet(meeting_point, backend)
+
+    def _meet(self, meeting_point: tuple[str, int], backend: str) -> None:
         # They would otherwise announce whatever the host's name resolves to, on many machines 127.0.0.1.
         interface = interface_of(ray.util.get_node_ip_address())
         os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = interface
         # One that opens its own port listens on every interface.
-        listening = self._listening.detach() if rank == 0 else None
+        listening = self._listening.detach() if self.rank == 0 else None
         store = dist.TCPStore(
             *meeting_point,
-            world_size,
-            is_master=rank == 0,
+            self.world_size,
+            is_master=self.rank == 0,
             timeout=COLLECTIVE_DEADLINE,
             master_listen_fd=listening,
         )
         dist.init_process_group(
-            backend, store=store, rank=rank, world_size=world_size, timeout=COLLECTIVE_DEADLINE
+            backend, store=store, rank=self.rank, world_size=self.world_size, timeout=COLLECTIVE_DEADLINE
         )
 
     @contextmanager
@@ -94,14 +99,17 @@ class RankGroup:
         resources: dict[str, float] | None = None,
         patience_s: float = 180.0,
         allowed: Callable[[int], bool] = lambda world_size: True,
+        make_room: Callable[[], None] = lambda: None,
         threads: dict[str, int] | None = None,
     ):
         """Each rank is `actor_class(*args)`, big arguments as references; there may be as many as `allowed` says.
-        `threads` are groups of threads (Ray's concurrency groups) besides the one in which ranks work.
+        Nothing runs before `start`.
 
-        Raises EnvironmentProblem when fewer than `config.minimum` ranks come up within `patience_s`.
+        `make_room` is called now and then while ranks that are needed find no room. `threads` are groups of threads
+        (Ray's concurrency groups) besides the one in which ranks work.
         """
         self.config, self.args, self.allowed, self.patience_s = config, args, allowed, patience_s
+        self.make_room, self.pace = make_room, Pace()
         self.target = config.world_size
         self.minimum = config.minimum or config.world_size
         # NCCL refuses two ranks on one device.
@@ -114,14 +122,16 @@ class RankGroup:
         self.ranks: list[Any] = []
         self.places: list[dict[str, Any]] = []
         self.lost = 0
-        self.start()
 
     @property
     def world_size(self) -> int:
         return len(self.ranks)
 
     def start(self) -> None:
-        """Start `target` ranks; fewer, but `minimum`, where the cluster has no room for them all."""
+        """Start `target` ranks; fewer, but `minimum`, where the cluster has no room for them all.
+
+        Raises EnvironmentProblem when fewer than that come up within `patience_s`, WorkerLost when one dies.
+        """
         self.ranks = [self.actor_class.remote(*self.args) for _ in range(self.target)]
         try:
             self._join(self._up())
@@ -134,10 +144,13 @@ class RankGroup:
         starting = {rank.place.remote(): rank for rank in self.ranks}
         refs, give_up = list(starting), time.monotonic() + self.patience_s
         ready: list[Any] = []
+        needed = min(self.minimum, self.target)
         while len(ready) < len(refs) and (left := give_up - time.monotonic()) > 0:
-            ready, _ = ray.wait(refs, num_returns=len(refs), timeout=left, fetch_local=False)
+            ready, _ = ray.wait(refs, num_returns=len(refs), timeout=min(left, YIELD_S), fetch_local=False)
+            if len(ready) < needed:
+                self.make_room()
         size = max((n for n in range(1, len(ready) + 1) if self.allowed(n)), default=0)
-        if size < min(self.minimum, self.target):
+        if size < needed:
             raise EnvironmentProblem(
                 f"{len(ready)} of {self.target} learner ranks came up within {self.patience_s:.0f} s "
                 f"(cluster.patience_s), learners.minimum is {self.minimum}; is the cluster busy with another run, or "
@@ -147,7 +160,7 @@ class RankGroup:
         for ref, rank in starting.items():
             if ref not in chosen:
                 ray.kill(rank)
-        self.places = self.get(chosen, "starting")
+        self.places = self.get(chosen, "starting", JOIN_DEADLINE_S)
         return [starting[ref] for ref in chosen]
 
     def _join(self, ranks: list[Any]) -> None:
@@ -165,13 +178,21 @@ class RankGroup:
 
     def all(self, method: str, *args: Any) -> list[Any]:
         """Call a method of every rank and wait."""
-        return self.get([getattr(rank, method).remote(*args) for rank in self.ranks], method)
+        return self._timed(method, lambda: [getattr(rank, method).remote(*args) for rank in self.ranks])
 
     def first(self, method: str) -> Any:
         """Call a method of rank 0 and wait."""
-        return self.get(getattr(self.ranks[0], method).remote(), method)
+        return self._timed(method, lambda: getattr(self.ranks[0], method).remote())
 
-    def get(self, refs: Any, method: str, timeout_s: float = CALL_DEADLINE_S) -> Any:
+    def _timed(self, method: str, call: Callable[[], Any]) -> Any:
+        """What a call gives; a rank that takes far longer than ever before is taken for lost."""
+        started = time.monotonic()
+        result = self.get(call(), method, self.pace.limit(method))
+        self.pace.took(method, time.monotonic() - started)
+        return result
+
+    def get(self, refs: Any, method: str, timeout_s: float) -> Any:
+        """What references stand for. Raises WorkerLost when a rank died or the time is up, else RunError."""
         try:
             return ray.get(refs, timeout=timeout_s)
         except ray.exceptions.GetTimeoutError:

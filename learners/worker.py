@@ -38,7 +38,8 @@ class LearnerWorker(Keeper, Rank):
         step: int,
         fold: int,
     ) -> None:
-        self.learner.begin(stage, total_steps, weights, checkpoint, step, fold)
+        with self.together():
+            self.learner.begin(stage, total_steps, weights, checkpoint, step, fold)
 
     def annotate(self, *parts: Annotation) -> None:
         self.learner.annotate(parts)

@@ -80,7 +80,7 @@ _LINE = TypeAdapter(Event)
 
 
 class EventLog:
-    """Appends events to a file, each written whole so that readers may follow along."""
+    """Appends events to a file, each written whole so that readers may follow along. Raises OSError."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -88,9 +88,14 @@ class EventLog:
 
     def append(self, events: list[Event]) -> None:
         data = "".join(event.to_json() + "\n" for event in events).encode()
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            os.write(descriptor, data)
+            # What was being written when the disk was full, or the process killed, must not spoil the next line.
+            end = os.fstat(descriptor).st_size
+            if end and os.pread(descriptor, 1, end - 1) != b"\n":
+                data = b"\n" + data
+            while data:
+                data = data[os.write(descriptor, data) :]
         finally:
             os.close(descriptor)
 

@@ -32,12 +32,15 @@ from streamrec_dist.baselines.config import TRAINED
 from streamrec_dist.checkpoint_state import Count, Seconds, check_state
 from streamrec_dist.config import Config
 from streamrec_dist.config_file import KeyPath, differing_keys, dump_config, load_config
+from streamrec_dist.data.checksums import digest
 from streamrec_dist.errors import DataError, UsageError
 from streamrec_dist.events import Event, EventReader
 from streamrec_dist.json_file import read_json
 
 STAGES = ("tokenize", "retrieve", "pretrain", "sft", "rl")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+#: Checksums of a checkpoint's other files, as `sha256sum -c` reads them.
+SUMS = "SHA256SUMS"
 STEP = re.compile(r"step-(\d{8,18})")
 #: What a run has before its first stage.
 DATA = "data"
@@ -80,6 +83,11 @@ class Pin:
 
     path: str
     content_hash: str
+
+
+def _sums(folder: Path) -> str:
+    names = ("arrays.safetensors", "state.msgpack")
+    return "".join(f"{digest(folder / name, 'sha256')}  {name}\n" for name in names)
 
 
 class RunDir:
@@ -231,11 +239,13 @@ class RunDir:
         folder = self.path / "checkpoints" / checkpoint.stage
         target = folder / f"step-{checkpoint.step:08d}"
         unfinished = folder / f".{target.name}.{os.getpid()}"
-        shutil.rmtree(unfinished, ignore_errors=True)
+        for left in folder.glob(".step-*"):
+            shutil.rmtree(left, ignore_errors=True)
         unfinished.mkdir(parents=True)
         try:
             save_arrays(unfinished / "arrays.safetensors", checkpoint.arrays)
             (unfinished / "state.msgpack").write_bytes(msgpack.packb(checkpoint.state))
+            (unfinished / SUMS).write_text(_sums(unfinished), encoding="utf-8")
         except (OSError, SafetensorError):
             # On a full disk the events that say so need the room.
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -254,14 +264,17 @@ class RunDir:
     def load_checkpoint(self, stage: str, step: int) -> Checkpoint:
         """Raises DataError naming the file when it is missing, truncated or not what it should be."""
         folder = self.path / "checkpoints" / stage / f"step-{step:08d}"
-        arrays, state = folder / "arrays.safetensors", folder / "state.msgpack"
-        for file in (arrays, state):
+        arrays, state, sums = folder / "arrays.safetensors", folder / "state.msgpack", folder / SUMS
+        for file in (arrays, state, sums):
             if not file.is_file():
                 raise DataError(f"{file}: missing; the checkpoint is not complete")
         try:
             found = msgpack.unpackb(state.read_bytes())
             check_state(stage, found)
-            return Checkpoint(stage, step, load_arrays(arrays), found)
+            checkpoint = Checkpoint(stage, step, load_arrays(arrays), found)
+            if sums.read_text(encoding="utf-8") != _sums(folder):
+                raise DataError("these are not the bytes that were written")
+            return checkpoint
         except (DataError, OSError, msgpack.UnpackException, ValueError) as error:
             raise DataError(f"{folder}: damaged checkpoint ({error})") from None
 

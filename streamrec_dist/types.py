@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import NewType
 
 import numpy as np
@@ -56,9 +56,6 @@ class RewardBreakdown:
     ranking: np.ndarray
     total: np.ndarray
     raw_likelihood: np.ndarray  # eq. 26 before it is squashed
-
-    def columns(self) -> dict[str, np.ndarray]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 @dataclass(frozen=True)

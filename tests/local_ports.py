@@ -104,8 +104,11 @@ class LocalRuntime:
     def receipt(self, task: Task, what: str, timeout_s: float) -> Any:
         return task.receipt()[0]
 
+    def share(self, value: Any) -> Any:
+        return lambda: value
+
     def value(self, payload: Any) -> Any:
-        return vector_of(payload)
+        return payload()
 
 
 def lazy(work: Callable[[], tuple[Any, Any]]) -> Task:
@@ -118,11 +121,6 @@ def lazy(work: Callable[[], tuple[Any, Any]]) -> Task:
         return done[0]
 
     return Task(run, lambda: run()[1])
-
-
-def vector_of(payload: Any) -> np.ndarray:
-    """A vector, or what a task of the learners left."""
-    return payload() if callable(payload) else payload
 
 
 class LocalLearners:
@@ -152,7 +150,8 @@ class LocalLearners:
         return lazy(work)
 
     def vector(self, policy_only=True):
-        return self.learner.vector(policy_only)
+        vector = self.learner.vector(policy_only)
+        return lambda: vector
 
     def weights(self):
         return self.learner.weights()
@@ -171,7 +170,7 @@ class LocalWorkers:
         self.reference = materials.new_model().to(device).eval()
 
     def adopt(self, weights: Published):
-        load_vector(self.model, vector_of(weights.vector))
+        load_vector(self.model, weights.vector())
         self.engine.refresh()
 
 
@@ -236,7 +235,7 @@ class LocalEvaluators(LocalWorkers):
 
     def item_model(self, name, weights):
         model = self.materials.new_item_model(name).to(self.device).eval()
-        load_vector(model, vector_of(weights.vector))
+        load_vector(model, weights.vector())
         return model
 
     def thinking(self, rows, weights) -> Task:

@@ -118,7 +118,27 @@ def test_the_last_two_checkpoints_are_kept(tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded.arrays["w"], checkpoint(4).arrays["w"])
 
 
-@pytest.mark.parametrize("file", ["arrays.safetensors", "state.msgpack"])
+def test_a_checkpoint_with_one_other_bit_is_damaged(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path, "one", Config())
+    path = run.save_checkpoint(checkpoint(7)) / "arrays.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(
+        DataError, match=r"step-00000007: damaged checkpoint .*not the bytes that were written"
+    ):
+        run.load_checkpoint("pretrain", 7)
+
+
+def test_what_a_killed_process_left_of_a_checkpoint_goes_with_the_next(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path, "one", Config())
+    left = run.path / "checkpoints" / "pretrain" / ".step-00000006.123"
+    left.mkdir(parents=True)
+    run.save_checkpoint(checkpoint(7))
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("file", ["arrays.safetensors", "state.msgpack", "SHA256SUMS"])
 def test_a_truncated_checkpoint_is_named(tmp_path: Path, file: str) -> None:
     run = RunDir.create(tmp_path, "one", Config())
     path = run.save_checkpoint(checkpoint(7)) / file

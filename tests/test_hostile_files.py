@@ -75,6 +75,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "stages/pretrain.safetensors": lambda run: RunDir.open(run).load_weights("pretrain"),
     "checkpoints/pretrain/step-00000009/state.msgpack": saved,
     "checkpoints/pretrain/step-00000009/arrays.safetensors": saved,
+    "checkpoints/pretrain/step-00000009/SHA256SUMS": saved,
     "dataset/dataset.json": lambda run: load_dataset(run / "dataset"),
     "dataset/files-*/interactions.arrow": materials,
     "dataset/files-*/items.arrow": materials,

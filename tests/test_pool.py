@@ -71,12 +71,16 @@ def start() -> Iterator[Callable[..., tuple[Pool, RayRuntime]]]:
     pools = []
 
     def started(
-        replicas: int = 2, minimum: int = 1, args: Any = (), **options: Any
+        replicas: int = 2,
+        minimum: int = 1,
+        args: Any = (),
+        runtime: RayRuntime | None = None,
+        **options: Any,
     ) -> tuple[Pool, RayRuntime]:
         config = ActorConfig(replicas=replicas, minimum=minimum, cpus=options.pop("cpus", 0), gpus=0)
         pool = Pool("rollout", Echo, config, args, **options)
         pools.append(pool)
-        runtime = RayRuntime()
+        runtime = runtime or RayRuntime(options.get("clock", time.monotonic))
         runtime.pools.append(pool)
         return pool, runtime
 
@@ -90,8 +94,7 @@ def until(runtime: RayRuntime, happened: Callable[[], bool]) -> None:
     give_up = time.monotonic() + DEADLINE_S
     while not happened():
         assert time.monotonic() < give_up
-        for pool in runtime.pools:
-            pool.tend()
+        runtime.tend()
         time.sleep(0.05)
 
 
@@ -133,6 +136,48 @@ def test_a_frozen_replica_is_replaced_once_its_call_is_overdue(start) -> None:
     clock.ahead += 25
     assert frozen not in {runtime.receipt(nap, "a nap", DEADLINE_S) for nap in naps}
     assert pool.lost == 1
+
+
+def test_one_that_died_unseen_long_ago_is_lost_once(start) -> None:
+    clock = Clock()
+    pool, runtime = start(clock=clock)
+    wait_started(runtime.pools)
+    until(runtime, lambda: pool.ready == 2)
+    runtime.receipt(pool.call("nap", 0.0), "a nap", DEADLINE_S)
+    naps = [pool.call("nap", 1.0) for _ in range(2)]
+    os.kill(pool.members[0].place["pid"], signal.SIGKILL)
+    time.sleep(1.5)
+    clock.ahead += 60
+    for nap in naps:
+        runtime.receipt(nap, "a nap", DEADLINE_S)
+    assert pool.lost == 1
+
+
+def test_what_nobody_looked_at_and_what_was_dropped_teach_nothing_of_how_long_calls_take(start) -> None:
+    clock = Clock()
+    pool, runtime = start(replicas=1, clock=clock)
+    wait_started(runtime.pools)
+    runtime.receipt(pool.call("nap", 0.0), "a nap", DEADLINE_S)
+    limit = pool.pace.limit("nap")
+    unseen = pool.call("nap", 0.0)
+    time.sleep(0.5)
+    clock.ahead += 19
+    runtime.receipt(unseen, "a nap", DEADLINE_S)
+    dropped = pool.call("nap", 3.0)
+    pool.forget()
+    until(runtime, lambda: not pool.members[0].calls)
+    assert dropped.done and pool.pace.limit("nap") == limit
+
+
+def test_what_a_call_may_take_goes_by_its_units(start) -> None:
+    clock = Clock()
+    pool, runtime = start(replicas=1, clock=clock)
+    wait_started(runtime.pools)
+    runtime.receipt(pool.call("nap", 1.0, units=1), "a nap", DEADLINE_S)
+    large = pool.call("nap", 2.0, units=40)
+    clock.ahead += 100
+    runtime.receipt(large, "a nap", DEADLINE_S)
+    assert pool.lost == 0
 
 
 def test_a_call_that_kills_whoever_does_it_ends_the_run(start) -> None:
@@ -186,6 +231,37 @@ def test_replicas_join_and_leave_as_asked(start) -> None:
     for nap in naps:
         runtime.receipt(nap, "a nap", DEADLINE_S)
     until(runtime, lambda: len(pool.members) == 1)
+
+
+def test_fewer_than_the_minimum_may_be_asked_for(start) -> None:
+    clock = Clock()
+    pool, runtime = start(replicas=2, minimum=2, clock=clock)
+    wait_started(runtime.pools)
+    pool.target = 1
+    until(runtime, lambda: len(pool.members) == 1)
+    clock.ahead += 1000
+    runtime.tend()
+    assert runtime.receipt(pool.call("say", "word"), "a word", DEADLINE_S) == "word"
+
+
+def test_who_is_needed_gets_the_room_of_those_who_are_not(start) -> None:
+    clock = Clock()
+    many, runtime = start(replicas=8, cpus=0.5, clock=clock)
+    needed, _ = start(replicas=1, cpus=0.5, clock=clock, runtime=runtime)
+    wait_started(runtime.pools)
+    until(runtime, lambda: many.ready == 3)
+    assert sum(not one.ready for one in many.members) == 5, "they wait for room"
+    # One that waits for room is given it before the one that takes the place of what died.
+    os.kill(needed.members[0].place["pid"], signal.SIGKILL)
+    until(runtime, lambda: many.ready == 4)
+    call = needed.call("say", "hello")
+    until(runtime, lambda: needed.ready == 0)
+    assert not many.filling
+    for _ in range(2):
+        clock.ahead += 11
+        runtime.tend()
+    assert runtime.receipt(call, "a word", DEADLINE_S) == "hello"
+    until(runtime, lambda: many.ready == 3 and many.filling)
 
 
 def test_replicas_beyond_the_room_wait_and_those_below_the_minimum_end_the_run(start) -> None:

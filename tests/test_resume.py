@@ -163,6 +163,24 @@ def test_rollouts_whose_weights_are_gone_get_new_copies():
     assert sorted(cursor for cursor, _ in context.learners.consumed) == list(range(STEPS * PROMPTS))
 
 
+def test_learners_that_are_gone_with_the_weights_are_noticed():
+    context, _ = begin(rl_config(0, "stages.rl.signal=0"))
+    context.rollouts = ForgetfulRollouts(context.materials, lost=10**6)
+    asked, vector = [], context.learners.vector
+
+    def gone():
+        raise WorkerLost("the learners are gone")
+
+    def vector_or_none():
+        asked.append(1)
+        return gone if len(asked) > 1 else vector()
+
+    context.learners.vector = vector_or_none
+    with pytest.raises(WorkerLost, match="the learners are gone"):
+        rl(context)
+    assert len(asked) == 2
+
+
 def test_learners_regroup_from_a_checkpoint_of_the_moment():
     context, store = begin(rl_config(1, "stages.rl.checkpoint_every=1000", "stages.rl.eval_every=1000"))
     runtime = context.runtime

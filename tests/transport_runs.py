@@ -66,6 +66,7 @@ class Runs:
         self.rollouts = RolloutPool(pair, shared, True)
         self.rewards = RewardPool(idle, shared, ray.put(self.start))
         self.learners = LearnerGroup(self.config.learners, shared)
+        self.learners.start()
         self.pools: list[Pool] = [self.rollouts.pool, self.rewards.pool]
         wait_started(self.pools)
         self.said: list[str] = []

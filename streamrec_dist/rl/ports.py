@@ -53,6 +53,10 @@ class Runtime(Protocol):
         were to work on is gone."""
         ...
 
+    def share(self, value: Any) -> Payload:
+        """Something of the loop's own for workers, as what it passes on."""
+        ...
+
     def value(self, payload: Payload) -> Any:
         """What a payload is, for what has to be kept. Raises InputLost when it is gone."""
         ...

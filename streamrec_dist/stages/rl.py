@@ -71,10 +71,10 @@ class RlLoop:
             step: _under(f"unjudged.{step}.", arrays)
             for step in (saved.state.get("unjudged", []) if saved else [])
         }
-        again = {step: context.publisher.publish(self._vector(self.unjudged[step])) for step in self.unjudged}
+        again = {step: self._published(self._vector(self.unjudged[step])) for step in self.unjudged}
         #: The last versions, the oldest first; rollouts of a deterministic run want them in turn.
         kept = _under("published.", arrays)
-        self.recent = [context.publisher.publish(kept[name]) for name in sorted(kept)]
+        self.recent = [self._published(kept[name]) for name in sorted(kept)]
         self.publish(self.learners.vector())
         # Versions count optimizer steps: batch k makes version k + 1.
         self.first_version = self.published.version - self.step
@@ -96,6 +96,9 @@ class RlLoop:
     def publish(self, vector: Any) -> None:
         self.recent.append(self.context.publisher.publish(vector))
         del self.recent[: -self.config.max_staleness - 1]
+
+    def _published(self, vector: np.ndarray) -> Published:
+        return self.context.publisher.publish(self.context.runtime.share(vector))
 
     def _vector(self, weights: Weights) -> np.ndarray:
         model = self.context.materials.new_model()
@@ -159,7 +162,10 @@ class RlLoop:
 
     def roll_out_held(self) -> None:
         if self.held and self.training is None:
-            self.recent[-1] = Published(self.published.version, self.learners.vector())
+            vector = self.learners.vector()
+            # Learners that are gone too give none, and nobody else would notice now.
+            self.context.runtime.value(vector)
+            self.recent[-1] = Published(self.published.version, vector)
             held, self.held = self.held, []
             for unit in held:
                 self.roll_out(unit)

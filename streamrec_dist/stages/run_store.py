@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,9 @@ from streamrec_dist.rl.ports import Weights
 from streamrec_dist.rundir import Checkpoint, RunDir, StageResult, write_atomically
 from streamrec_dist.stages.tokenize import Tokenized, check_given_ids
 
+#: Events kept while the disk has no room for them.
+UNWRITTEN = 10_000
+
 
 class RunStore:
     """Implements the Store port on a RunDir, and keeps the data set and the items of the run."""
@@ -34,11 +38,24 @@ class RunStore:
     def __init__(self, path: Path):
         self.run = RunDir.open(path)
         self.events = EventLog(self.run.events_path)
+        self.unwritten: deque[Event] = deque(maxlen=UNWRITTEN)
+        self.no_room = ""
         self._dataset: Dataset | None = None
         self.shards = EmbeddingShards(self.run.items_path / "embeddings")
 
     def emit(self, *events: Event) -> None:
-        self.events.append(list(events))
+        """Write events to the run's file; those for which the disk has no room are written when it has."""
+        self.unwritten += events
+        try:
+            self.events.append(list(self.unwritten))
+        except OSError as error:
+            self.no_room = str(error)
+            return
+        self.unwritten.clear()
+        if self.no_room:
+            message = f"events could not be written for some time ({self.no_room}); the newest {UNWRITTEN} were kept"
+            self.no_room = ""
+            self.emit(Event("warning", message=message))
 
     # data and items
 
@@ -185,21 +202,18 @@ class RunStore:
     def newest_checkpoint(self, stage: str) -> Checkpoint | None:
         """The newest that can be read; one that cannot is put aside, with a warning in the events.
 
-        Raises DataError when there are checkpoints and none can be read.
+        None where there is none (left): the stage begins anew.
         """
-        damage: DataError | None = None
-        for step in reversed(self.run.checkpoint_steps(stage)):
+        steps = self.run.checkpoint_steps(stage)
+        while steps:
+            step = steps.pop()
             try:
                 return self.run.load_checkpoint(stage, step)
             except DataError as error:
-                damage = error
                 aside = self.run.set_aside(stage, step)
-                message = f"{error}; it is kept as {aside}, and the one before is taken"
+                then = "the one before is taken" if steps else "as there is no other, the stage begins anew"
+                message = f"{error}; it is kept as {aside}, and {then}"
                 self.emit(Event("warning", stage, message=message))
-        if damage:
-            raise DataError(
-                f"{damage}; no other is left: without {aside.parent} the stage begins anew"
-            ) from damage
         return None
 
     def checkpoint_step(self, stage: str) -> int:

@@ -90,7 +90,15 @@ class Learner:
     def _parallel(self, loss: nn.Module) -> nn.Module:
         if not dist.is_initialized():
             return loss
-        return DistributedDataParallel(loss, broadcast_buffers=False, gradient_as_bucket_view=True)
+        # Left to itself it shares the gradients out anew after the first step, and in another layout three ranks
+        # and more add them in another order: a run that was resumed would have other bits. This keeps the layout.
+        keep_layout = self.materials.config.deterministic
+        return DistributedDataParallel(
+            loss,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+            find_unused_parameters=keep_layout,
+        )
 
     # stages and baselines that learn rows: all but stage 3
 
