@@ -5,7 +5,8 @@
 A local cluster is brought up in a folder of its own, with a second node beside that of the head, and runs of demo
 size train, one after the other, each from the same stages 0 to 2. All are deterministic, so that the audit is the
 strongest there is: whatever was killed, the weights must have the bits of a run that nothing happened to, so that no
-group is lost or trained twice. A fault is survived when a training step is reported in time after it.
+group is lost or trained twice. A fault is survived when three training steps are reported in time after it, and it
+takes until the third of them: two may have been under way when it happened.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from cli.processes import MARK, cluster_processes
 from cli.ray_head import ray_variables
 from cli.record import ClusterRecord, read_record
 from streamrec_dist.errors import StreamRecError
-from streamrec_dist.events import Event, EventReader
+from streamrec_dist.events import EventReader
 from streamrec_dist.rundir import RunDir
 
 #: Where the first stages are only as long as they have to be.
@@ -51,6 +52,8 @@ QUICK = [
 #: Seconds from a fault to the next step, at most.
 DEADLINE_S = 120.0
 QUIET_S = (2.0, 6.0)
+#: The step after a fault that cannot have been under way when it happened.
+LATER = 3
 
 
 #: What starts a run.
@@ -105,6 +108,8 @@ class Project:
         self.folder = folder
         #: When the last fault was made.
         self.harmed = 0.0
+        #: Marks and private folders of the clusters that there were.
+        self.clusters: dict[str, str] = {}
         shutil.copy(config, folder / "cluster.yaml")
 
     def cli(self, *words: str, check: bool = True, timeout: float = 900) -> subprocess.CompletedProcess[str]:
@@ -157,8 +162,18 @@ class Project:
                 continue
         return sorted(found, key=lambda process: process.pid)
 
+    def up(self) -> None:
+        """A cluster with a second node on this machine, of one core."""
+        self.cli("up", "cluster.yaml")
+        self.clusters[self.record.cluster_id] = self.record.temp_dir
+        self.add_node()
+
+    def left_over(self) -> list[int]:
+        """Processes of any of the clusters."""
+        found = [process for one in self.clusters.items() for process in cluster_processes(*one)]
+        return sorted({process.pid for process in found})
+
     def add_node(self) -> None:
-        """A second node on this machine, of one core."""
         self.python(NODE.format(address=self.record.address))
 
     def python(self, program: str) -> str:
@@ -168,10 +183,21 @@ class Project:
         return self._python("-c", program, variables=variables).stdout
 
 
-def steps_of(run: RunDir) -> list[Event]:
-    """The steps of stage 3 as they were made: a store that dies writes what it was at once more, out of order."""
-    events = sorted(EventReader(run.events_path).new(), key=lambda event: event.t)
-    return [event for event in events if event.kind == "step" and event.stage == "rl"]
+def steps_kept(run: RunDir) -> list[int]:
+    """The numbers of the training steps that are in the weights, in order. Raises Lost where one was made again
+    although nothing had to be."""
+    # A store that dies writes what it was at once more, after what came next.
+    events = {event.to_json(): event for event in EventReader(run.events_path).new()}
+    kept: list[int] = []
+    again = False
+    for event in sorted(events.values(), key=lambda event: event.t):
+        again |= event.kind == "run" or (event.kind == "warning" and "start" in event.message)
+        if event.kind == "step" and event.stage == "rl":
+            if kept and event.step <= kept[-1] and not again:
+                raise Lost(f"{run.name}: step {event.step} was made again without a reason")
+            # What is made again takes the place of what was made of it and after it.
+            kept, again = [*(one for one in kept if one < event.step), event.step], False
+    return kept
 
 
 def digest(run: RunDir) -> str:
@@ -237,8 +263,7 @@ def _everything(project: Project, run: RunDir, rng: random.Random) -> str:
     for process in cluster_processes(project.record.cluster_id, project.record.temp_dir):
         process.kill()
     project.harmed = time.time()
-    project.cli("up", "cluster.yaml")
-    project.add_node()
+    project.up()
     project.start(run.name)
     return "all processes of the cluster"
 
@@ -285,8 +310,7 @@ class Chaos:
 
     def prepare(self) -> None:
         """The stages before, and the run that nothing happens to."""
-        self.project.cli("up", "cluster.yaml")
-        self.project.add_node()
+        self.project.up()
         settings = [
             word for setting in [*QUICK, f"stages.rl.steps={self.steps}"] for word in ("--set", setting)
         ]
@@ -303,7 +327,7 @@ class Chaos:
             self._audit(self.project.run(name))
 
     def _harm(self, run: RunDir, until: float, faults: list[str]) -> None:
-        self._next_step(run, time.time())
+        self._later_step(run, time.time(), 1)
         while not self._ended(run) and time.monotonic() < until:
             time.sleep(self.rng.uniform(*QUIET_S))
             if self._ended(run):
@@ -313,26 +337,28 @@ class Chaos:
             what = FAULTS[name](self.project, run, self.rng)
             if not what:
                 continue
-            seconds = self._next_step(run, self.project.harmed)
-            self.record.append({"fault": name, "what": what, "run": run.name, "seconds": seconds})
+            entry: dict[str, Any] = {"fault": name, "what": what, "run": run.name, "survived": False}
+            self.record.append(entry)
+            seconds = self._later_step(run, self.project.harmed, LATER)
+            entry |= {"survived": True, "seconds": seconds}
             told = f"{seconds:.1f} s" if seconds is not None else "the run had ended"
             print(f"{name}: {what}: {told}", file=sys.stderr, flush=True)
 
-    def _next_step(self, run: RunDir, began: float) -> float | None:
-        """Seconds from `began` to the next step; None when the run has done its last. Raises Lost."""
+    def _later_step(self, run: RunDir, began: float, count: int) -> float | None:
+        """Seconds from `began` until `count` steps were made; None when the run has done its last. Raises Lost."""
         give_up = time.monotonic() + DEADLINE_S
         while time.monotonic() < give_up:
             events = EventReader(run.events_path).new()
             state = self._ended(run)
-            later = [event.t for event in events if event.kind == "step" and event.t > began]
-            if later:
-                return later[0] - began
+            later = sorted({event.t for event in events if event.kind == "step" and event.t > began})
+            if len(later) >= count:
+                return later[count - 1] - began
             if state == "done":
                 return None
             if state:
                 raise Lost(f"{run.name} {state}: {events[-1].message}")
             time.sleep(0.05)
-        raise Lost(f"{run.name}: no step within {DEADLINE_S:.0f} s")
+        raise Lost(f"{run.name}: no {count} steps within {DEADLINE_S:.0f} s")
 
     def _ended(self, run: RunDir) -> str:
         """The state that the newest life of a run ended in, if it has."""
@@ -346,26 +372,27 @@ class Chaos:
             if time.monotonic() > give_up:
                 raise Lost(f"{run.name} does not end")
             time.sleep(0.5)
-        kept: list[int] = []
-        for event in steps_of(run):
-            # What is made again takes the place of what was made of it and after it.
-            kept = [*(one for one in kept if one < event.step), event.step]
         ended = self._ended(run)
         if ended != "done":
             raise Lost(f"{run.name} {ended}: {EventReader(run.events_path).new()[-1].message}")
         same = digest(run) == self.wanted
-        whole = kept == list(range(1, self.steps + 1))
-        self.runs.append({"run": run.name, "steps": len(steps_of(run)), "whole": whole, "same_bits": same})
+        whole = steps_kept(run) == list(range(1, self.steps + 1))
+        resumed = sum(
+            entry["fault"] == "kill everything" for entry in self.record if entry["run"] == run.name
+        )
+        self.runs.append({"run": run.name, "whole": whole, "same_bits": same, "resumed": resumed})
         print(f"{run.name}: {self.runs[-1]}", file=sys.stderr, flush=True)
+        if not (whole and same):
+            raise Lost(f"{run.name}: steps are missing, or the weights have other bits")
 
     def summary(self) -> dict[str, Any]:
         recovered: dict[str, list[float]] = {}
         for entry in self.record:
-            if entry["seconds"] is not None:
+            if entry.get("seconds") is not None:
                 recovered.setdefault(entry["fault"], []).append(entry["seconds"])
         return {
             "faults": len(self.record),
-            "survived": len(self.record),
+            "survived": sum(entry["survived"] for entry in self.record),
             "by_fault": {
                 name: {
                     "count": len(times),
@@ -377,6 +404,7 @@ class Chaos:
             "runs": len(self.runs),
             "runs_whole": sum(run["whole"] for run in self.runs),
             "runs_with_the_same_bits": sum(run["same_bits"] for run in self.runs),
+            "resumed_to_the_same_bits": sum(run["resumed"] for run in self.runs if run["same_bits"]),
         }
 
 
@@ -396,16 +424,15 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     project = Project(folder, arguments.config)
     chaos = Chaos(project, arguments.steps, arguments.seed)
-    lost, cluster_id = "", ""
+    lost = ""
     try:
         chaos.prepare()
-        cluster_id = project.record.cluster_id
         chaos.harm_runs(time.monotonic() + 60 * arguments.minutes, arguments.faults)
     except (Lost, StreamRecError, subprocess.TimeoutExpired) as error:
         lost = str(error)
     finally:
         project.cli("down", check=False)
-    left = len(cluster_processes(cluster_id)) if cluster_id else 0
+    left = len(project.left_over())
     found = {
         "seed": arguments.seed,
         "minutes": arguments.minutes,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import socket
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,24 +79,60 @@ def train_tokenizer() -> dict[str, np.ndarray]:
     return {name: value.numpy() for name, value in model.state_dict().items()} | losses
 
 
-def one_rank(rank: int, port: int, stage: str, overrides: tuple[str, ...], repeatable: bool, results) -> None:
+def train_on(rank: int, world_size: int) -> dict[str, np.ndarray]:
+    """Two batches, and the second once more from a checkpoint of the first."""
+    torch.set_num_threads(1)
+    learner = Learner(materials("deterministic=true", "stages.pretrain.batch=48"), rank, world_size)
+    learner.begin("pretrain", 10)
+    learner.train_rows(0, 0, 1)
+    saved = learner.checkpoint()
+    learner.train_rows(0, 1, 2)
+    whole = learner.weights()
+    learner.begin("pretrain", 10, checkpoint=saved, step=1)
+    learner.train_rows(0, 1, 2)
+    again = learner.weights()
+    return {
+        f"{name}.{kind}": value
+        for kind, found in (("whole", whole), ("again", again))
+        for name, value in found.items()
+    }
+
+
+def one_rank(rank: int, port: int, work: Callable[..., Any], ranks: int, repeatable: bool, results) -> None:
     if repeatable:
         compute_repeatably()
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    results.put((rank, train_tokenizer() if stage == "tokenize" else train(stage, rank, 2, *overrides)))
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=ranks)
+    results.put((rank, work(rank, ranks)))
     dist.barrier()
     dist.destroy_process_group()
 
 
 def on_two_ranks(stage: str, *overrides: str, repeatable: bool = False) -> dict[int, dict[str, np.ndarray]]:
+    if stage == "tokenize":
+        return on_ranks(2, tokenizer_of_rank, repeatable)
+    return on_ranks(2, partial(train_stage, stage, overrides), repeatable)
+
+
+def tokenizer_of_rank(rank: int, world_size: int) -> dict[str, np.ndarray]:
+    return train_tokenizer()
+
+
+def train_stage(stage: str, overrides: tuple[str, ...], rank: int, world_size: int) -> dict[str, np.ndarray]:
+    return train(stage, rank, world_size, *overrides)
+
+
+def on_ranks(
+    count: int, work: Callable[[int, int], dict[str, np.ndarray]], repeatable: bool = False
+) -> dict[int, dict[str, np.ndarray]]:
+    """What `work` gives in each of so many processes."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     context = multiprocessing.get_context("spawn")
     results = context.SimpleQueue()
     ranks = [
-        context.Process(target=one_rank, args=(rank, port, stage, overrides, repeatable, results))
-        for rank in range(2)
+        context.Process(target=one_rank, args=(rank, port, work, count, repeatable, results))
+        for rank in range(count)
     ]
     for process in ranks:
         process.start()
@@ -127,3 +166,12 @@ def test_two_ranks_equal_one(stage, overrides):
             continue
         moved = max(moved, float(np.abs(array - start[name]).max()))
     assert moved > 1e-4
+
+
+def test_three_ranks_go_on_from_a_checkpoint_with_the_same_bits():
+    """Of three numbers the order matters in which they are added."""
+    found = on_ranks(3, train_on, repeatable=True)[0]
+    names = [name.removesuffix(".whole") for name in found if name.endswith(".whole")]
+    assert [
+        name for name in names if not np.array_equal(found[f"{name}.whole"], found[f"{name}.again"])
+    ] == []

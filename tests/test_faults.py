@@ -60,8 +60,8 @@ def killed(root: Path, role: str, sign: signal.Signals = signal.SIGKILL) -> int:
 
 
 def test_a_run_survives_what_happens_to_its_processes(cluster_root: Path) -> None:
-    """In one run: a rollout actor, a reward worker, a rank, the store and the controller die, one is frozen, and all
-    are asked for in other numbers."""
+    """In one run: a process of each role, the store and the controller die, one is frozen, and all are asked for in
+    other numbers."""
     settings = ["stages.rl.steps=100000", "stages.rl.rows=all", "stages.rl.eval_every=100"]
     settings += ["stages.pretrain.epochs=30", "stages.pretrain.patience=30"]
     overrides = [part for setting in settings for part in ("--set", setting)]
@@ -71,6 +71,12 @@ def test_a_run_survives_what_happens_to_its_processes(cluster_root: Path) -> Non
 
     wait_for(run, lambda event: event.kind == "eval" and event.stage == "pretrain", 3)
     os.kill(workers(cluster_root, "LearnerWorker")[1].pid, signal.SIGKILL)
+    wait_for(
+        run, lambda event: event.kind == "stage" and event.stage == "sft" and event.state == "started", 1
+    )
+    while not workers(cluster_root, "AnnotateActor"):
+        time.sleep(0.1)
+    killed(cluster_root, "AnnotateActor")
 
     def steps_on(count: int = 5) -> None:
         """Until so many more steps are made than were."""
@@ -82,7 +88,7 @@ def test_a_run_survives_what_happens_to_its_processes(cluster_root: Path) -> Non
     steps_on()
     scaled = run_cli("scale", "rollout=3", "reward=2", "--json", "--run", "torture", cwd=cluster_root)
     assert last_json(scaled)["scaled"] == {"rollout": 3, "reward": 2}
-    for role in ("RolloutActor", "RewardActor", "LearnerWorker", "StoreActor", "Controller"):
+    for role in ("RolloutActor", "RewardActor", "EvaluateActor", "LearnerWorker", "StoreActor", "Controller"):
         killed(cluster_root, role)
         steps_on()
     wait_for_workers(cluster_root, RolloutActor=3, RewardActor=2)

@@ -38,7 +38,7 @@ def test_a_deterministic_run_has_the_same_bits_with_either_transport(seen):
     assert seen["arrays"] > 100 and seen["different"] == []
     assert seen["counts"]["broadcast"] >= 3 and seen["counts"]["failed"] == 0
     # Nobody can name the run's vectors any more, and the learner forgets them.
-    assert seen["kept"] == 0
+    assert seen["kept"] == 0 and seen["held"] == []
 
 
 @pytest.mark.parametrize("what", ["frozen", "frozen_forming", "killed"])

@@ -12,6 +12,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
@@ -28,7 +29,7 @@ from learners.group import LearnerGroup
 from streamrec_dist.config import ActorConfig
 from streamrec_dist.config_file import parse_config
 from streamrec_dist.model.weights import export_weights
-from streamrec_dist.rl.broadcast import Kept
+from streamrec_dist.rl.broadcast import SHARE, Kept
 from streamrec_dist.rl.ports import Published, Task
 from streamrec_dist.stages.context import Context
 from streamrec_dist.stages.rl import rl
@@ -102,6 +103,16 @@ class Runs:
         task = self.learners.train_groups([[(*self.batch, np.arange(4))]], 4, -2)
         ray.get(task.receipt, timeout=60)
         return self.publisher.publish(task.payload)
+
+    def held(self) -> list[int]:
+        """Keys of earlier vectors that the learner still gives, after a step, which tells it what is forgotten."""
+        newest, rank = self.publish(), self.learners.ranks[0]
+        held = []
+        for key in range(newest.vector.key):
+            with suppress(ray.exceptions.RayTaskError):
+                ray.get(rank.share.options(concurrency_group=SHARE).remote(key), timeout=60)
+                held.append(key)
+        return held
 
     def adopt(self, name: str, published: Published) -> float:
         """Seconds until a replica has sampled with these weights."""
@@ -186,6 +197,7 @@ def main() -> None:
     gc.collect()
     found["kept"] = sum(isinstance(thing, Kept) for thing in gc.get_objects())
     found["counts"] = dict(runs.publisher.counts)
+    found["held"] = runs.held()
     one, other = trained.values()
     found["arrays"] = len(one)
     found["different"] = [name for name in one if not np.array_equal(one[name], other[name])]
