@@ -96,7 +96,7 @@ def test_fewer_nodes_than_the_minimum_end_a_run(cluster_root: Path) -> None:
     program = NODE.format(address=record.address)
     subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=120)
     # The head has room for one of them.
-    settings = ["stages.rl.steps=100000", "cluster.patience_s=4"]
+    settings = ["stages.rl.steps=100000", "cluster.patience_s=20"]
     settings += [f"actors.rollout.{key}" for key in ("replicas=2", "minimum=2", "cpus=1")]
     overrides = [word for setting in settings for word in ("--set", setting)]
     started = run_cli("train", "--stage", "rl", "--run", "few", "--detach", *overrides, cwd=cluster_root)
@@ -119,9 +119,11 @@ def test_a_lost_head_ends_a_run_that_goes_on_in_a_new_cluster(cluster_root: Path
     run = RunDir.open(cluster_root / "runs" / "headless")
     wait_for(run, lambda event: event.kind == "step" and event.stage == "rl", 10)
     lost = the_cluster(cluster_root).cluster_id
-    server(cluster_root, "gcs_server").kill()
+    # Without its raylet the controller is gone, and without the other nobody starts it again.
+    for name in ("gcs_server", "raylet"):
+        server(cluster_root, name).kill()
     watched = run_cli("watch", "headless", "--plain", cwd=cluster_root)
-    assert watched.returncode == 4
+    assert watched.returncode == 1
     assert "died without a word" in watched.stderr and "--resume" in watched.stderr
 
     again = run_cli("up", "cluster.yaml", cwd=cluster_root)
