@@ -10,6 +10,7 @@ import typer
 from cli import cluster
 from cli.commands.options import JsonOption, examples
 from cli.output import emit_json, note, show, table
+from cli.roles import check_processes
 from cli.workspace import living_cluster
 from streamrec_dist.config_file import load_config
 
@@ -29,6 +30,7 @@ def plan(
     It reads the data, as the run would. Nodes are those of the cluster that is up, else those that `up` would start.
     """
     settled = load_config(config, overrides or [])
+    check_processes(settled)
     note("reading the data ...")
     record = living_cluster()
     if record:
