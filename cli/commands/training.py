@@ -86,11 +86,11 @@ def train(
 
     note(f"connecting to the cluster at {record.address} ...")
     cluster.connect(record)
+    if run_alive(record.runs / plan.name):
+        raise going_already(plan.name)
 
     from cli.launch import check_room, create_run, start_run
 
-    if run_alive(record.runs / plan.name):
-        raise going_already(plan.name)
     check_room(plan, stages)
     directory = plan.run() if resume else create_run(plan)
     follower = Follower(directory, record, starting=True)
