@@ -32,10 +32,10 @@ def plan(
     """
     settled = load_config(config, overrides or [])
     check_processes(settled)
-    note("reading the data ...")
     record = living_cluster()
     if record:
         cluster.connect(record, to_work=False)
+    note("reading the data ...")
 
     from cli.estimate import estimate, living, to_be_started
 
