@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
 from typing import NamedTuple, TypeVar
 
 import ray
@@ -15,6 +17,12 @@ from streamrec_dist.hardware import use_cores
 from streamrec_dist.repeatable import compute_repeatably
 
 Role = TypeVar("Role", ActorConfig, LearnersConfig)
+#: What one node has, by the name of the resource; infinitely much where nobody knows yet.
+Resources = dict[str, float]
+#: What a process takes from its node, and the key that says how much.
+KEYS = {"CPU": "cpus", "GPU": "gpus"}
+#: Shares are decimal fractions, whose sums are off by a little.
+ROUNDING = 1e-6
 #: Parts of a resource that Ray tells apart.
 SHARES = 10_000
 #: The actors of each stage and baseline; they run beside the learners, except in tokenize, where they end before
@@ -82,35 +90,51 @@ def cluster_gpus() -> float:
     return ray.cluster_resources().get("GPU", 0.0)
 
 
-def living_nodes() -> list[dict[str, float]]:
+def known_gpus(nodes: Iterable[Resources]) -> float:
+    """GPUs of the nodes of which it is known how many they have."""
+    return sum(node.get("GPU", 0) for node in nodes if node.get("GPU", 0) < math.inf)
+
+
+def living_nodes() -> list[Resources]:
     """The resources of each node of the connected cluster."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def check_fits(config: Config, stages: Iterable[str], nodes: list[dict[str, float]]) -> list[str]:
+def check_fits(config: Config, stages: Iterable[str], nodes: list[Resources]) -> list[str]:
     """What nodes with these resources have no room for yet, as warnings.
 
-    Raises ConfigError when a stage asks for more CPUs or GPUs than the cluster has even with the fewest processes
-    that it can do with: it would wait for ever.
+    Raises ConfigError when a stage asks for more CPUs or GPUs than the cluster, or the nodes of a role, have even
+    with the fewest processes that it can do with: it would wait for ever.
     """
     warnings = []
     for stage in stages:
-        *needs, learners = stage_needs(config, stage, sum(node.get("GPU", 0) for node in nodes))
-        for together in (needs, [learners]) if stage == "tokenize" else ([*needs, learners],):
-            for key, resource in (("cpus", "CPU"), ("gpus", "GPU")):
-                have = [node.get(resource, 0) for node in nodes]
-                warnings += _check_resource(stage, key, resource, together, have)
+        needs = stage_needs(config, stage, known_gpus(nodes))
+        for together in beside_each_other(stage, needs):
+            for need in together:
+                _check_largest(need, nodes)
+            for resource in KEYS:
+                unit = f"{resource}s"
+                if short := shortage(together, nodes, resource, "fewest"):
+                    remedy = "lower the replicas or their shares in cluster.yaml, or add nodes"
+                    raise ConfigError(f"{short.told(stage, unit)}; {remedy}")
+                if short := shortage(together, nodes, resource, "most"):
+                    warnings.append(f"{short.told(stage, unit)}; what finds no room starts when nodes join")
+            for need in together:
+                _check_room(need, nodes)
     return warnings
 
 
 class Need(NamedTuple):
-    """Processes of one role in a stage, and the share of each."""
+    """Processes of one role in a stage, and what each asks for, by resource."""
 
     name: str
     most: int
     fewest: int
-    cpus: float
-    gpus: float
+    shares: dict[str, float]
+
+    @property
+    def role(self) -> str:
+        return self.name.removeprefix("actors.")
 
 
 def stage_needs(config: Config, stage: str, gpus: float) -> list[Need]:
@@ -120,32 +144,110 @@ def stage_needs(config: Config, stage: str, gpus: float) -> list[Need]:
         role = getattr(settled.actors, name)
         # Ray Data starts all embed actors, or none.
         fewest = role.replicas if name == "embed" else min(role.minimum, role.replicas)
-        needs.append(Need(f"actors.{name}", role.replicas, fewest, role.cpus, float(role.gpus)))
+        needs.append(Need(f"actors.{name}", role.replicas, fewest, _shares(role)))
     ranks = settled.learners
     fewest = min(ranks.minimum or ranks.world_size, ranks.world_size)
-    return [*needs, Need("learners", ranks.world_size, fewest, ranks.cpus, float(ranks.gpus))]
+    return [*needs, Need("learners", ranks.world_size, fewest, _shares(ranks))]
 
 
-def _check_resource(stage: str, key: str, resource: str, needs: list[Need], have: list[float]) -> list[str]:
-    shares = {need.name: getattr(need, key) for need in needs}
-    for name, share in shares.items():
-        if share > max(have, default=0):
+def _shares(role: ActorConfig | LearnersConfig) -> dict[str, float]:
+    return {resource: float(getattr(role, key)) for resource, key in KEYS.items()}
+
+
+def beside_each_other(stage: str, needs: Sequence[Need]) -> list[list[Need]]:
+    """The processes of a stage, learners last, in groups that run at the same time."""
+    *actors, learners = needs
+    return [actors, [learners]] if stage == "tokenize" else [[*actors, learners]]
+
+
+def homes(role: str, nodes: Sequence[Resources]) -> list[int]:
+    """Where a role runs: the nodes that name it, all of them where none does."""
+    named = [number for number, node in enumerate(nodes) if ROLE_PREFIX + role in node]
+    return named or list(range(len(nodes)))
+
+
+class Shortage(NamedTuple):
+    """Processes that can run on some nodes alone, which have too little of a resource."""
+
+    parts: list[tuple[str, int, float]]  # role, processes, share of each
+    have: float
+    where: str
+
+    def told(self, stage: str, unit: str) -> str:
+        """In words, without a remedy."""
+        want = sum(count * share for _, count, share in self.parts)
+        parts = ", ".join(f"{name} {count} x {share:g}" for name, count, share in self.parts)
+        return f"stage {stage} asks for {want:g} {unit} ({parts}), {self.where} {self.have:g}"
+
+
+def shortage(needs: Sequence[Need], nodes: Sequence[Resources], resource: str, many: str) -> Shortage | None:
+    """What the `fewest` or the `most` processes of roles that run beside each other lack, the fewest nodes first."""
+    found = {need.name: frozenset(homes(need.role, nodes)) for need in needs}
+    chosen = (some for count in range(len(needs)) for some in combinations(found.values(), count + 1))
+    places = {frozenset[int]().union(*some) for some in chosen}
+    for place in sorted(places, key=lambda place: (len(place), sorted(place))):
+        bound = [need for need in needs if found[need.name] <= place]
+        parts = [(need.name, getattr(need, many), need.shares[resource]) for need in bound]
+        have = sum(nodes[number].get(resource, 0) for number in place)
+        if sum(count * share for _, count, share in parts) > have + ROUNDING:
+            whose = ", ".join(need.role for need in bound)
+            where = "the cluster has" if len(place) == len(nodes) else f"the nodes of {whose} have"
+            return Shortage(parts, have, where)
+    return None
+
+
+def room(needs: Sequence[Need], nodes: Sequence[Resources]) -> dict[str, list[int]]:
+    """How many processes of each role find room beside the others, node by node.
+
+    The fewest of each role come first, then the others, and those first that have the fewest nodes to choose from.
+    """
+    free = [dict(node) for node in nodes]
+    found = {need.name: [0] * len(nodes) for need in needs}
+    order = sorted(needs, key=lambda need: len(homes(need.role, nodes)))
+    for many, need in ((many, need) for many in ("fewest", "most") for need in order):
+        counts = found[need.name]
+        # Nodes that are there for some roles are left to those as far as others will do.
+        for number in sorted(homes(need.role, nodes), key=lambda number: _roles_of(nodes[number])):
+            while sum(counts) < getattr(need, many) and _take(free[number], need.shares):
+                counts[number] += 1
+    return found
+
+
+def _roles_of(node: Resources) -> int:
+    return sum(name.startswith(ROLE_PREFIX) for name in node)
+
+
+def _take(free: Resources, shares: Mapping[str, float]) -> bool:
+    """Take what one process asks for, if it is there."""
+    left = {resource: free.get(resource, 0) - shares[resource] for resource in KEYS}
+    if any(amount < -ROUNDING for amount in left.values()):
+        return False
+    free.update(left)
+    return True
+
+
+def _check_largest(need: Need, nodes: Sequence[Resources]) -> None:
+    """Raise ConfigError where no node of a role is large enough for one process."""
+    at = homes(need.role, nodes)
+    whose = "" if len(at) == len(nodes) else f" of role {need.role}"
+    for resource, key in KEYS.items():
+        largest = max((nodes[number].get(resource, 0) for number in at), default=0)
+        if need.shares[resource] > largest:
             raise ConfigError(
-                f"{name}.{key} asks for {share:g} {resource}s in one process, the largest node has "
-                f"{max(have, default=0):g}; lower it in cluster.yaml"
+                f"{need.name}.{key} asks for {need.shares[resource]:g} {resource}s in one process, the largest node"
+                f"{whose} has {largest:g}; lower it in cluster.yaml"
             )
-    room = sum(have) + 1e-6
-    told = {}
-    for many in ("fewest", "most"):
-        counts = {need.name: getattr(need, many) for need in needs}
-        want = sum(counts[name] * share for name, share in shares.items())
-        parts = ", ".join(f"{name} {count} x {shares[name]:g}" for name, count in counts.items())
-        told[many] = f"stage {stage} asks for {want:g} {resource}s ({parts}), the cluster has {sum(have):g}"
-        if many == "fewest" and want > room:
-            raise ConfigError(
-                f"{told[many]}; lower the replicas or their shares in cluster.yaml, or add nodes"
-            )
-    return [f"{told['most']}; what finds no room starts when nodes join"] if want > room else []
+
+
+def _check_room(need: Need, nodes: Sequence[Resources]) -> None:
+    """Raise ConfigError where a node's rests are too small: three processes of .6 do not fit two nodes of 1."""
+    fitting = sum(room([need], nodes)[need.name])
+    if fitting < need.fewest:
+        asked = " and ".join(f"{need.shares[one]:g} {one}s" for one in KEYS if need.shares[one])
+        raise ConfigError(
+            f"{need.name} cannot do with fewer than {need.fewest} processes of {asked} each, of which {fitting} find "
+            "room on the nodes that they may run on; lower them in cluster.yaml, or add nodes"
+        )
 
 
 def start_worker(cpus: float, deterministic: bool) -> str:

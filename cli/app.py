@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import Any
 
@@ -11,9 +12,19 @@ from typer.core import TyperGroup
 from cli.commands import compare, data, ids, lifecycle, machines, planning, results, scaling, training
 from cli.commands.options import examples
 from cli.output import clean
-from streamrec_dist.errors import StreamRecError
+from streamrec_dist.errors import EnvironmentProblem, StreamRecError
 
 INTERRUPTED = 130
+NO_ACCESS = "choose another place, or get the right to use this one"
+NO_ROOM = "free some space"
+IN_THE_WAY = "choose another place, or move what is in the way there"
+FIXES = {
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), NO_ACCESS),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), NO_ROOM),
+    **dict.fromkeys((errno.EEXIST, errno.ENOTDIR, errno.EISDIR), IN_THE_WAY),
+    errno.ENOENT: "choose a place that is there",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+}
 
 
 class Commands(TyperGroup):
@@ -25,9 +36,22 @@ class Commands(TyperGroup):
         except StreamRecError as error:
             print(clean(f"error: {error}"), file=sys.stderr)
             raise typer.Exit(error.exit_code) from None
+        except OSError as error:
+            # Without a number it is none of the system's. Of a reader that has gone, Typer takes care.
+            if error.errno is None or isinstance(error, BrokenPipeError):
+                raise
+            print(clean(f"error: {_told(error)}"), file=sys.stderr)
+            raise typer.Exit(EnvironmentProblem.exit_code) from None
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from None
+
+
+def _told(error: OSError) -> str:
+    """What the system refused, where, and what may help."""
+    place = f"{error.filename}: " if error.filename else ""
+    fix = FIXES.get(error.errno or 0)
+    return f"{place}{error.strerror}" + (f"; {fix}" if fix else "")
 
 
 app = typer.Typer(

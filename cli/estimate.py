@@ -2,74 +2,174 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from actors.placement import check_fits, living_nodes, stage_needs
-from cli.ray_head import usable_cpus
+from actors.placement import (
+    Need,
+    Resources,
+    beside_each_other,
+    check_fits,
+    homes,
+    known_gpus,
+    room,
+    shortage,
+    stage_needs,
+)
+from cli.members import HEAD, members
+from cli.ray_head import object_store_bytes, usable_cpus
+from cli.record import ClusterRecord
+from streamrec_dist.cluster_config import ROLE_PREFIX
 from streamrec_dist.config import Config
 from streamrec_dist.data.files import load_dataset
 from streamrec_dist.data.prepare import prepare
-from streamrec_dist.errors import StreamRecError
+from streamrec_dist.errors import ConfigError
 from streamrec_dist.rundir import STAGES
 from streamrec_dist.sizing import actor_memory, learner_memory, parameters, stage_steps
 
 GIB = 2**30
+#: What is estimated of a process, in GiB.
+ESTIMATED = {"memory_gib": "memory", "gpu_memory_gib": "GPU memory"}
+LOWER = "lower the batch, learners.pass_tokens"
 
 
-def estimate(config: Config, connected: bool) -> dict[str, Any]:
-    """Nodes, parameters, stages with their roles and steps, warnings and problems. Reads the data.
+@dataclass(frozen=True)
+class Node:
+    """A machine of the cluster: what it may run, and what it has, as far as that is known."""
 
-    The nodes are those of the connected cluster, if there is one, else those that `up` would start.
+    node: str
+    roles: tuple[str, ...] = ()
+    cpus: float | None = None
+    gpus: float | None = None
+    memory_gib: float | None = None
+    gpu_memory_gib: float | None = None
+
+    def resources(self) -> Resources:
+        """By the names that processes ask for; of what nobody knows, as much as may be wanted."""
+        has = {
+            "CPU": self.cpus,
+            "GPU": self.gpus,
+            "memory_gib": self.memory_gib,
+            "gpu_memory_gib": self.gpu_memory_gib,
+        }
+        known = {name: math.inf if amount is None else amount for name, amount in has.items()}
+        return known | {f"{ROLE_PREFIX}{role}": 1.0 for role in self.roles}
+
+
+def estimate(config: Config, nodes: Sequence[Node]) -> dict[str, Any]:
+    """What a run has on these nodes: parameters, stages with their roles and steps, warnings and problems.
+
+    Reads the data. Raises ConfigError for a placement that cannot be, DataError for data that cannot be used.
     """
-    nodes = _nodes(config, connected)
-    body: dict[str, Any] = {"nodes": nodes, "up": connected, **_sizes(config, nodes)}
-    body["warnings"], body["problems"] = _check(config, nodes, body)
-    return body
-
-
-def _nodes(config: Config, connected: bool) -> list[dict[str, float]]:
-    """Resources of each node: of the cluster that is up, else what cluster.yaml says, and this machine."""
-    if connected:
-        kept = ("CPU", "GPU", "memory")
-        return [{name: node[name] for name in kept if name in node} for node in living_nodes()]
-    settings = config.cluster
-    here: dict[str, float] = {
-        "CPU": settings.cpus or usable_cpus(),
-        "GPU": settings.gpus or torch.cuda.device_count(),
-    }
-    # What a machine has that the file does not say is known when it is up.
-    others: list[dict[str, float]] = [
-        {"CPU": node.cpus or 1, "GPU": node.gpus or 0} for node in settings.nodes
-    ]
-    return [here, *others]
-
-
-def _sizes(config: Config, nodes: list[dict[str, float]]) -> dict[str, Any]:
-    gpus = sum(node.get("GPU", 0) for node in nodes)
+    resources = [node.resources() for node in nodes]
+    names = [name for name in STAGES if name != "retrieve" or config.model.evidence]
+    groups = {name: beside_each_other(name, _needs(config, name, resources)) for name in names}
+    warnings, problems = _check(config, groups, resources)
     steps = _steps(config)
-    stages = []
-    for stage in [name for name in STAGES if name != "retrieve" or config.model.evidence]:
-        processes = []
-        for need in stage_needs(config, stage, gpus):
-            role = need.name.removeprefix("actors.")
-            memory = learner_memory(config, stage) if role == "learners" else actor_memory(config, role)
-            processes.append(
+    stages = [
+        {"stage": name, "steps": steps.get(name), "roles": _roles(groups[name], nodes, resources)}
+        for name in names
+    ]
+    return {
+        "nodes": [asdict(node) for node in nodes],
+        "parameters": parameters(config),
+        "stages": stages,
+        "warnings": warnings,
+        "problems": problems,
+    }
+
+
+def living(record: ClusterRecord) -> list[Node]:
+    """The nodes of the connected cluster."""
+    return [
+        Node(
+            member.node,
+            member.roles,
+            member.cpus,
+            member.gpus,
+            member.memory_gib,
+            # Nobody but this machine can be asked without starting something.
+            _gpu_memory(member.gpus) if record.created_by_us and member.node == HEAD else None,
+        )
+        for member in members()
+        if member.alive
+    ]
+
+
+def to_be_started(config: Config) -> list[Node]:
+    """What `up` would start: this machine, and those of `cluster.nodes`, of which is known what stands there."""
+    settings = config.cluster
+    if settings.address != "local":
+        return [Node(settings.address)]
+    gpus = torch.cuda.device_count() if settings.gpus is None else settings.gpus
+    here = Node(
+        HEAD,
+        settings.roles,
+        settings.cpus or usable_cpus(),
+        gpus,
+        round(_memory_for_work() / GIB, 1),
+        _gpu_memory(gpus),
+    )
+    return [here, *(Node(node.name, node.roles, node.cpus, node.gpus) for node in settings.nodes)]
+
+
+def _memory_for_work() -> int:
+    """Bytes that Ray would find here for processes: in a container, within its limit."""
+    from ray._private.utils import estimate_available_memory
+
+    return estimate_available_memory() - object_store_bytes()
+
+
+def _gpu_memory(gpus: float) -> float | None:
+    """GiB on the first GPUs of this machine; None where it has not so many."""
+    if gpus > torch.cuda.device_count():
+        return None
+    total = sum(torch.cuda.get_device_properties(number).total_memory for number in range(int(gpus)))
+    return round(total / GIB, 1)
+
+
+def _needs(config: Config, stage: str, nodes: list[Resources]) -> list[Need]:
+    """The processes of a stage, with the memory that each is estimated to need."""
+    needs = []
+    for need in stage_needs(config, stage, known_gpus(nodes)):
+        learns = need.role == "learners"
+        memory = learner_memory(config, stage) if learns else actor_memory(config, need.role)
+        estimated = (memory.host, memory.device if need.shares["GPU"] else 0)
+        shares = {name: round(size / GIB, 2) for name, size in zip(ESTIMATED, estimated, strict=True)}
+        needs.append(need._replace(shares=need.shares | shares))
+    return needs
+
+
+def _roles(
+    groups: Sequence[Sequence[Need]], nodes: Sequence[Node], resources: list[Resources]
+) -> list[dict[str, Any]]:
+    """The roles of a stage: what each process takes, where they run, and how many find room at once if one knows."""
+    roles = []
+    for together in groups:
+        found = room(together, resources)
+        for need in together:
+            counts = found[need.name]
+            used = [node for node, count in zip(nodes, counts, strict=True) if count]
+            guessed = any(node.cpus is None or node.gpus is None for node in used)
+            roles.append(
                 {
-                    "role": role,
+                    "role": need.role,
                     "processes": need.most,
                     "at_least": need.fewest,
-                    "cpus": need.cpus,
-                    "gpus": need.gpus,
-                    "memory_gib": round(memory.host / GIB, 2),
-                    "gpu_memory_gib": round(memory.device / GIB, 2) if need.gpus else 0.0,
+                    "fit": None if guessed else sum(counts),
+                    "nodes": [nodes[number].node for number in homes(need.role, resources)],
+                    "cpus": need.shares["CPU"],
+                    "gpus": need.shares["GPU"],
+                    **{name: need.shares[name] for name in ESTIMATED},
                 }
             )
-        stages.append({"stage": stage, "steps": steps.get(stage), "roles": processes})
-    return {"parameters": parameters(config), "stages": stages}
+    return roles
 
 
 def _steps(config: Config) -> dict[str, int]:
@@ -81,21 +181,40 @@ def _steps(config: Config) -> dict[str, int]:
 
 
 def _check(
-    config: Config, nodes: list[dict[str, float]], body: dict[str, Any]
+    config: Config, groups: Mapping[str, Sequence[Sequence[Need]]], nodes: list[Resources]
 ) -> tuple[list[str], list[str]]:
-    """Warnings, and problems that a run could not begin with."""
-    stages = [stage["stage"] for stage in body["stages"]]
+    """Warnings, and problems that a run could not begin with: what `train` would refuse, else too little memory."""
     try:
-        warnings = check_fits(config, stages, nodes)
-    except StreamRecError as error:
+        warnings = check_fits(config, groups, nodes)
+    except ConfigError as error:
         return [], [str(error)]
-    have = sum(node.get("memory", 0) for node in nodes) / GIB
     problems = []
-    for stage in body["stages"]:
-        want = sum(role["processes"] * role["memory_gib"] for role in stage["roles"])
-        if have and want > have:
-            problems.append(
-                f"stage {stage['stage']} needs about {want:.1f} GiB of memory, the nodes have {have:.1f}; lower the "
-                "replicas, the batch, or learners.pass_tokens"
+    for stage, together in ((stage, needs) for stage, beside in groups.items() for needs in beside):
+        for resource, name in ESTIMATED.items():
+            one = next(
+                (need for need in together if need.shares[resource] > _largest(need, resource, nodes)), None
             )
+            unit = f"GiB of {name}"
+            if one:
+                problems.append(
+                    f"stage {stage} asks for {one.shares[resource]:g} {unit} in one process ({one.name}), the most "
+                    f"that one can have is {_largest(one, resource, nodes):g}; {LOWER}"
+                )
+            elif short := shortage(together, nodes, resource, "fewest"):
+                problems.append(f"{short.told(stage, unit)}; {LOWER}, the replicas, or add nodes")
+            elif short := shortage(together, nodes, resource, "most"):
+                warnings.append(f"{short.told(stage, unit)}; {LOWER}, or the replicas")
     return warnings, problems
+
+
+def _largest(need: Need, resource: str, nodes: list[Resources]) -> float:
+    """The most memory that one process can have on the nodes of its role, or on the GPUs that it takes of one."""
+    at = [nodes[number] for number in homes(need.role, nodes)]
+    if resource == "memory_gib":
+        return max(node[resource] for node in at)
+    taken = max(1.0, need.shares["GPU"])
+    # Where the memory is known, so is the number of GPUs.
+    return max(
+        node[resource] if node[resource] in (0, math.inf) else taken * node[resource] / node["GPU"]
+        for node in at
+    )

@@ -13,6 +13,7 @@ from cli.dashboard.live import LiveView, can_be_live
 from cli.dashboard.plain import PlainView, line
 from cli.dashboard.state import ViewState
 from cli.output import emit_json, note
+from cli.plan import last_goal
 from cli.record import ClusterRecord
 from streamrec_dist.baselines.config import TRAINED
 from streamrec_dist.errors import EnvironmentProblem, RunError
@@ -108,7 +109,7 @@ class Follower:
 
             from cli.asking import run_alive
 
-            return run_alive(self.run.name)
+            return run_alive(self.run.path)
         except EnvironmentProblem:
             # The cluster went down while it was asked.
             return False
@@ -124,7 +125,7 @@ def finish(run: RunDir, state: str, begun: float, as_json: bool) -> None:
         emit_json({"run": run.name, "state": state, "stages": stages, "seconds": seconds})
     if state == "done":
         note(f"run {run.name} is done; next:")
-        goal = _goal(run)
+        goal = last_goal(run)
         of = f" --stage {goal}" if goal in TRAINED else ""
         note(f"  streamrec-dist evaluate {run.name}{of} --split test")
         if not of:
@@ -162,14 +163,6 @@ def _failure(run: RunDir) -> str:
 
 def resume_line(run: RunDir) -> str:
     """The command that continues a run, towards the baseline that it was last about if it was."""
-    goal = _goal(run)
+    goal = last_goal(run)
     wanted = f"--baseline {goal}" if goal in TRAINED else "--stage all"
     return f"streamrec-dist train {wanted} --resume --run {run.name}"
-
-
-def _goal(run: RunDir) -> str:
-    """The stage or baseline that a run was last started for; empty for one that never was."""
-    events = EventReader(run.events_path).new()
-    planned = [event.metrics.get("stages") for event in events if event.kind == "run"]
-    goals = [str(stages[-1]) for stages in planned if stages and isinstance(stages, list)]
-    return goals[-1] if goals else ""

@@ -13,11 +13,11 @@ import ray
 import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.calls import RayRuntime
+from actors.calls import RayRuntime, explained
 from actors.evaluate import EvaluatePool
 from actors.placement import check_fits, cluster_gpus, living_nodes, role_resources, stage_config
 from actors.pool import wait_started
-from cli.asking import CONTROLLER_DEADLINE_S, controller_name
+from cli.asking import CONTROLLER_DEADLINE_S, controller_name, going_already
 from cli.controller import Controller
 from cli.decoding import DecodingOptions, decoding, suffix
 from cli.plan import RunPlan
@@ -25,7 +25,7 @@ from streamrec_dist.baselines.config import SCORES_ITEMS
 from streamrec_dist.baselines.item_model import ItemModel
 from streamrec_dist.config import Config
 from streamrec_dist.data.split import rows_of_some, split_rows
-from streamrec_dist.errors import DataError, EnvironmentProblem, RunError
+from streamrec_dist.errors import DataError, EnvironmentProblem
 from streamrec_dist.hardware import resolve_precision
 from streamrec_dist.materials import Materials
 from streamrec_dist.model.weights import flatten, import_weights
@@ -81,29 +81,40 @@ def start_run(
 ) -> None:
     """Start the detached controller of an existing run directory.
 
-    Raises EnvironmentProblem when it does not come up.
+    Raises UsageError when one works on it already, EnvironmentProblem when it does not come up in time, RunError when
+    it cannot begin.
     """
     head = _head_node()
     strategy = NodeAffinitySchedulingStrategy(node_id=head, soft=False)
     options = {
-        "name": controller_name(name),
+        "name": controller_name(runs / name),
         "lifetime": "detached",
         "num_cpus": 0,
         "max_restarts": CONTROLLER_RESTARTS,
         "scheduling_strategy": strategy,
     }
-    controller: Any = (
-        ray.remote(controller_class).options(**options).remote(runs / name, config, stages, head)
-    )
+    make = ray.remote(controller_class).options(**options)
+    try:
+        controller: Any = make.remote(runs / name, config, stages, head)
+    except ray.exceptions.ActorAlreadyExistsError:
+        raise going_already(name) from None
+    try:
+        _begin(controller)
+    except BaseException:
+        # Left behind it would be taken for a run that is going. Its store ends with it.
+        ray.kill(controller)
+        raise
+
+
+def _begin(controller: Any) -> None:
     try:
         ray.get(controller.start.remote(), timeout=CONTROLLER_DEADLINE_S)
     except ray.exceptions.GetTimeoutError:
-        ray.kill(controller)
         raise EnvironmentProblem(
             f"the controller did not start within {CONTROLLER_DEADLINE_S:.0f} s; see `streamrec-dist status`"
         ) from None
-    except ray.exceptions.RayActorError as error:
-        raise RunError(f"the controller could not start: {error}") from None
+    except ray.exceptions.RayError as error:
+        raise explained(error, "the start of the controller") from None
 
 
 def check_room(plan: RunPlan, stages: tuple[str, ...]) -> None:

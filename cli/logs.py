@@ -12,6 +12,7 @@ from cli import worker_logs
 from cli.cluster import connect
 from cli.members import HEAD, ROLES, members
 from cli.record import ClusterRecord
+from cli.roles import whole_number
 from cli.worker_logs import WorkerLog
 from streamrec_dist.errors import EnvironmentProblem, UsageError
 
@@ -109,14 +110,15 @@ def pick(logs: Sequence[Log], wanted: str) -> list[Log]:
 
     Raises UsageError for a role that does not exist, or has no such log.
     """
-    role, _, number = wanted.partition("/")
-    if role not in NAMES or (number and not number.isdigit()):
+    role, slash, typed = wanted.partition("/")
+    number = whole_number(typed)
+    if role not in NAMES or (slash and number is None):
         raise UsageError(
             f"{wanted}: expected a role, or role/number such as rollout/0; roles: {', '.join(NAMES)}"
         )
     of_role = [log for log in logs if log.role == role]
-    if number:
-        found = [log for log in of_role if log.number == int(number)]
+    if slash:
+        found = [log for log in of_role if log.number == number]
     else:
         found = [log for log in of_role if log.worker.alive] or of_role[:1]
     if not found:

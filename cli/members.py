@@ -23,8 +23,6 @@ ROLES = {
     "StoreActor": "store",
 }
 ALIVE = "ALIVE"
-#: Goes before a run's name in the name of its controller.
-CONTROLLER_PREFIX = "controller:"
 HEAD = "head"
 
 
@@ -90,11 +88,10 @@ def actors() -> list[Actor]:
     return sorted(found, key=lambda actor: (actor.started, actor.id))
 
 
-def controlled_runs() -> list[str]:
-    """Names of the runs whose controllers live in the connected cluster."""
+def living_controllers() -> set[str]:
+    """Names of the controllers that live in the connected cluster (`asking.controller_name`)."""
     # Asked of the cluster and not of the controllers: that needs torch, five seconds of a command that takes two.
-    living = (actor for actor in actors() if actor.role == "controller" and actor.state == ALIVE)
-    return [actor.name.removeprefix(CONTROLLER_PREFIX) for actor in living]
+    return {actor.name for actor in actors() if actor.role == "controller" and actor.state == ALIVE}
 
 
 def status(record: ClusterRecord) -> dict[str, Any]:

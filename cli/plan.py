@@ -10,11 +10,13 @@ from pathlib import Path
 
 from cli.output import note
 from cli.record import ClusterRecord
+from cli.roles import check_processes
 from cli.workspace import pick_run
 from streamrec_dist.baselines.config import TRAINED, section_name
 from streamrec_dist.config import Config
 from streamrec_dist.config_file import differing_keys, load_config
 from streamrec_dist.errors import UsageError
+from streamrec_dist.events import EventReader
 from streamrec_dist.rundir import STAGES, RunDir, check_name
 
 
@@ -64,8 +66,10 @@ def plan_run(
         # What is not said anew is as it was: the file may have changed since the run was started.
         wanted = _settled_by(directory, load_config(config or directory.path / "config.yaml", overrides))
         directory.check_same_config(wanted)
+        check_processes(wanted)
         return RunPlan(record.runs, directory.name, wanted, resume=True)
     wanted = load_config(config or record.config_path, overrides)
+    check_processes(wanted)
     name = _new_name(record, run, wanted)
     return RunPlan(record.runs, name, wanted, resume=False)
 
@@ -80,6 +84,7 @@ def plan_branch(
     origin = RunDir.find(record.runs, source)
     given = load_config(config, overrides) if config else origin.config(overrides)
     wanted = _settled_by(origin, given)
+    check_processes(wanted)
     taken = _needed(wanted, goal, source)[:-1]
     if not taken:
         raise UsageError(f"{goal} is the first stage: there is nothing before it to take from run {source}")
@@ -126,8 +131,15 @@ def _new_name(record: ClusterRecord, run: str | None, config: Config) -> str:
     return name
 
 
-def training_goal(stage: StageName | None, baseline: BaselineName | None, run: str | None) -> str:
-    """The stage or baseline that is to be trained. Raises UsageError unless there is one."""
+def training_goal(
+    stage: StageName | None, baseline: BaselineName | None, run: str | None, resume: bool
+) -> str:
+    """The stage or baseline that is to be trained; empty: what the run to resume was last about.
+
+    Raises UsageError unless there is one.
+    """
+    if resume and stage is None and baseline is None:
+        return ""
     if (stage is None) == (baseline is None):
         raise UsageError("train needs one of --stage STAGE and --baseline NAME")
     if baseline is None:
@@ -139,6 +151,14 @@ def training_goal(stage: StageName | None, baseline: BaselineName | None, run: s
             f"  {judge} --stage {baseline}"
         )
     return baseline.value
+
+
+def last_goal(run: RunDir) -> str:
+    """The stage or baseline that a run was last started for; the last stage for one that never was."""
+    events = EventReader(run.events_path).new()
+    planned = [event.metrics.get("stages") for event in events if event.kind == "run"]
+    goals = [stages[-1] for stages in planned if stages and isinstance(stages, list)]
+    return goals[-1] if goals and goals[-1] in (*STAGES, *TRAINED) else STAGES[-1]
 
 
 def missing_stages(plan: RunPlan, last: str, only: bool, quiet: bool = False) -> tuple[str, ...]:

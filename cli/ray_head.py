@@ -101,16 +101,20 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def object_store_bytes() -> int:
+    """Memory of this machine that the head's object store takes."""
+    return min(OBJECT_STORE_BYTES, psutil.virtual_memory().total // 10)
+
+
 def head_command(record: ClusterRecord, settings: ClusterConfig, host: str, port: str) -> list[str]:
     """The command line that starts the head."""
-    object_store = min(OBJECT_STORE_BYTES, psutil.virtual_memory().total // 10)
     command = [
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head"),
         *(f"--node-ip-address={host}", f"--port={port}", f"--temp-dir={record.temp_dir}/ray"),
         *("--include-dashboard=false", "--include-log-monitor=false", "--disable-usage-stats"),
         "--dashboard-agent-listen-port=0",
         f"--num-cpus={settings.cpus or usable_cpus()}",
-        f"--object-store-memory={object_store}",
+        f"--object-store-memory={object_store_bytes()}",
         "--log-color=false",
     ]
     if not is_loopback(host):

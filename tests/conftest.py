@@ -79,10 +79,12 @@ def run_cli(
 def end_controller(root: Path, run: str) -> None:
     """End the controller of a run for good, as nothing but a person does: Ray does not start it again."""
     program = f"""
+from pathlib import Path
 from cli import cluster
+from cli.asking import controller_name
 cluster.connect(cluster.find_cluster(), to_work=False)
 import ray
-ray.kill(ray.get_actor("controller:{run}"))
+ray.kill(ray.get_actor(controller_name(Path("runs/{run}"))))
 """
     environment = {**os.environ, "PYTHONPATH": str(REPO)}
     subprocess.run([sys.executable, "-c", program], cwd=root, env=environment, check=True, timeout=120)

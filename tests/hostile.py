@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,12 @@ from streamrec_dist.data.demo import demo_catalogue
 from streamrec_dist.data.files import save_dataset
 from streamrec_dist.data.split import split_rows
 from streamrec_dist.errors import StreamRecError
-from streamrec_dist.events import Event
+from streamrec_dist.events import Event, EventLog
 from streamrec_dist.items.rqvae import RQVAE
 from streamrec_dist.items.space import ItemSpace
-from streamrec_dist.ranks import TargetRanks, save_ranks
+from streamrec_dist.ranks import TargetRanks
 from streamrec_dist.rundir import Checkpoint, RunDir, StageResult
-from streamrec_dist.stages.evaluate import judge
+from streamrec_dist.stages.evaluate import judge, record
 from streamrec_dist.stages.run_store import RunStore
 from streamrec_dist.stages.tokenize import Tokenized, tokenizer_arrays, tokenizer_options
 
@@ -66,7 +68,10 @@ def config() -> Config:
 
 def build_run(runs: Path) -> RunStore:
     """A run with a file of every kind, made by the code that makes them."""
-    run = RunDir.create(runs, "demo", config())
+    origin = RunDir.create(runs, "origin", config())
+    EventLog(origin.events_path).append([Event("step", "retrieve", 3, 9, metrics={"loss": 1.5})])
+    run = origin.branch("demo", config(), ["retrieve"])
+    shutil.rmtree(origin.path)
     save_dataset(small_dataset(), run.dataset_path)
     store = RunStore(run.path)
     dataset, rng = store.dataset(), np.random.default_rng(0)
@@ -95,7 +100,7 @@ def build_run(runs: Path) -> RunStore:
     arrays = {"model.w": weights["embed.weight"], "best.w": weights["embed.weight"]}
     store.save_checkpoint(Checkpoint("pretrain", 9, arrays, STATE))
     store.set_scaled({"rollout": 2})
-    save_ranks(run.ranks_path("pretrain-valid"), ranks_of(dataset))
+    record(run, "pretrain-valid", ranks_of(dataset), ranks_of(dataset), None)
     run.pin_dataset(Path("elsewhere"), dataset.content_hash)
     return store
 
@@ -105,6 +110,23 @@ def ranks_of(dataset: Dataset) -> TargetRanks:
     about = {"run": "demo", "stage": "pretrain", "split": "valid", "masked": False}
     decoding = {"thoughts": "greedy", "samples": None, "beam": 20}
     return judge(dataset, rows, np.arange(len(rows)) % 9, decoding=decoding, **about)
+
+
+#: Names of stages, results and parts, numbers of steps, and hashes in the paths of a run's files.
+NAMES = re.compile(
+    r"(?<=^stages/)[\w-]+|(?<=^results/)[\w-]+|(?<=^checkpoints/)[\w-]+/step-\d+|(?<=^items/evidence/)[\w-]+"
+    r"|(?<=/part-)\d+|(?<=/files-)[\w*]+"
+)
+
+
+def kinds(names: Iterable[str]) -> set[str]:
+    """Files of a run, as paths within it, with a star for what differs between files that the same code reads."""
+    return {NAMES.sub("*", name) for name in names}
+
+
+def files_of(run: Path) -> list[str]:
+    """All files of a run, as paths within it."""
+    return [str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()]
 
 
 @dataclass(frozen=True)

@@ -3,34 +3,48 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
+from cli.app import app
 from cli.commands.results import Judged, Model
 from cli.decoding import DecodingOptions, decoding, suffix
 from cli.demo import reward_course
 from cli.follow import last_words, resume_line
 from cli.output import clean, comparison, four, measured, show, span
-from cli.plan import BaselineName, StageName
+from cli.plan import BaselineName, RunPlan, StageName, last_goal, plan_run
 from cli.record import ClusterRecord, read_record, root_of, write_private
 from streamrec_dist.baselines.config import SCORES_ITEMS, TRAINED, BaselinesConfig, section_name
 from streamrec_dist.config import Config
-from streamrec_dist.errors import EnvironmentProblem, RunError, UsageError
+from streamrec_dist.errors import ConfigError, EnvironmentProblem, RunError, UsageError
 from streamrec_dist.events import Event, EventLog
 from streamrec_dist.rundir import STAGES, RunDir, StageResult
 from streamrec_dist.stages.evaluate import BASELINES, WEIGHTS
 from tests.conftest import last_json, run_cli
 
-COMMANDS = ["init", "up", "status", "down", "train", "watch", "stop", "evaluate", "compare", "recommend"]
-COMMANDS += ["data prepare", "data describe", "data list"]
+
+def commands(group: Any, path: str = "") -> Iterator[str]:
+    """All that can be typed after the program's name."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, f"{path}{name} ")
+        else:
+            yield f"{path}{name}"
+
+
+COMMANDS = list(commands(typer.main.get_command(app)))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help_with_examples(command: str, tmp_path: Path) -> None:
-    shown = run_cli(*command.split(), "--help", cwd=tmp_path)
-    assert shown.returncode == 0
+def test_every_command_has_help_with_examples(command: str) -> None:
+    shown = CliRunner().invoke(app, [*command.split(), "--help"])
+    assert shown.exit_code == 0
     assert "Examples:" in shown.stdout and f"streamrec-dist {command}" in shown.stdout
 
 
@@ -50,7 +64,9 @@ def test_help_is_there_at_once_and_names_all_commands(tmp_path: Path) -> None:
     shown = run_cli("--help", cwd=tmp_path)
     # Importing torch alone takes longer than this, even on an idle machine.
     assert time.monotonic() - begun < 2.5
-    assert all(command.split()[0] in shown.stdout for command in COMMANDS)
+    named = {line.split()[1] for line in shown.stdout.splitlines() if line.startswith("│") and line[2] != " "}
+    assert {command.split()[0] for command in COMMANDS} <= named
+    assert {"train", "plan", "doctor", "logs", "scale", "data", "ids"} <= named
 
 
 @pytest.mark.parametrize(
@@ -61,7 +77,10 @@ def test_help_is_there_at_once_and_names_all_commands(tmp_path: Path) -> None:
         "train --stage rl",
         "train --stage all --detach",
         "train --baseline tiger",
+        "train --resume",
         "stop demo",
+        "scale rollout=2",
+        "logs rollout",
     ],
 )
 def test_without_a_cluster_the_line_to_type_is_given(command: str, folder: Path) -> None:
@@ -81,6 +100,15 @@ def test_without_a_cluster_the_line_to_type_is_given(command: str, folder: Path)
         ("train --baseline caser", "caser"),
         ("train --baseline counting --run demo", "streamrec-dist evaluate demo --stage counting"),
         ("train --baseline popularity", "streamrec-dist evaluate --stage popularity"),
+        ("train --stage rl --resume --from demo", "give one of them"),
+        ("scale rollout", "'rollout' is not ROLE=NUMBER"),
+        ("scale rollout=²", "'rollout=²' is not ROLE=NUMBER"),
+        ("scale rollout=-1", "'rollout=-1' is not ROLE=NUMBER"),
+        ("scale rollout=44444", "a role has 1,000 processes at most"),
+        ("plan --set actors.rollout.replicas=44444", "actors.rollout.replicas is 44444"),
+        ("plan nowhere.yaml", "nowhere.yaml: no such file"),
+        ("plan --set data.path=nowhere", "nowhere"),
+        ("doctor nowhere.yaml", "nowhere.yaml: no such file"),
         ("watch", "no runs in"),
         ("watch nobody", "no run nobody in"),
         ("evaluate", "no runs in"),
@@ -123,6 +151,22 @@ def test_a_wrong_config_is_refused_before_anything_starts(folder: Path) -> None:
     assert refused.returncode == 2
     assert "cluster.yaml:2: lerners: no such key; did you mean learners?" in refused.stderr
     assert not (folder / ".streamrec").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("init /proc/new", "/proc/new: No such file or directory; choose a place that is there"),
+        ("init cluster.yaml/new", "Not a directory; choose another place, or move what is in the way there"),
+        ("up", ".streamrec: File exists; choose another place, or move what is in the way there"),
+    ],
+)
+def test_what_the_system_refuses_is_exit_3_and_one_line(command: str, said: str, folder: Path) -> None:
+    (folder / ".streamrec").touch()
+    refused = run_cli(*command.split(), cwd=folder)
+    assert refused.returncode == 3, refused.stderr
+    assert said in refused.stderr.splitlines()[-1] and "Traceback" not in refused.stderr
+    assert refused.stderr.count("error: ") == 1
 
 
 def test_init_writes_the_default_once(tmp_path: Path) -> None:
@@ -329,13 +373,34 @@ def test_the_reward_course_is_that_of_the_last_try_of_each_step(tmp_path: Path) 
     assert last_words(run) == "its last event: rl 10/10 total 100"
 
 
-def test_the_line_that_continues_a_run_names_the_baseline_it_was_about(tmp_path: Path) -> None:
+def test_a_run_is_continued_towards_what_it_was_last_about(tmp_path: Path) -> None:
     run = RunDir.create(tmp_path, "one", Config())
     log = EventLog(run.events_path)
+    assert last_goal(run) == "rl"
     assert resume_line(run) == "streamrec-dist train --stage all --resume --run one"
-    for stages, wanted in ((["tokenize", "sasrec-bce"], "--baseline sasrec-bce"), (["rl"], "--stage all")):
+    for stages, goal, wanted in (
+        (["tokenize", "sasrec-bce"], "sasrec-bce", "--baseline sasrec-bce"),
+        (["pretrain", "sft"], "sft", "--stage all"),
+        (["no-such-stage"], "rl", "--stage all"),
+    ):
         log.append([Event("run", state="started", metrics={"stages": stages}), Event("run", state="failed")])
+        assert last_goal(run) == goal
         assert resume_line(run) == f"streamrec-dist train {wanted} --resume --run one"
+
+
+def test_more_processes_than_a_role_may_have_are_refused_before_a_run_is_made(folder: Path) -> None:
+    record = ClusterRecord(str(folder), str(folder / "cluster.yaml"), "0123456789abcdef" * 2, True)
+
+    def plan(*overrides: str) -> RunPlan:
+        return plan_run(record, run="big", config=None, overrides=list(overrides), resume=False)
+
+    assert (
+        plan("actors.rollout.replicas=1000", "actors.reward.replicas=1000").config.actors.rollout.replicas
+        == 1000
+    )
+    for key in ("actors.rollout.replicas", "actors.evaluate.replicas"):
+        with pytest.raises(ConfigError, match=f"{key} is 1001, a role has 1,000 processes at most"):
+            plan(f"{key}=1001")
 
 
 def test_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -70,10 +72,23 @@ def test_a_full_disk_ends_a_run_that_can_be_resumed_with_room(small_disk: Path) 
     assert "No space left on device" in ended.message and "\n" not in ended.message
     wait_for_workers(small_disk, **dict.fromkeys(ROLES, 0))
 
+    with contextlib.suppress(OSError), filler.open("ab") as file:
+        while True:
+            file.write(bytes(2**12))
+            file.flush()
+    resume = ("train", "--resume", "--run", "full", "--detach")
+    refused = run_cli(*resume, cwd=small_disk)
+    assert refused.returncode == 1 and "No space left on device" in refused.stderr, refused.stderr
+    assert "Traceback" not in refused.stderr and "ray::" not in refused.stderr
+    wait_for_workers(small_disk, **dict.fromkeys(ROLES, 0))
+
     filler.unlink()
     kept = run.checkpoint_steps("rl")[-1]
-    again = run_cli("train", "--stage", "rl", "--run", "full", "--resume", "--detach", cwd=small_disk)
-    assert again.returncode == 0, again.stderr
+    with ThreadPoolExecutor() as pool:
+        twice = [pool.submit(run_cli, *resume, cwd=small_disk) for _ in range(2)]
+        began, refused = sorted((one.result() for one in twice), key=lambda done: done.returncode)
+    assert began.returncode == 0, began.stderr
+    assert refused.returncode == 2 and "run full is going already" in refused.stderr, refused.stderr
     wait_for(run, lambda event: event.kind == "step" and event.stage == "rl" and event.step == kept + 20, 1)
     assert last_json(run_cli("stop", "full", "--json", cwd=small_disk))["state"] == "stopped"
 

@@ -85,7 +85,7 @@ def test_a_pickle_in_place_of_a_file_is_not_run(
         pass
     else:
         # A view shows what it cannot read as warnings, and shards of unknown origin are made anew.
-        assert name in ("events.jsonl", "items/embeddings/manifest.json")
+        assert name in ("events.jsonl", "inherited.jsonl", "items/embeddings/manifest.json")
     finally:
         path.unlink()
         path.write_bytes(before)

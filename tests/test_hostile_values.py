@@ -39,7 +39,7 @@ from tests.hostile import (
 from tests.test_hostile_files import READERS, found
 
 JSON = ["data.json", "scaled.json", "stages/pretrain.json", "stages/tokenize.json", "dataset/dataset.json"]
-JSON += ["items/embeddings/manifest.json", "events.jsonl"]
+JSON += ["items/embeddings/manifest.json", "events.jsonl", "inherited.jsonl"]
 STATE_FILE = "checkpoints/pretrain/step-00000009/state.msgpack"
 #: What msgpack can say of those.
 PACKED = [value for value in ODD if not (isinstance(value, int) and abs(value) >= 2**63)]
@@ -78,7 +78,7 @@ def check(yard: Yard, name: str, content: bytes) -> None:
 def test_odd_json_is_read_or_refused(yard: Yard, name: str, data: st.DataObject) -> None:
     texts = (
         found(yard, name).read_text().splitlines()
-        if name == "events.jsonl"
+        if name.endswith(".jsonl")
         else [found(yard, name).read_text()]
     )
     trees = [data.draw(distorted(json.loads(text), ODD)) for text in texts]

@@ -56,6 +56,9 @@ def test_a_role_alone_is_its_last_actor_when_none_lives(reader: LogReader) -> No
         ("store", "no such actor has run"),
         ("rollouts", "roles: embed, annotate"),
         ("rollout/x", "such as rollout/0"),
+        ("rollout/", "such as rollout/0"),
+        ("rollout/²", "such as rollout/0"),
+        ("rollout/" + "9" * 5000, "such as rollout/0"),
     ):
         with pytest.raises(UsageError, match=said):
             pick(logs, wanted)

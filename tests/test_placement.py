@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from actors.placement import check_fits, stage_config
+from actors.placement import check_fits, room, stage_config, stage_needs
 from streamrec_dist.config_file import parse_config
 from streamrec_dist.errors import ConfigError
 
@@ -63,6 +65,58 @@ def test_what_finds_no_room_waits_unless_it_is_needed():
         check_fits(parse_config("actors: {rollout: {replicas: 9, minimum: 7}}", "test"), ["rl"], [{"CPU": 2}])
     with pytest.raises(ConfigError, match=r"learners 8 x 0\.3"):
         check_fits(parse_config("learners: {world_size: 8, cpus: 0.3}", "test"), ["rl"], [{"CPU": 2}])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        # The cluster has room for all of it, the node that the role runs on has not.
+        ("learners: {cpus: 2}", "for 2 CPUs in one process, the largest node of role learners has 1;"),
+        ("learners: {cpus: 0.8}", "(learners 2 x 0.8), the nodes of learners have 1;"),
+        ("actors: {rollout: {replicas: 9, minimum: 9, cpus: 0.6}}", "x 0.6), the nodes of rollout have 5;"),
+        # Together the nodes have enough, but no process runs on two of them.
+        (
+            "actors: {rollout: {replicas: 8, minimum: 8, cpus: 0.6}}",
+            "8 processes of 0.6 CPUs each, of which 7 find",
+        ),
+        ("actors: {rollout: {gpus: 1}}", "for 1 GPUs in one process, the largest node of role rollout has 0"),
+    ],
+)
+def test_a_role_whose_nodes_are_too_small_is_refused(text, said):
+    nodes = [
+        {"CPU": 1, "role:learners": 1},
+        {"CPU": 4, "role:rollout": 1},
+        {"CPU": 1, "role:rollout": 1},
+        {"CPU": 8},
+    ]
+    assert check_fits(parse_config("", "test"), ["sft", "rl"], nodes) == []
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        check_fits(parse_config(text, "test"), ["rl"], nodes)
+
+
+def test_replicas_that_find_no_room_on_the_nodes_of_their_role_wait():
+    config = parse_config("actors: {rollout: {replicas: 9, cpus: 1}}", "test")
+    nodes = [{"CPU": 2, "role:rollout": 1}, {"CPU": 64}]
+    (warning,) = check_fits(config, ["rl"], nodes)
+    assert "the nodes of rollout have 2; what finds no room starts when nodes join" in warning
+    counts = room(stage_needs(config, "rl", 0), nodes)
+    assert counts["actors.rollout"] == [2, 0] and counts["learners"] == [0, 2]
+
+
+def test_the_fewest_of_all_roles_find_room_before_the_others():
+    config = parse_config("actors: {rollout: {replicas: 20, minimum: 2}}", "test")
+    counts = {name: sum(found) for name, found in room(stage_needs(config, "rl", 0), [{"CPU": 2}]).items()}
+    # 2 CPUs: ranks .6, a reward worker .2, an evaluator .2, two rollout actors .4, and three shares of .2 are left
+    assert counts == {"actors.rollout": 5, "actors.reward": 1, "actors.evaluate": 1, "learners": 2}
+
+
+def test_of_a_node_that_nobody_knows_all_is_expected_but_gpus_are_not_shared_out():
+    unknown = {"CPU": float("inf"), "GPU": float("inf")}
+    config = parse_config("learners: {cpus: 64}", "test")
+    assert check_fits(config, ["rl"], [{"CPU": 1}, unknown]) == []
+    assert stage_needs(config, "rl", 0)[-1].shares["GPU"] == 0
+    with pytest.raises(ConfigError, match=r"learners\.cpus"):
+        check_fits(config, ["rl"], [{"CPU": 1}, unknown | {"CPU": 32}])
 
 
 def test_what_the_file_says_stands():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from cli import bringup, cluster, members
-from cli.asking import run_status
+from cli.asking import controller_name, run_status
 from cli.commands.options import JsonOption, examples
 from cli.output import clean, emit_json, note, show, span, table
 from cli.record import ClusterRecord
@@ -84,7 +84,7 @@ def status(as_json: JsonOption = False) -> None:
     record = cluster.find_cluster()
     cluster.connect(record, to_work=False)
     body = members.status(record)
-    body["runs"] = _going(record, members.controlled_runs())
+    body["runs"] = _going(record, members.living_controllers())
     body["going"] = {run: _run_status(record, run) for run in body["runs"]}
     cluster.disconnect()
     if as_json:
@@ -183,15 +183,15 @@ def _node_rows(nodes: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     ]
 
 
-def _going(record: ClusterRecord, running: Sequence[str]) -> list[str]:
+def _going(record: ClusterRecord, controllers: Collection[str]) -> list[str]:
     """Runs of this folder that have a controller; the cluster may hold those of other folders too."""
-    return [run.name for run in list_runs(record.runs) if run.name in running]
+    return [run.name for run in list_runs(record.runs) if controller_name(run.path) in controllers]
 
 
 def _run_status(record: ClusterRecord, run: str) -> dict[str, Any]:
     """What the run's controller says, and the last event of the run."""
     try:
-        said = run_status(run)
+        said = run_status(record.runs / run)
     except StreamRecError as error:
         # It ended a moment ago, or is being started again.
         said = {"error": str(error)}

@@ -10,6 +10,7 @@ import typer
 from cli import cluster
 from cli.commands.options import JsonOption, examples
 from cli.output import emit_json, note, show, table
+from cli.roles import check_processes
 from cli.workspace import living_cluster
 from streamrec_dist.config_file import load_config
 
@@ -27,16 +28,19 @@ def plan(
     """Say what a run would start where, its memory and steps, and what stands against it. Nothing is started.
 
     It reads the data, as the run would. Nodes are those of the cluster that is up, else those that `up` would start.
+    Exit code 2 when a run could not begin; memory is compared where it is known what a node has.
     """
     settled = load_config(config, overrides or [])
-    note("reading the data ...")
+    check_processes(settled)
     record = living_cluster()
     if record:
         cluster.connect(record, to_work=False)
+    note("reading the data ...")
 
-    from cli.estimate import estimate
+    from cli.estimate import estimate, living, to_be_started
 
-    body = estimate(settled, connected=record is not None)
+    nodes = living(record) if record else to_be_started(settled)
+    body = {"up": record is not None, **estimate(settled, nodes)}
     cluster.disconnect()
     for warning in body["warnings"]:
         note(f"warning: {warning}")
@@ -49,23 +53,47 @@ def plan(
 
 
 def _show(body: dict[str, Any]) -> None:
-    nodes = body["nodes"]
-    cores, gpus = (sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU"))
-    whose = "the cluster that is up" if body["up"] else "this machine, and cluster.nodes"
-    note(f"{whose}: {len(nodes)} node(s), {cores:g} CPUs, {gpus:g} GPUs")
+    note("the cluster that is up:" if body["up"] else "the cluster that `up` would start:")
+    columns = ["node", "roles", "CPUs", "GPUs", "memory, GiB", "on GPUs, GiB"]
+    amounts = ("cpus", "gpus", "memory_gib", "gpu_memory_gib")
+    machines = [
+        (node["node"], ", ".join(node["roles"]) or "any", *(_amount(node[name]) for name in amounts))
+        for node in body["nodes"]
+    ]
+    show(table("", columns, machines, left=2))
+    if any(node[name] is None for node in body["nodes"] for name in ("cpus", "gpus")):
+        note("?: all that the machine has; known when it is up")
     note(f"the model has {body['parameters'] / 1e6:.1f} M parameters")
-    columns = ["stage", "role", "processes", "at least", "CPUs", "GPUs", "GiB", "GiB on GPU", "steps"]
-    rows = []
+    columns = [
+        "stage",
+        "role",
+        "where",
+        "wanted",
+        "at least",
+        "fit at once",
+        "CPUs",
+        "GPUs",
+        "GiB",
+        "GiB on GPU",
+    ]
+    rows: list[tuple[str, ...]] = []
     for stage in body["stages"]:
         for number, role in enumerate(stage["roles"]):
-            first = number == 0
-            numbers = [role[name] for name in ("processes", "at_least")]
+            numbers = [_amount(role[name]) for name in ("processes", "at_least", "fit")]
             shares = [f"{role[name]:g}" for name in ("cpus", "gpus", "memory_gib", "gpu_memory_gib")]
-            steps = f"{stage['steps']:,}" if first else ""
-            rows.append([stage["stage"] if first else "", role["role"], *numbers, *shares, steps])
-    show(table("for each process, memory estimated; steps about", columns, rows, left=2))
+            where = "any node" if len(role["nodes"]) == len(body["nodes"]) > 1 else ", ".join(role["nodes"])
+            rows.append((stage["stage"] if number == 0 else "", role["role"], where, *numbers, *shares))
+    show(
+        table("processes of each role, and what each of them takes (memory estimated)", columns, rows, left=3)
+    )
+    steps = ", ".join(f"{stage['stage']} {stage['steps']:,}" for stage in body["stages"])
+    note(f"optimizer steps, about: {steps}")
     for problem in body["problems"]:
         note(f"problem: {problem}")
+
+
+def _amount(known: float | None) -> str:
+    return "?" if known is None else f"{known:g}"
 
 
 def add_to(app: typer.Typer) -> None:

@@ -10,6 +10,7 @@ from cli import cluster
 from cli.asking import scale_run
 from cli.commands.options import JsonOption, examples
 from cli.output import emit_json, note
+from cli.roles import check_scale, whole_number
 from cli.workspace import pick_run
 from streamrec_dist.errors import UsageError
 
@@ -36,7 +37,7 @@ def scale(
     record = cluster.find_cluster()
     cluster.connect(record, to_work=False)
 
-    scaled = scale_run(directory.name, numbers)
+    scaled = scale_run(directory.path, numbers)
     cluster.disconnect()
     note(f"run {directory.name}: {', '.join(f'{role} {count}' for role, count in numbers.items())}")
     if as_json:
@@ -45,9 +46,11 @@ def scale(
 
 def _number(text: str) -> tuple[str, int]:
     role, _, count = text.partition("=")
-    if not role or not count.isdigit():
+    number = whole_number(count)
+    if not role or number is None:
         raise UsageError(f"{text!r} is not ROLE=NUMBER, such as rollout=4")
-    return role, int(count)
+    check_scale(role, number)
+    return role, number
 
 
 def add_to(app: typer.Typer) -> None:

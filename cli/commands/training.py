@@ -9,11 +9,19 @@ from typing import Annotated
 import typer
 
 from cli import cluster
-from cli.asking import request_stop, run_alive
+from cli.asking import going_already, not_running, request_stop, run_alive
 from cli.commands.options import JsonOption, RunArgument, examples
 from cli.follow import Follower, finish, resume_line
 from cli.output import emit_json, note
-from cli.plan import BaselineName, StageName, missing_stages, plan_branch, plan_run, training_goal
+from cli.plan import (
+    BaselineName,
+    StageName,
+    last_goal,
+    missing_stages,
+    plan_branch,
+    plan_run,
+    training_goal,
+)
 from cli.workspace import living_cluster, pick_run
 from streamrec_dist.errors import RunError, UsageError
 from streamrec_dist.rundir import run_exists
@@ -24,7 +32,10 @@ STOP_SECONDS = 600
 def train(
     stage: Annotated[
         StageName | None,
-        typer.Option(show_default=False, help="How far to train; `all` is the same as `rl`."),
+        typer.Option(
+            show_default=False,
+            help="How far to train; `all` is the same as `rl`. Default under --resume: as far as was last asked for.",
+        ),
     ] = None,
     baseline: Annotated[
         BaselineName | None,
@@ -56,17 +67,18 @@ def train(
 
     Leaving the view (q, or Ctrl-C) leaves the run going on the cluster.
     """
-    goal = training_goal(stage, baseline, run)
+    if source is not None and resume:
+        raise UsageError("--from begins a new run and --resume continues one: give one of them")
+    goal = training_goal(stage, baseline, run, resume)
     record = cluster.find_cluster()
     if source is not None:
-        if resume:
-            raise UsageError("--from begins a new run and --resume continues one: give one of them")
         plan = plan_branch(record, source, goal, run=run, config=config, overrides=overrides or [])
     else:
         # A baseline joins the run of that name, whose data and ids it shares.
         resume = resume or (baseline is not None and run is not None and run_exists(record.runs, run))
         plan = plan_run(record, run=run, config=config, overrides=overrides or [], resume=resume)
     begun = time.monotonic()
+    goal = goal or last_goal(plan.run())
     stages = missing_stages(plan, goal, only=only, quiet=stage is StageName.all)
     if not stages:
         note(f"run {plan.name} has finished {goal} already; nothing to do")
@@ -74,14 +86,11 @@ def train(
 
     note(f"connecting to the cluster at {record.address} ...")
     cluster.connect(record)
+    if run_alive(record.runs / plan.name):
+        raise going_already(plan.name)
 
     from cli.launch import check_room, create_run, start_run
 
-    if run_alive(plan.name):
-        raise UsageError(
-            f"run {plan.name} is going already; `streamrec-dist watch {plan.name}` shows it, "
-            f"`streamrec-dist stop {plan.name}` ends it"
-        )
     check_room(plan, stages)
     directory = plan.run() if resume else create_run(plan)
     follower = Follower(directory, record, starting=True)
@@ -108,12 +117,12 @@ def stop(run: RunArgument = None, as_json: JsonOption = False) -> None:
     """Let a run write a checkpoint and end; `train --resume` continues it."""
     directory = pick_run(run)
     record = cluster.find_cluster()
-    cluster.connect(record)
+    cluster.connect(record, to_work=False)
 
-    if not run_alive(directory.name):
-        raise UsageError(f"run {directory.name} is not going; `streamrec-dist status` shows what is")
+    if not run_alive(directory.path):
+        raise not_running(directory.name)
     follower = Follower(directory, record, starting=True)
-    request_stop(directory.name)
+    request_stop(directory.path)
     cluster.disconnect()
     note(f"asked run {directory.name} to stop; waiting {STOP_SECONDS} s at most for its checkpoint ...")
     state = follower.wait_for_end(STOP_SECONDS)
@@ -131,7 +140,7 @@ def add_to(app: typer.Typer) -> None:
         epilog=examples(
             "streamrec-dist train --stage all",
             "streamrec-dist train --stage rl --run big --set stages.rl.steps=1000 --detach",
-            "streamrec-dist train --stage rl --run big --resume",
+            "streamrec-dist train --resume",
             "streamrec-dist train --stage rl --run no-kl --from big --set stages.rl.kl=0",
             "streamrec-dist train --baseline sasrec --run big",
         )
