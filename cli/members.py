@@ -22,7 +22,7 @@ ROLES = {
     "Controller": "controller",
     "StoreActor": "store",
 }
-ALIVE = "ALIVE"
+ALIVE, DEAD = "ALIVE", "DEAD"
 #: Goes before a run's name in the name of its controller.
 CONTROLLER_PREFIX = "controller:"
 HEAD = "head"
@@ -91,10 +91,10 @@ def actors() -> list[Actor]:
 
 
 def controlled_runs() -> list[str]:
-    """Names of the runs whose controllers live in the connected cluster."""
+    """Names of the runs whose controllers live in the connected cluster, or are being started, or started again."""
     # Asked of the cluster and not of the controllers: that needs torch, five seconds of a command that takes two.
-    living = (actor for actor in actors() if actor.role == "controller" and actor.state == ALIVE)
-    return [actor.name.removeprefix(CONTROLLER_PREFIX) for actor in living]
+    going = (actor for actor in actors() if actor.role == "controller" and actor.state != DEAD)
+    return [actor.name.removeprefix(CONTROLLER_PREFIX) for actor in going]
 
 
 def status(record: ClusterRecord) -> dict[str, Any]:

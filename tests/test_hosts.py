@@ -287,7 +287,7 @@ def test_other_settings_of_a_node_that_runs_are_refused(
     finally:
         write_yaml(hosts["head"], YAML)
     assert refused.returncode == 2
-    assert "roles of 10.77.0.3: ('rollout',) -> ('rollout', 'learners')" in refused.stderr
+    assert "roles of 10.77.0.3: ['rollout'] -> ['rollout', 'learners']" in refused.stderr
 
 
 def test_a_node_that_cannot_be_reached_is_named_and_the_others_go_on(
