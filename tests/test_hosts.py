@@ -5,20 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-import psutil
 import pytest
 
 from cli.processes import MARK
-from cli.record import ClusterRecord, read_record
 from tests.conftest import last_json
-from tests.hosts import REPO, Host, machines, missing
+from tests.hosts import PROJECT, REPO, Host, cli, machines, missing, others, record_of, until, write_yaml
 
 pytestmark = [pytest.mark.cluster, pytest.mark.skipif(bool(missing()), reason=missing() or "possible")]
 
-PROJECT = "/tmp/project"
 YAML = """\
 cluster:
   cpus: 1
@@ -103,41 +100,12 @@ def cluster(hosts: dict[str, Host]) -> dict[str, Any]:
     return last_json(up)
 
 
-def write_yaml(head: Host, text: str) -> None:
-    (head.folder / PROJECT[1:]).mkdir(exist_ok=True)
-    (head.folder / PROJECT[1:] / "cluster.yaml").write_text(text, encoding="utf-8")
-
-
-def cli(head: Host, *arguments: str) -> subprocess.CompletedProcess[str]:
-    # Ray's workers step back for every other process, and those of other tests would leave them nothing.
-    more = {"PYTHONPATH": str(REPO), "RAY_worker_niceness": "0"}
-    return head.run([sys.executable, "-m", "cli.app", *arguments], cwd=PROJECT, **more)
-
-
 def driver(head: Host, program: str) -> str:
     """What a driver prints last. The copy of the code it brings is not kept for its sake after it has left."""
     more = {"PYTHONPATH": str(REPO), "RAY_RUNTIME_ENV_TEMPORARY_REFERENCE_EXPIRATION_S": "1"}
     done = head.run([sys.executable, "-c", program], cwd=PROJECT, **more)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()[-1]
-
-
-def record_of(head: Host) -> ClusterRecord:
-    record = read_record(head.folder / PROJECT[1:])
-    assert record is not None
-    return record
-
-
-def others(host: Host) -> list[psutil.Process]:
-    """What runs on a machine besides its SSH server."""
-    return [process for process in host.processes() if process.name() != "sshd"]
-
-
-def until(done: Callable[[], bool], seconds: float = 20) -> None:
-    give_up = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < give_up, f"waited {seconds:.0f} s"
-        time.sleep(0.1)
 
 
 def test_the_other_machines_have_nothing_of_the_project(hosts: dict[str, Host]) -> None:
