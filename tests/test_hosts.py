@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -216,12 +217,25 @@ def test_a_dead_node_is_noticed_started_again_and_gets_the_code_anew(
     assert noticed < NOTICED_SECONDS
     print(f"noticed after {noticed:.2f} s")
     assert_logs_are_read_from_their_nodes(head)
+    assert_a_node_that_cannot_be_started_again_is_not_forgotten(head, hosts["one"])
     again = last_json(cli(head, "up", "--json"))
     states = {node["node"]: node["state"] for node in again["nodes"]}
     assert states == {"head": "running", "10.77.0.2": "started", "10.77.0.3": "running"}
     # The driver that brought the code has left, and this node has never seen it.
     name, place = eval(driver(head, ASK))
     assert name == "one" and place.startswith("/tmp/streamrec-")
+
+
+def assert_a_node_that_cannot_be_started_again_is_not_forgotten(head: Host, one: Host) -> None:
+    (folder,) = (one.folder / "tmp").glob("streamrec-*")
+    os.chown(folder, 65534, 65534)
+    before = record_of(head).nodes
+    try:
+        failed = cli(head, "up", "--json")
+    finally:
+        os.chown(folder, 0, 0)
+    assert failed.returncode == 3 and "was made by somebody else" in failed.stderr
+    assert record_of(head).nodes == before
 
 
 def assert_logs_are_read_from_their_nodes(head: Host) -> None:
@@ -238,8 +252,7 @@ def test_an_attached_cluster_gets_the_code_too(hosts: dict[str, Host], cluster: 
     folder = head.folder / "tmp" / "attached"
     folder.mkdir()
     (folder / "cluster.yaml").write_text(f"cluster: {{address: '{record.address}'}}", encoding="utf-8")
-    access = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": f"{PROJECT}/.streamrec/token"}
-    variables = {"PYTHONPATH": str(REPO), **access}
+    variables = {"PYTHONPATH": str(REPO), "RAY_AUTH_TOKEN_PATH": f"{PROJECT}/.streamrec/token"}
     up = head.run([sys.executable, "-m", "cli.app", "up"], cwd="/tmp/attached", **variables)
     assert up.returncode == 0, up.stderr
     found = head.run([sys.executable, "-c", THERE], cwd="/tmp/attached", **variables)

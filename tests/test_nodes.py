@@ -92,3 +92,5 @@ def test_an_address_that_this_machine_lacks_starts_nothing(tmp_path: Path) -> No
     assert [path.name for path in (tmp_path / ".streamrec").iterdir()] == [".gitignore"]
     shown = last_json(run_cli("up", "--print-commands", "--json", cwd=tmp_path))["commands"]
     assert set(shown) == {"head", "203.0.113.8"} and "--head" in shown["head"][0]
+    for command in (shown["head"][0], shown["203.0.113.8"][1]):
+        assert "env -u RAY_ADDRESS -u RAY_AUTH_TOKEN RAY_AUTH_MODE=token " in command
