@@ -7,17 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from cli.cluster import REACH_SECONDS, alive, connect, disconnect, reachable
+from cli.cluster import REACH_SECONDS, alive, check_here, connect, disconnect, reachable
+from cli.here import this_place
 from cli.members import members
 from cli.nodes import (
     end_node,
     find_head_address,
     known_node,
-    node_runs,
     on_each,
     printed,
+    running_share,
+    share_of,
     start_node,
     with_node,
     without_node,
@@ -25,7 +26,7 @@ from cli.nodes import (
 from cli.processes import cluster_processes, end_processes
 from cli.ray_head import LOOPBACK, make_temp_dir, printed_head, remove_temp_dir, start_head
 from cli.record import ClusterRecord, NodeRecord, locked, read_record, root_of
-from cli.ssh import Unreachable, with_key
+from cli.ssh import NodeProblem, with_key
 from streamrec_dist.cluster_config import ClusterConfig, NodeConfig, is_loopback
 from streamrec_dist.config_file import load_config
 from streamrec_dist.errors import ConfigError, EnvironmentProblem, RunError, StreamRecError
@@ -43,9 +44,15 @@ class Brought:
 
 @dataclass(frozen=True)
 class Ended:
-    """What `down` ended: processes of this machine and of each node, and the nodes it did not get to."""
+    """What `down` did to the cluster of a record, and the processes it ended on this machine and on each node.
 
-    pids: list[int]
+    `state` is `down`; `incomplete` when the nodes in `failures` are to be tried again; `given up` when they are not;
+    `forgotten` when nothing was ended.
+    """
+
+    record: ClusterRecord
+    state: str
+    pids: list[int] = field(default_factory=list)
     nodes: dict[str, list[int]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
@@ -74,21 +81,31 @@ def up(config_path: Path) -> Brought:
         return _join(record, state, nodes)
 
 
-def down(record: ClusterRecord, forget: bool = False) -> Ended:
-    """End a cluster and remove every trace of it; one we only attached to is left alone.
+def down(root: Path, forget: bool = False) -> Ended:
+    """End the cluster of a folder and remove every trace of it; one we only attached to is left alone.
 
     Nodes that cannot be reached stay in the record, so that `down` can be tried again, unless they are to be
-    forgotten. Raises RunError when a process of this machine cannot be ended.
+    forgotten; so is, then, a whole cluster of another machine. Raises EnvironmentProblem when there is no cluster, or
+    it runs on another machine, RunError when a process of this machine cannot be ended.
     """
-    with locked(Path(record.root)):
+    with locked(root):
+        # Read here and not before: what another `up` or `down` has just left is what there is.
+        record = read_record(root)
+        if record is None:
+            raise EnvironmentProblem(f"no cluster in {root}; start one with: streamrec-dist up cluster.yaml")
+        if not record.created_by_us or (forget and not record.place.is_here()):
+            record.remove()
+            return Ended(record, "forgotten")
+        check_here(record)
         nodes, failures = _end_nodes(record)
-        processes = cluster_processes(record.cluster_id, record.temp_dir) if record.created_by_us else []
+        pids = [process.pid for process in cluster_processes(record.cluster_id, record.temp_dir)]
         _end_head(record)
         left = () if forget else tuple(node for node in record.nodes if node.name in failures)
         if left:
             # Without an address: what is left is no cluster.
             replace(record, address="", pids=(), temp_dir="", nodes=left).save()
-    return Ended([process.pid for process in processes], nodes, failures)
+    state = "incomplete" if left else "given up" if failures else "down"
+    return Ended(record, state, pids, nodes, failures)
 
 
 def commands(config_path: Path) -> dict[str, list[str]]:
@@ -115,6 +132,7 @@ def _new_record(root: Path, config_path: Path, settings: ClusterConfig) -> Clust
         config_path=str(config_path.absolute()),
         cluster_id=uuid.uuid4().hex,
         created_by_us=settings.address == "local",
+        place=this_place(),
         settings=settings.model_dump(mode="json"),
     )
 
@@ -154,9 +172,10 @@ def _join(record: ClusterRecord, state: str, nodes: Sequence[NodeConfig]) -> Bro
         return Brought(record, state)
     before, lost = record, _lost(record)
     for node in nodes:
-        known = known_node(record, node.name)
-        unfinished = NodeRecord(node.model_dump(mode="json"))
-        record = with_node(record, replace(known, settings=unfinished.settings) if known else unfinished)
+        known, settings = known_node(record, node.name), node.model_dump(mode="json")
+        # What it gives is known when it runs; how it is reached is what the file says now.
+        settings |= share_of(known.config) if known else {}
+        record = with_node(record, NodeRecord(settings, known.pids if known else ()))
     record.save()
     outcomes = on_each(nodes, partial(start_node, record, lost))
     states: dict[str, str] = {}
@@ -164,9 +183,10 @@ def _join(record: ClusterRecord, state: str, nodes: Sequence[NodeConfig]) -> Bro
     for name, done in outcomes.items():
         if isinstance(done, StreamRecError):
             states[name], failures[name] = "failed", str(done)
-            # Nothing of it is there, unless the way to it broke off, or was there before and is not now.
-            unsure = isinstance(done, Unreachable) and (done.begun or known_node(before, name) is not None)
-            record = record if unsure else without_node(record, name)
+            # `down` has to visit every node on which something may be: one of which we knew, too, since it may be
+            # reached in another way now, where what runs cannot be seen.
+            if isinstance(done, NodeProblem) and not done.left and known_node(before, name) is None:
+                record = without_node(record, name)
         else:
             known, states[name] = done
             record = with_node(record, known)
@@ -237,13 +257,18 @@ def _check_same_settings(record: ClusterRecord, settings: ClusterConfig) -> None
 
 def _changed_nodes(record: ClusterRecord, wanted: Sequence[NodeConfig]) -> list[str]:
     """What is different about nodes that run; how they are reached may change."""
-    changes: dict[str, str] = {}
-    for node in wanted:
-        known = known_node(record, node.name)
-        for key in ("roles", "cpus", "gpus", "python") if known and known.pids else ():
-            was: Any = getattr(known.config, key) if known else None
-            if was != getattr(node, key):
-                changes[node.name] = f"cluster.nodes: {key} of {node.name}: {was!r} -> {getattr(node, key)!r}"
-    asked = [known.config for known in record.nodes if known.name in changes]
-    runs = on_each(asked, partial(node_runs, record))
-    return [change for name, change in changes.items() if runs[name] is True]
+    shares = {node.name: share_of(node) for node in wanted}
+    # Of a start that was not completed, the node alone knows with what it was made.
+    asked = [
+        node.config
+        for node in record.nodes
+        if node.name in shares and (not node.pids or share_of(node.config) != shares[node.name])
+    ]
+    runs = on_each(asked, partial(running_share, record))
+    return [
+        f"cluster.nodes: {key} of {name}: {was!r} -> {shares[name][key]!r}"
+        for name, share in runs.items()
+        if not isinstance(share, StreamRecError)
+        for key, was in share.items()
+        if was != shares[name][key]
+    ]

@@ -12,7 +12,7 @@ from typing import Any
 
 from cli.processes import cluster_processes, is_whole
 from cli.ray_head import ray_variables
-from cli.record import ClusterRecord, read_record
+from cli.record import FOLDER, ClusterRecord, read_record
 from streamrec_dist.errors import EnvironmentProblem
 
 NAMESPACE = "streamrec"
@@ -22,13 +22,25 @@ PACKAGES = ("streamrec_dist", "actors", "learners", "cli")
 
 
 def find_record(start: Path | None = None) -> ClusterRecord | None:
-    """The record in `start` (default: the working directory) or the nearest folder above it."""
+    """The record in `start` (default: the working directory) or the nearest folder above it.
+
+    None is looked for among a project's runs, which may come from anybody.
+    """
     start = (start or Path.cwd()).absolute()
-    return next((record for folder in (start, *start.parents) if (record := read_record(folder))), None)
+    folders = (folder for folder in (start, *start.parents) if not _is_among_runs(folder))
+    return next((record for folder in folders if (record := read_record(folder))), None)
+
+
+def _is_among_runs(folder: Path) -> bool:
+    parts = (folder, *folder.parents)
+    return any(
+        part.name == "runs" and any((part.parent / name).exists() for name in ("cluster.yaml", FOLDER))
+        for part in parts
+    )
 
 
 def find_cluster(start: Path | None = None) -> ClusterRecord:
-    """The cluster that is up. Raises EnvironmentProblem saying how to start one."""
+    """The cluster that is up. Raises EnvironmentProblem saying how to start one, or on which machine it is."""
     record = find_record(start)
     if record is None:
         raise EnvironmentProblem(
@@ -43,12 +55,25 @@ def find_cluster(start: Path | None = None) -> ClusterRecord:
 
 
 def alive(record: ClusterRecord) -> bool:
-    """Whether the head's processes are there (its address answers, for a cluster we attached to)."""
+    """Whether the head's processes are there (its address answers, for a cluster we attached to).
+
+    Raises EnvironmentProblem on another machine than the record's, where its processes cannot be seen.
+    """
+    check_here(record)
     if not record.address:
         return False
     if record.created_by_us:
         return is_whole(cluster_processes(record.cluster_id))
     return reachable(record.address)
+
+
+def check_here(record: ClusterRecord) -> None:
+    """Raise EnvironmentProblem on another machine than that which started a cluster, or attached to it."""
+    if not record.place.is_here():
+        raise EnvironmentProblem(
+            f"the cluster of {record.root} runs on {record.place.host}, and this is another machine: use it there. "
+            "If it is gone for good, forget it: streamrec-dist down --forget"
+        )
 
 
 def connect(record: ClusterRecord, to_work: bool = True) -> None:
@@ -60,6 +85,9 @@ def connect(record: ClusterRecord, to_work: bool = True) -> None:
     if record.created_by_us:
         os.environ.pop("RAY_AUTH_TOKEN", None)
         os.environ.update(ray_variables(record.token_path, record.host))
+    else:
+        # Left unset, it would be guessed anew by every process, and some guess that a token is to be made.
+        os.environ.setdefault("RAY_AUTH_MODE", "token" if _has_token() else "disabled")
     # Ray waits 40 seconds for an address that accepts connections but is no Ray, 20 times over.
     os.environ["RAY_NUM_REDIS_GET_RETRIES"] = "1"
     import ray
@@ -93,6 +121,12 @@ def reachable(address: str) -> bool:
     with suppress(OSError), socket.create_connection((host, int(port)), timeout=REACH_SECONDS):
         return True
     return False
+
+
+def _has_token() -> bool:
+    """Whether there is a token for a cluster that was not started here, at one of the places where Ray looks."""
+    named = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    return named or (Path.home() / ".ray" / "auth_token").is_file()
 
 
 def _has_other_machines(record: ClusterRecord) -> bool:

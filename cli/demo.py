@@ -41,9 +41,10 @@ def main() -> int:
     begun = time.monotonic()
     for number in STOPPING:
         signal.signal(number, _interrupted)
-    known = read_record(Path.cwd())
-    ours = known is None or not alive(known)
+    ours = False
     try:
+        known = read_record(Path.cwd())
+        ours = known is None or not alive(known)
         code = _demo()
     except StreamRecError as error:
         note(f"error: {error}")

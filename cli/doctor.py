@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,9 @@ from streamrec_dist.errors import StreamRecError
 EXAMINE_SECONDS = 120
 KNOCK_SECONDS = 0.2
 #: Where nodes listen to be knocked at: above the ports of services, below those of outgoing connections.
-DOORS = (20_000, 30_000)
+DOORS = range(20_000, 30_000)
+#: Any of them may be taken there.
+TRIED_DOORS = 8
 
 
 def examine(config_path: Path | None) -> list[Finding]:
@@ -67,10 +69,10 @@ def prevented(findings: list[Finding]) -> bool:
 
 def _look(head: str, node: NodeConfig) -> tuple[Mapping[str, Any], float]:
     """Facts about a node, and how far its clock is ahead, at least."""
-    port = random.randrange(*DOORS)
-    job = {"packages": PACKAGES, "folders": [], "head": head, "listen": port}
+    ports = random.sample(DOORS, TRIED_DOORS)
+    job = {"packages": PACKAGES, "folders": [], "head": head, "listen": ports}
     before, done = time.time(), Event()
-    knocking = Thread(target=_knock, args=(real_name(node), port, done), daemon=True)
+    knocking = Thread(target=knock, args=(real_name(node), ports, done), daemon=True)
     knocking.start()
     try:
         facts = run_there(node, machine, job, EXAMINE_SECONDS)
@@ -80,11 +82,12 @@ def _look(head: str, node: NodeConfig) -> tuple[Mapping[str, Any], float]:
     return facts, there - after if there > after else min(0.0, there - before)
 
 
-def _knock(host: str, port: int, done: Event) -> None:
-    """Try to connect until it works or nobody waits any more."""
+def knock(host: str, ports: Sequence[int], done: Event) -> None:
+    """Connect to each port, again and again, until nobody waits any more: others than the node may answer at some."""
     while not done.wait(KNOCK_SECONDS):
-        with suppress(OSError), socket.create_connection((host, port), timeout=machine.WAY_SECONDS):
-            return
+        for port in ports:
+            with suppress(OSError), socket.create_connection((host, port), timeout=machine.WAY_SECONDS):
+                pass
 
 
 def _unseen(node: NodeConfig, error: StreamRecError) -> Finding:

@@ -105,7 +105,7 @@ class Follower:
         if self.record is None or not cluster.alive(self.record):
             return False
         try:
-            cluster.connect(self.record)
+            cluster.connect(self.record, to_work=False)
 
             from cli.asking import run_alive
 

@@ -22,7 +22,7 @@ ROLES = {
     "Controller": "controller",
     "StoreActor": "store",
 }
-ALIVE = "ALIVE"
+ALIVE, DEAD = "ALIVE", "DEAD"
 HEAD = "head"
 
 
@@ -89,9 +89,10 @@ def actors() -> list[Actor]:
 
 
 def living_controllers() -> set[str]:
-    """Names of the controllers that live in the connected cluster (`asking.controller_name`)."""
+    """Names of the controllers (`asking.controller_name`) that live in the connected cluster, or are being started,
+    or started again."""
     # Asked of the cluster and not of the controllers: that needs torch, five seconds of a command that takes two.
-    return {actor.name for actor in actors() if actor.role == "controller" and actor.state == ALIVE}
+    return {actor.name for actor in actors() if actor.role == "controller" and actor.state != DEAD}
 
 
 def status(record: ClusterRecord) -> dict[str, Any]:

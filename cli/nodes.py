@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from cli.processes import MARK
-from cli.ray_head import START_SECONDS, WITHOUT, ray_variables, share_options
+from cli.ray_head import START_SECONDS, WITHOUT, ray_variables, share_options, with_variables
 from cli.record import ClusterRecord, NodeRecord
 from cli.remote import node as program
 from cli.ssh import interpreter, run_there, ssh_command
@@ -38,18 +38,28 @@ def start_node(record: ClusterRecord, lost: Collection[str], node: NodeConfig) -
         "command": node_command(record, node),
         "variables": node_variables(record, node),
         "without": WITHOUT,
+        "share": share_of(node),
         "token": record.token_path.read_text(encoding="utf-8"),
         "seconds": START_SECONDS,
         "anew": node.name in lost,
     }
     answer = run_there(node, program, job, START_SECONDS + EXTRA_SECONDS)
-    known = NodeRecord(node.model_dump(mode="json"), tuple(answer["pids"]), answer["folder"])
-    return known, answer["state"]
+    settings = node.model_dump(mode="json") | answer["share"]
+    return NodeRecord(settings, tuple(answer["pids"])), answer["state"]
 
 
-def node_runs(record: ClusterRecord, node: NodeConfig) -> bool:
-    """Whether Ray runs on a node for this cluster. Raises EnvironmentProblem."""
-    return bool(run_there(node, program, {"do": "look", **_which(record, node)}, EXTRA_SECONDS)["runs"])
+def running_share(record: ClusterRecord, node: NodeConfig) -> dict[str, Any]:
+    """What a node gives to this cluster, as it was started; nothing where Ray does not run.
+
+    Raises EnvironmentProblem.
+    """
+    answer = run_there(node, program, {"do": "look", **_which(record, node)}, EXTRA_SECONDS)
+    return dict(answer["share"])
+
+
+def share_of(node: NodeConfig) -> dict[str, Any]:
+    """What a node is to give to a cluster, and with which interpreter: this cannot change while Ray runs there."""
+    return node.model_dump(mode="json", include={"roles", "cpus", "gpus", "python"})
 
 
 def end_node(record: ClusterRecord, node: NodeConfig) -> list[int]:
@@ -100,11 +110,8 @@ def node_variables(record: ClusterRecord, node: NodeConfig) -> dict[str, str]:
 
 def printed(record: ClusterRecord, node: NodeConfig) -> list[str]:
     """What `up` does for a node, as commands: the way there, and what runs there."""
-    variables = [f"{name}={value}" for name, value in node_variables(record, node).items()]
-    return [
-        shlex.join(ssh_command(node)),
-        f"  there: {shlex.join(['env', *variables, *node_command(record, node)])}",
-    ]
+    there = with_variables(node_variables(record, node), node_command(record, node))
+    return [shlex.join(ssh_command(node)), f"  there: {there}"]
 
 
 def find_head_address(settings: ClusterConfig) -> str:

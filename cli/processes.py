@@ -12,8 +12,7 @@ from collections.abc import Callable
 
 import psutil
 
-#: Every process of a cluster inherits this variable; its value is the cluster's id.
-MARK = "STREAMREC_CLUSTER"
+from cli.remote.node import MARK, writes_in
 
 
 def cluster_processes(cluster_id: str, folder: str = "") -> list[psutil.Process]:
@@ -21,6 +20,8 @@ def cluster_processes(cluster_id: str, folder: str = "") -> list[psutil.Process]
 
     Orphaned workers are found if `folder` is given, the private folder of the cluster.
     """
+    # Processes tell the real paths of what they write.
+    folder = os.path.realpath(folder) if folder else ""
     spared = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
     found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
@@ -61,12 +62,11 @@ def _has_mark(process: psutil.Process, cluster_id: str) -> bool:
 
 
 def _writes_in(process: psutil.Process, folder: str) -> bool:
+    # One that cannot be asked is not ours, and where the system tells no files only the mark does.
     try:
-        files = process.open_files()
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return writes_in(process.pid, folder)
+    except OSError:
         return False
-    # Whoever reads a log is no part of the cluster.
-    return any(file.path.startswith(f"{folder}/") and getattr(file, "mode", "r") != "r" for file in files)
 
 
 def _children(process: psutil.Process) -> list[psutil.Process]:

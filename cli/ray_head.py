@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -126,8 +126,13 @@ def printed_head(record: ClusterRecord, settings: ClusterConfig) -> list[str]:
     """What `up` runs for the head, as a command."""
     host, _, port = record.address.rpartition(":")
     variables = {**ray_variables(record.token_path, host), MARK: record.cluster_id}
-    words = [f"{name}={value}" for name, value in variables.items()]
-    return [shlex.join(["env", *words, *head_command(record, settings, host, port)])]
+    return [with_variables(variables, head_command(record, settings, host, port))]
+
+
+def with_variables(variables: Mapping[str, str], command: Sequence[str]) -> str:
+    """A command line that runs a command as `up` does: with these variables, without those that lead astray."""
+    unset = [word for name in WITHOUT for word in ("-u", name)]
+    return shlex.join(["env", *unset, *(f"{name}={value}" for name, value in variables.items()), *command])
 
 
 def share_options(gpus: int | None, roles: Sequence[str]) -> list[str]:

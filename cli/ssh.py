@@ -34,12 +34,16 @@ REMEDIES = {
 }
 
 
-class Unreachable(EnvironmentProblem):
-    """A machine that ssh does not get to, or not to the end; `begun`: something was done there."""
+class NodeProblem(EnvironmentProblem):
+    """Why a program was of no use on another machine; `left`: something that it began may be there."""
 
-    def __init__(self, message: str, begun: bool):
+    def __init__(self, message: str, left: bool):
         super().__init__(message)
-        self.begun = begun
+        self.left = left
+
+
+class Unreachable(NodeProblem):
+    """A machine that ssh does not get to, or not to the end."""
 
 
 def ssh_command(node: NodeConfig) -> list[str]:
@@ -71,7 +75,7 @@ def run_there(
     """What `program.main(job)` returns on a node.
 
     Program and job travel on stdin: a token in them is on no command line and in no environment. Raises Unreachable
-    with ssh's own words, EnvironmentProblem when the program cannot run there or says `error`.
+    with ssh's own words, NodeProblem when the program cannot run there or says `error`.
     """
     # JSON text is ASCII here, and its repr a Python literal.
     text = json.dumps(dict(job))
@@ -82,7 +86,7 @@ def run_there(
             ssh_command(node), input=source, capture_output=True, text=True, errors="replace", timeout=seconds
         )
     except FileNotFoundError:
-        raise EnvironmentProblem("no `ssh` on this machine; install OpenSSH's client") from None
+        raise NodeProblem("no `ssh` on this machine; install OpenSSH's client", left=False) from None
     except subprocess.TimeoutExpired as error:
         begun = BEGUN.encode() in (error.stdout or b"")
         raise Unreachable(f"{node.name}: waited {seconds:.0f} s for an answer", begun) from None
@@ -91,20 +95,21 @@ def run_there(
 
 def _answer(node: NodeConfig, done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     said = "; ".join(line.strip() for line in done.stderr.splitlines()[-3:] if line.strip())
+    begun = BEGUN in done.stdout
     if done.returncode == NOT_REACHED:
-        begun = BEGUN in done.stdout
         raise Unreachable(f"{node.name}: {said or 'ssh failed'}\n  {_remedy(node, said)}", begun)
     lines = [line for line in done.stdout.splitlines() if line.startswith(ANSWER)]
     if done.returncode in (126, 127):
-        raise EnvironmentProblem(
+        raise NodeProblem(
             f"{node.name}: {said}\n  there is no {interpreter(node)} there: install Python with ray and torch at "
-            "that path, or name the one to use with cluster.nodes[].python"
+            "that path, or name the one to use with cluster.nodes[].python",
+            begun,
         )
     if done.returncode or not lines:
-        raise EnvironmentProblem(f"{node.name}: {said or 'no answer'} (exit code {done.returncode})")
+        raise NodeProblem(f"{node.name}: {said or 'no answer'} (exit code {done.returncode})", begun)
     answer: dict[str, Any] = json.loads(lines[-1].removeprefix(ANSWER))
     if answer.get("error"):
-        raise EnvironmentProblem(f"{node.name}: {answer['error']}")
+        raise NodeProblem(f"{node.name}: {answer['error']}", bool(answer["left"]))
     return answer
 
 

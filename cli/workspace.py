@@ -26,6 +26,6 @@ def pick_run(name: str | None, runs: Path | None = None) -> RunDir:
 
 
 def living_cluster() -> ClusterRecord | None:
-    """The cluster that is up, or None."""
+    """The cluster that is up, or None. Raises EnvironmentProblem where it is on another machine."""
     record = find_record()
     return record if record and alive(record) else None

@@ -17,9 +17,13 @@ from typing import TypeVar
 
 import psutil
 
+from cli.record import ClusterRecord, read_record
+
 T = TypeVar("T")
 
 REPO = Path(__file__).parents[1]
+#: Where the head has the project, of which its folder here is `host.folder / PROJECT[1:]`.
+PROJECT = "/tmp/project"
 HOME = Path("~root").expanduser()
 #: What a machine has of this one: the interpreters. Everything else that could be the project is covered.
 KEPT = tuple(dict.fromkeys(Path(prefix).resolve() for prefix in (sys.prefix, sys.base_prefix)))
@@ -131,6 +135,39 @@ def machines(folder: Path, names: Sequence[str], with_project: str) -> Iterator[
         for host in hosts.values():
             host.down()
         _do("ip", "netns", "del", hub)
+
+
+def write_yaml(head: Host, text: str) -> None:
+    """The configuration of the project on the head."""
+    (head.folder / PROJECT[1:]).mkdir(exist_ok=True)
+    (head.folder / PROJECT[1:] / "cluster.yaml").write_text(text, encoding="utf-8")
+
+
+def cli(head: Host, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Type a streamrec-dist command in the project on the head."""
+    # Ray's workers step back for every other process, and those of other tests would leave them nothing.
+    more = {"PYTHONPATH": str(REPO), "RAY_worker_niceness": "0"}
+    return head.run([sys.executable, "-m", "cli.app", *arguments], cwd=PROJECT, **more)
+
+
+def record_of(head: Host) -> ClusterRecord:
+    """The record of the cluster that the head has."""
+    record = read_record(head.folder / PROJECT[1:])
+    assert record is not None
+    return record
+
+
+def others(host: Host) -> list[psutil.Process]:
+    """What runs on a machine besides its SSH server."""
+    return [process for process in host.processes() if process.name() != "sshd"]
+
+
+def until(done: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait for something."""
+    give_up = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < give_up, f"waited {seconds:.0f} s"
+        time.sleep(0.1)
 
 
 def _machine(folder: Path, name: str, number: int, key: Path, covered: Sequence[Path]) -> Host:

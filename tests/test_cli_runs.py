@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -302,7 +303,6 @@ def test_a_detached_run_is_stopped_and_continued(trained: RunDir, tmp_path: Path
     assert "streamrec-dist watch long" in begun.stderr and "streamrec-dist stop long" in begun.stderr
     refused = run_cli("train", "--resume", cwd=root)
     assert refused.returncode == 2 and "is going already" in refused.stderr
-    assert last_json(run_cli("status", "--json", cwd=root))["runs"] == ["long"]
     run = RunDir.open(root / "runs" / "long")
     # From another folder that uses the same cluster and has a run of that name, this one is not meant.
     shutil.copytree(root / ".streamrec", tmp_path / ".streamrec")
@@ -310,6 +310,18 @@ def test_a_detached_run_is_stopped_and_continued(trained: RunDir, tmp_path: Path
     elsewhere = run_cli("stop", "long", cwd=tmp_path)
     assert elsewhere.returncode == 2 and "run long is not running" in elsewhere.stderr
     wait_for_steps(run, "rl")
+    assert last_json(run_cli("status", "--json", cwd=root))["runs"] == ["long"]
+    shown = run_cli("status", cwd=root)
+    assert shown.returncode == 0 and "runs going" in shown.stdout, shown.stderr
+    assert re.search(r"^long: stage rl, step \d+ of 3000, version \d+", shown.stdout, re.MULTILINE)
+    roles = re.findall(r"^(\w+) +(\d+) +(\d+) +\d+ +0", shown.stdout, re.MULTILINE)
+    assert {role for role, up, wanted in roles if up == wanted} == {
+        "rollout",
+        "reward",
+        "evaluate",
+        "learners",
+    }
+    assert re.search(r"^last event: (step|eval) rl \d+", shown.stderr, re.MULTILINE)
     stopped = run_cli("stop", "--json", cwd=root)
     assert stopped.returncode == 0 and last_json(stopped) == {"run": "long", "state": "stopped"}
     assert run_cli("stop", "long", cwd=root).returncode == 2

@@ -17,6 +17,7 @@ from cli.commands.results import Judged, Model
 from cli.decoding import DecodingOptions, decoding, suffix
 from cli.demo import reward_course
 from cli.follow import last_words, resume_line
+from cli.here import this_place
 from cli.output import clean, comparison, four, measured, show, span
 from cli.plan import BaselineName, RunPlan, StageName, last_goal, plan_run
 from cli.record import ClusterRecord, read_record, root_of, write_private
@@ -338,7 +339,12 @@ def test_records_are_private_and_found_from_below(tmp_path: Path) -> None:
     assert root_of(tmp_path / "cluster.yaml") == tmp_path
     assert root_of(tmp_path / "configs" / "big.yaml") == tmp_path
     record = ClusterRecord(
-        str(tmp_path), str(tmp_path / "cluster.yaml"), "0123456789abcdef" * 2, True, "127.0.0.1:1"
+        str(tmp_path),
+        str(tmp_path / "cluster.yaml"),
+        "0123456789abcdef" * 2,
+        True,
+        this_place(),
+        "127.0.0.1:1",
     )
     record.folder.mkdir()
     record.save()

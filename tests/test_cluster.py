@@ -51,6 +51,28 @@ def record_of(root: Path) -> ClusterRecord:
     return record
 
 
+def drive(root: Path, program: str, *arguments: str) -> str:
+    """What a driver prints that works in the cluster of a folder."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(REPO)!r})\n{program}", *arguments],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def told_of(process: psutil.Process) -> str:
+    """Where a process looks for the token of a cluster; empty when it belongs to none."""
+    try:
+        environment = process.environ()
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return ""
+    return environment.get("RAY_AUTH_TOKEN_PATH", "") if MARK in environment else ""
+
+
 def gone(pids: list[int], seconds: float = 10) -> bool:
     """Whether none of these processes runs any more."""
     give_up = time.monotonic() + seconds
@@ -81,12 +103,7 @@ def test_the_cluster_is_private(cluster_root: Path) -> None:
     assert modes["cluster.json"] == 0o600 and modes["token"] == 0o600
     assert Path(record.temp_dir).stat().st_mode & 0o777 == 0o700
     # Workers and drivers listen too: there is one of each while this is looked at.
-    program = f"import sys; sys.path.insert(0, {str(REPO)!r})\n{LISTENING}"
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=cluster_root, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    listening = json.loads(done.stdout.splitlines()[-1])
+    listening = json.loads(drive(cluster_root, LISTENING).splitlines()[-1])
     assert {"gcs_server", "raylet", "worker", "driver"} <= set(listening)
     assert {address for addresses in listening.values() for address in addresses} == {"127.0.0.1"}
 
@@ -155,6 +172,69 @@ def test_only_and_taken_names_are_refused(cluster_root: Path) -> None:
     assert not (cluster_root / "runs").exists()
 
 
+#: An actor that is named as a real one, which needs a model to start; it goes on when its driver has left.
+TALKER = """
+import sys
+from cli import cluster
+cluster.connect(cluster.find_cluster())
+import ray
+
+@ray.remote(num_cpus=0)
+class RolloutActor:
+    def say(self, text):
+        print(text, flush=True)
+
+talker = RolloutActor.options(name="talker", lifetime="detached", get_if_exists=True).remote()
+ray.get(talker.say.remote(sys.argv[1]), timeout=60)
+if sys.argv[1] == "last":
+    ray.kill(talker)
+"""
+#: A controller that is killed, and takes its time to start again; what is said to go meanwhile.
+RESTARTED = """
+import os, signal, time
+from cli import cluster, members
+cluster.connect(cluster.find_cluster())
+import ray
+
+@ray.remote(num_cpus=0, max_restarts=1)
+class Controller:
+    def __init__(self):
+        if ray.get_runtime_context().was_current_actor_reconstructed:
+            time.sleep(60)
+    def pid(self):
+        return os.getpid()
+
+controller = Controller.options(name="controller:again").remote()
+os.kill(ray.get(controller.pid.remote(), timeout=60), signal.SIGKILL)
+while {actor.state for actor in members.actors() if actor.role == "controller"} != {"RESTARTING"}:
+    time.sleep(0.01)
+print(members.living_controllers())
+ray.kill(controller)
+while members.living_controllers():
+    time.sleep(0.01)
+"""
+
+
+def test_a_run_whose_controller_starts_again_is_going(cluster_root: Path) -> None:
+    assert "{'controller:again'}" in drive(cluster_root, RESTARTED)
+
+
+def test_logs_are_followed_until_the_actor_ends(cluster_root: Path) -> None:
+    drive(cluster_root, TALKER, "first")
+    follow = subprocess.Popen(
+        [sys.executable, "-m", "cli.app", "logs", "rollout", "--follow"],
+        cwd=cluster_root,
+        env={**os.environ, "PYTHONPATH": str(REPO)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert follow.stdout and follow.stdout.readline() == "first\n"
+    drive(cluster_root, TALKER, "second")
+    assert follow.stdout.readline() == "second\n" and follow.poll() is None
+    drive(cluster_root, TALKER, "last")
+    assert follow.communicate(timeout=60)[0].splitlines()[:1] == ["last"] and follow.returncode == 0
+
+
 def test_down_takes_everything_and_nothing_else(cluster_root: Path, folder: Path, stranger: int) -> None:
     other = {process.pid for process in cluster_processes(record_of(cluster_root).cluster_id)}
     assert run_cli("up", cwd=folder).returncode == 0
@@ -209,11 +289,7 @@ def test_a_stale_record_is_cleaned_and_the_cluster_started_anew(folder: Path) ->
 def test_attaching_leaves_the_other_cluster_up(cluster_root: Path, folder: Path) -> None:
     record = record_of(cluster_root)
     (folder / "cluster.yaml").write_text(f"cluster: {{address: '{record.address}'}}\n", encoding="utf-8")
-    access = {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(record.token_path),
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    }
+    access = {"RAY_AUTH_TOKEN_PATH": str(record.token_path), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
     up = run_cli("up", "--json", cwd=folder, variables=access)
     assert up.returncode == 0 and last_json(up)["state"] == "attached", up.stderr
     assert last_json(run_cli("status", "--json", cwd=folder, variables=access))["nodes"] == 1
@@ -225,6 +301,10 @@ def test_attaching_leaves_the_other_cluster_up(cluster_root: Path, folder: Path)
 def test_a_ray_that_cannot_start_leaves_nothing(folder: Path) -> None:
     # Ray's processes end at once on a setting they cannot read.
     broken = {"RAY_gcs_server_request_timeout_seconds": "not a number"}
+    folders = set(Path("/tmp").glob("streamrec-*"))
     refused = run_cli("up", cwd=folder, variables=broken)
+    assert set(Path("/tmp").glob("streamrec-*")) <= folders
+    token = str(folder / ".streamrec" / "token")
+    assert [process for process in psutil.process_iter() if told_of(process) == token] == []
     assert refused.returncode == 3 and "the end of its log" in refused.stderr
     assert [path.name for path in (folder / ".streamrec").iterdir()] == [".gitignore"]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import pytest
 
+from cli.doctor import knock
 from cli.findings import GIB, PACKAGES, Finding, clock, judge, way
 from cli.remote import machine
 from streamrec_dist.cluster_config import NodeConfig
@@ -103,10 +105,31 @@ def test_a_machine_tells_which_ways_are_open() -> None:
         job = {"packages": ["ray", "no-such-package"], "folders": ["/no/such/folder"]}
         assert machine.main({**job, "head": f"127.0.0.1:{taken}"})["way"] != ""
         listener.listen()
-        told = machine.main({**job, "head": f"127.0.0.1:{taken}", "listen": taken})
-    assert told["way"] == "" and told["knocked"] is False
+        told = machine.main({**job, "head": f"127.0.0.1:{taken}"})
+    assert told["way"] == "" and told["knocked"] is None
     assert told["packages"]["ray"] and told["packages"]["no-such-package"] == ""
     assert told["folders"]["/no/such/folder"]["free"] > 0
+
+
+def test_the_head_knocks_at_a_port_that_was_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    done, job = Event(), {"packages": [], "folders": []}
+    with socket.socket() as other, socket.socket() as placeholder:
+        for one in (other, placeholder):
+            one.bind(("", 0))
+        # Something else answers at the first port.
+        other.listen()
+        taken, free = (one.getsockname()[1] for one in (other, placeholder))
+        placeholder.close()
+        with pytest.raises(OSError, match="are taken"):
+            machine.main({**job, "listen": [taken]})
+        with monkeypatch.context() as patch:
+            patch.setattr(machine, "LISTEN_SECONDS", 0.1)
+            assert machine.main({**job, "listen": [taken, free]})["knocked"] is False
+        knocking = Thread(target=knock, args=("127.0.0.1", [taken, free], done))
+        knocking.start()
+        assert machine.main({**job, "listen": [taken, free]})["knocked"] is True
+        done.set()
+        knocking.join()
 
 
 def test_this_machine_is_looked_at_without_a_cluster_or_configuration(tmp_path: Path) -> None:

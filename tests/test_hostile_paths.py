@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.here import this_place
 from cli.plan import plan_branch
 from cli.record import ClusterRecord
 from cli.workspace import pick_run
@@ -33,7 +34,7 @@ def test_a_run_is_named_and_no_path(yard: Yard, name: str) -> None:
     if name:
         with pytest.raises(UsageError, match="cannot name a run"):
             pick_run(name, runs)
-    record = ClusterRecord(str(yard.folder), "cluster.yaml", "0123456789abcdef" * 2, True)
+    record = ClusterRecord(str(yard.folder), "cluster.yaml", "0123456789abcdef" * 2, True, this_place())
     with pytest.raises(UsageError, match="cannot name a run"):
         plan_branch(record, name, "rl", "new", None, [])
     with pytest.raises(UsageError, match="cannot name a run"):

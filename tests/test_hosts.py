@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-import psutil
 import pytest
 
 from cli.processes import MARK
-from cli.record import ClusterRecord, read_record
 from tests.conftest import last_json
-from tests.hosts import REPO, Host, machines, missing
+from tests.hosts import PROJECT, REPO, Host, cli, machines, missing, others, record_of, until, write_yaml
 
 pytestmark = [pytest.mark.cluster, pytest.mark.skipif(bool(missing()), reason=missing() or "possible")]
 
-PROJECT = "/tmp/project"
 YAML = """\
 cluster:
   cpus: 1
@@ -103,41 +101,12 @@ def cluster(hosts: dict[str, Host]) -> dict[str, Any]:
     return last_json(up)
 
 
-def write_yaml(head: Host, text: str) -> None:
-    (head.folder / PROJECT[1:]).mkdir(exist_ok=True)
-    (head.folder / PROJECT[1:] / "cluster.yaml").write_text(text, encoding="utf-8")
-
-
-def cli(head: Host, *arguments: str) -> subprocess.CompletedProcess[str]:
-    # Ray's workers step back for every other process, and those of other tests would leave them nothing.
-    more = {"PYTHONPATH": str(REPO), "RAY_worker_niceness": "0"}
-    return head.run([sys.executable, "-m", "cli.app", *arguments], cwd=PROJECT, **more)
-
-
 def driver(head: Host, program: str) -> str:
     """What a driver prints last. The copy of the code it brings is not kept for its sake after it has left."""
     more = {"PYTHONPATH": str(REPO), "RAY_RUNTIME_ENV_TEMPORARY_REFERENCE_EXPIRATION_S": "1"}
     done = head.run([sys.executable, "-c", program], cwd=PROJECT, **more)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()[-1]
-
-
-def record_of(head: Host) -> ClusterRecord:
-    record = read_record(head.folder / PROJECT[1:])
-    assert record is not None
-    return record
-
-
-def others(host: Host) -> list[psutil.Process]:
-    """What runs on a machine besides its SSH server."""
-    return [process for process in host.processes() if process.name() != "sshd"]
-
-
-def until(done: Callable[[], bool], seconds: float = 20) -> None:
-    give_up = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < give_up, f"waited {seconds:.0f} s"
-        time.sleep(0.1)
 
 
 def test_the_other_machines_have_nothing_of_the_project(hosts: dict[str, Host]) -> None:
@@ -248,12 +217,25 @@ def test_a_dead_node_is_noticed_started_again_and_gets_the_code_anew(
     assert noticed < NOTICED_SECONDS
     print(f"noticed after {noticed:.2f} s")
     assert_logs_are_read_from_their_nodes(head)
+    assert_a_node_that_cannot_be_started_again_is_not_forgotten(head, hosts["one"])
     again = last_json(cli(head, "up", "--json"))
     states = {node["node"]: node["state"] for node in again["nodes"]}
     assert states == {"head": "running", "10.77.0.2": "started", "10.77.0.3": "running"}
     # The driver that brought the code has left, and this node has never seen it.
     name, place = eval(driver(head, ASK))
     assert name == "one" and place.startswith("/tmp/streamrec-")
+
+
+def assert_a_node_that_cannot_be_started_again_is_not_forgotten(head: Host, one: Host) -> None:
+    (folder,) = (one.folder / "tmp").glob("streamrec-*")
+    os.chown(folder, 65534, 65534)
+    before = record_of(head).nodes
+    try:
+        failed = cli(head, "up", "--json")
+    finally:
+        os.chown(folder, 0, 0)
+    assert failed.returncode == 3 and "was made by somebody else" in failed.stderr
+    assert record_of(head).nodes == before
 
 
 def assert_logs_are_read_from_their_nodes(head: Host) -> None:
@@ -270,8 +252,7 @@ def test_an_attached_cluster_gets_the_code_too(hosts: dict[str, Host], cluster: 
     folder = head.folder / "tmp" / "attached"
     folder.mkdir()
     (folder / "cluster.yaml").write_text(f"cluster: {{address: '{record.address}'}}", encoding="utf-8")
-    access = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": f"{PROJECT}/.streamrec/token"}
-    variables = {"PYTHONPATH": str(REPO), **access}
+    variables = {"PYTHONPATH": str(REPO), "RAY_AUTH_TOKEN_PATH": f"{PROJECT}/.streamrec/token"}
     up = head.run([sys.executable, "-m", "cli.app", "up"], cwd="/tmp/attached", **variables)
     assert up.returncode == 0, up.stderr
     found = head.run([sys.executable, "-c", THERE], cwd="/tmp/attached", **variables)
@@ -287,7 +268,7 @@ def test_other_settings_of_a_node_that_runs_are_refused(
     finally:
         write_yaml(hosts["head"], YAML)
     assert refused.returncode == 2
-    assert "roles of 10.77.0.3: ('rollout',) -> ('rollout', 'learners')" in refused.stderr
+    assert "roles of 10.77.0.3: ['rollout'] -> ['rollout', 'learners']" in refused.stderr
 
 
 def test_a_node_that_cannot_be_reached_is_named_and_the_others_go_on(

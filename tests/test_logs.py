@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cli import worker_logs
+from cli.here import this_place
 from cli.logs import LogReader, pick
 from cli.record import ClusterRecord
 from streamrec_dist.errors import UsageError
@@ -37,7 +38,12 @@ def reader(tmp_path: Path) -> LogReader:
     (folder / f"worker-{7:056x}-01000000-{2**23 + 4}.out").write_text(":job_id:01000000\n:task_name:f\n")
     return LogReader(
         ClusterRecord(
-            str(tmp_path), "cluster.yaml", "0123456789abcdef" * 2, created_by_us=True, temp_dir=str(tmp_path)
+            str(tmp_path),
+            "cluster.yaml",
+            "0123456789abcdef" * 2,
+            created_by_us=True,
+            place=this_place(),
+            temp_dir=str(tmp_path),
         )
     )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.here import this_place
 from cli.nodes import find_head_address, node_command, node_variables
 from cli.record import ClusterRecord, NodeRecord, locked, read_record
 from cli.ssh import ssh_command, with_key
@@ -18,7 +19,12 @@ from tests.conftest import REPO, last_json, run_cli, write_shop
 from tests.test_layers import imported
 
 RECORD = ClusterRecord(
-    "/project", "/project/cluster.yaml", "1234", created_by_us=True, address="10.0.0.5:7000"
+    "/project",
+    "/project/cluster.yaml",
+    "1234",
+    created_by_us=True,
+    place=this_place(),
+    address="10.0.0.5:7000",
 )
 
 
@@ -64,9 +70,9 @@ def test_the_head_is_found_from_the_nodes_or_asked_for() -> None:
 
 def test_a_record_keeps_its_nodes(tmp_path: Path) -> None:
     node = NodeConfig(host="gpu1", roles=("rollout",), key="/k")
-    known = NodeRecord(node.model_dump(mode="json"), (3, 4), "/tmp/streamrec-x")
+    known = NodeRecord(node.model_dump(mode="json"), (3, 4))
     with locked(tmp_path):
-        ClusterRecord(str(tmp_path), "c", "0123456789abcdef" * 2, created_by_us=True, nodes=(known,)).save()
+        ClusterRecord(str(tmp_path), "c", "0123456789abcdef" * 2, True, this_place(), nodes=(known,)).save()
     record = read_record(tmp_path)
     assert record is not None and record.nodes == (known,)
     assert record.nodes[0].config == node and record.nodes[0].name == "gpu1"
@@ -86,3 +92,5 @@ def test_an_address_that_this_machine_lacks_starts_nothing(tmp_path: Path) -> No
     assert [path.name for path in (tmp_path / ".streamrec").iterdir()] == [".gitignore"]
     shown = last_json(run_cli("up", "--print-commands", "--json", cwd=tmp_path))["commands"]
     assert set(shown) == {"head", "203.0.113.8"} and "--head" in shown["head"][0]
+    for command in (shown["head"][0], shown["203.0.113.8"][1]):
+        assert "env -u RAY_ADDRESS -u RAY_AUTH_TOKEN RAY_AUTH_MODE=token " in command

@@ -101,7 +101,8 @@ def status(as_json: JsonOption = False) -> None:
 
 def down(
     forget: Annotated[
-        bool, typer.Option("--forget", help="Give up nodes that cannot be reached, as they are.")
+        bool,
+        typer.Option("--forget", help="Give up what cannot be reached, as it is: nodes, another machine."),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -112,17 +113,20 @@ def down(
             f"no cluster in {Path.cwd()} or above it; start one with: streamrec-dist up cluster.yaml"
         )
     note(f"taking down the cluster of {record.root} ...")
-    ended = bringup.down(record, forget)
+    ended = bringup.down(Path(record.root), forget)
     count = len(ended.pids) + sum(map(len, ended.nodes.values()))
-    note(
-        f"the cluster is down; {count} processes ended"
-        if record.created_by_us
-        else f"forgot the cluster at {record.address}; it was not started here and goes on"
-    )
+    told = {
+        "down": f"the cluster is down; {count} processes ended",
+        "given up": f"the cluster is down but for the nodes that were given up; {count} processes ended",
+        "incomplete": f"{count} processes ended, not those of nodes that could not be reached",
+        "forgotten": f"forgot the cluster at {ended.record.address}; nothing was ended, it may go on",
+    }
+    note(told[ended.state])
     _failed(ended.failures, "given up" if forget else "error: could not be reached")
     if as_json:
-        emit_json({"state": "down", "address": record.address, "ended": ended.pids, "nodes": ended.nodes})
-    if ended.failures and not forget:
+        body = {"state": ended.state, "address": ended.record.address, "ended": ended.pids}
+        emit_json(body | {"nodes": ended.nodes, "failures": ended.failures})
+    if ended.state == "incomplete":
         raise EnvironmentProblem(
             "what was started on those nodes may still be there. Try again: streamrec-dist down. "
             "Give it up: streamrec-dist down --forget"

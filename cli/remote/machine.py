@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import platform
 import resource
@@ -22,7 +24,10 @@ TORCH_SECONDS = 60
 
 
 def main(job: dict[str, Any]) -> dict[str, Any]:
-    """Facts about this machine. The job names packages, folders, the head's address, and a port to listen at."""
+    """Facts about this machine. The job names packages, folders, the head's address, and ports to listen at one of.
+
+    Raises OSError when none of these is free.
+    """
     now = time.time()
     knocked = Door(job["listen"]) if job.get("listen") else None
     gpus = devices()
@@ -47,31 +52,42 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
 
 
 class Door:
-    """A port that waits for the head to knock: it must reach the nodes as they reach it."""
+    """The first free one of some ports, waiting for the head to knock: it must reach the nodes as they reach it.
 
-    def __init__(self, port: int):
-        self.listener = socket.socket()
+    Raises OSError when none is free.
+    """
+
+    def __init__(self, ports: list[int]):
+        self.listener = listener_at(ports)
         self.listener.settimeout(LISTEN_SECONDS)
-        self.error = ""
-        try:
-            self.listener.bind(("", port))
-            self.listener.listen()
-        except OSError as error:
-            self.error = str(error)
+        self.knocked = False
         self.thread = threading.Thread(target=self.wait, daemon=True)
         self.thread.start()
 
     def wait(self) -> None:
-        try:
-            if not self.error:
-                self.listener.accept()[0].close()
-        except OSError as error:
-            self.error = str(error)
+        with contextlib.suppress(TimeoutError):
+            self.listener.accept()[0].close()
+            self.knocked = True
 
     def answered(self) -> bool:
         self.thread.join()
         self.listener.close()
-        return not self.error
+        return self.knocked
+
+
+def listener_at(ports: list[int]) -> socket.socket:
+    """A socket that listens at the first free port. Raises OSError."""
+    for port in ports:
+        listener = socket.socket()
+        try:
+            listener.bind(("", port))
+            listener.listen()
+            return listener
+        except OSError as error:
+            listener.close()
+            if error.errno != errno.EADDRINUSE:
+                raise
+    raise OSError(errno.EADDRINUSE, f"all of the ports {ports} are taken")
 
 
 def version_of(package: str) -> str:

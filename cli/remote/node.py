@@ -7,6 +7,7 @@ writes it over its environment: then the files that it writes in the node's priv
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -16,27 +17,32 @@ import tempfile
 import time
 from typing import Any
 
+#: Every process of a cluster inherits these variables: the cluster's id, and on a node the node's name.
 MARK, NODE_MARK = "STREAMREC_CLUSTER", "STREAMREC_NODE"
 #: Stand for what only the node knows, in a command and its variables.
 FOLDER, STORE = "{folder}", "{store}"
+#: In the node's folder: what it gives to the cluster, and what Ray says when it starts.
+SHARE, LOG = "share.json", "start.log"
 GRACE_SECONDS, END_SECONDS = 4.0, 30.0
 OBJECT_STORE_BYTES = 2 * 2**30
 
 
 def main(job: dict[str, Any]) -> dict[str, Any]:
-    """Do what the job says; `error` in the answer tells why that was impossible."""
+    """Do what the job says; `error` in the answer tells why that was impossible, `left` what is there even so."""
     if not os.path.isdir("/proc/self"):
-        return {"error": "this machine has no /proc: only Linux machines can be nodes"}
+        return {"error": "this machine has no /proc: only Linux machines can be nodes", "left": []}
     try:
         return {"start": start, "end": end, "look": look}[job["do"]](job)
     except (OSError, RuntimeError) as error:
-        return {"error": str(error)}
+        folder = folder_of(job)
+        return {"error": str(error), "left": [*marked(job), *([folder] if is_own(folder) else [])]}
 
 
 def look(job: dict[str, Any]) -> dict[str, Any]:
-    """Which processes of the node run, and whether its raylet is among them."""
+    """Which processes of the node run, whether its raylet is among them, and what that gives to the cluster."""
     pids = marked(job)
-    return {"pids": pids, "runs": any(name_of(pid) == "raylet" for pid in pids)}
+    runs = any(name_of(pid) == "raylet" for pid in pids)
+    return {"pids": pids, "runs": runs, "share": share_of(job) if runs else {}}
 
 
 def start(job: dict[str, Any]) -> dict[str, Any]:
@@ -45,32 +51,33 @@ def start(job: dict[str, Any]) -> dict[str, Any]:
     `anew`: what runs has been given up by the head, and will not be taken back.
     """
     found = look(job)
-    folder = folder_of(job)
     if found["runs"] and not job["anew"]:
-        return {"state": "running", "pids": found["pids"], "folder": folder}
+        return {"state": "running", **found}
     left = end(job)["left"]
     if left:
         raise RuntimeError(f"processes {left} of an earlier start cannot be ended")
+    folder = folder_of(job)
     os.mkdir(folder, 0o700)
-    said = ""
     try:
         write_private(os.path.join(folder, "token"), job["token"])
-        said = run(job, folder)
+        write_private(os.path.join(folder, SHARE), json.dumps(job["share"]))
+        run(job, folder)
         found = look(job)
-        if not said and not found["runs"]:
-            said = f"Ray ended at once; the end of its log:\n{tail(os.path.join(folder, 'start.log'))}"
-    finally:
-        if said or not found["runs"]:
-            end(job)
-    return {"error": said} if said else {"state": "started", "pids": found["pids"], "folder": folder}
+        if not found["runs"]:
+            log = os.path.join(folder, LOG)
+            raise RuntimeError(f"Ray ended at once; the end of its log:\n{tail(log)}")
+    except BaseException:
+        end(job)
+        raise
+    return {"state": "started", **found}
 
 
-def run(job: dict[str, Any], folder: str) -> str:
-    """Run the command of a job until it returns; what went wrong, or nothing."""
+def run(job: dict[str, Any], folder: str) -> None:
+    """Run the command of a job until it returns. Raises RuntimeError when it fails, or takes too long."""
     known = {FOLDER: folder, STORE: str(store_bytes())}
     environment = {name: value for name, value in os.environ.items() if name not in job["without"]}
     environment.update({name: filled(value, known) for name, value in job["variables"].items()})
-    log = os.path.join(folder, "start.log")
+    log = os.path.join(folder, LOG)
     with open(log, "wb") as output:
         try:
             process = subprocess.Popen(
@@ -85,8 +92,11 @@ def run(job: dict[str, Any], folder: str) -> str:
             )
             code = process.wait(timeout=job["seconds"])
         except subprocess.TimeoutExpired:
-            return f"waited {job['seconds']} s for Ray to start; the end of its log:\n{tail(log)}"
-    return f"Ray did not start (exit code {code}); the end of its log:\n{tail(log)}" if code else ""
+            raise RuntimeError(
+                f"waited {job['seconds']} s for Ray to start; the end of its log:\n{tail(log)}"
+            ) from None
+    if code:
+        raise RuntimeError(f"Ray did not start (exit code {code}); the end of its log:\n{tail(log)}")
 
 
 def end(job: dict[str, Any]) -> dict[str, Any]:
@@ -101,13 +111,19 @@ def end(job: dict[str, Any]) -> dict[str, Any]:
                 send(pid, signal.SIGKILL if kill else signal.SIGTERM)
         ended.update(left)
         time.sleep(0.1)
-    if not left and os.path.lexists(folder_of(job)):
-        shutil.rmtree(own_folder(folder_of(job)))
+    folder = folder_of(job)
+    if not left and os.path.lexists(folder):
+        # Anybody can make names in /tmp.
+        if not is_own(folder):
+            raise RuntimeError(f"{folder} was made by somebody else; it is left alone")
+        shutil.rmtree(folder)
     return {"ended": sorted(ended), "left": left}
 
 
 def marked(job: dict[str, Any]) -> list[int]:
     """Living processes of the node, and what descends from them, never this one or those it comes from."""
+    # Processes tell the real paths of what they write.
+    folder = os.path.realpath(folder_of(job))
     wanted = {f"{MARK}={job['cluster']}".encode(), f"{NODE_MARK}={job['node']}".encode()}
     parents: dict[int, int] = {}
     found: set[int] = set()
@@ -115,7 +131,7 @@ def marked(job: dict[str, Any]) -> list[int]:
         if entry.isdigit():
             try:
                 parents[int(entry)] = parent_of(int(entry))
-                if wanted <= environment_of(int(entry)) or writes_in(int(entry), folder_of(job)):
+                if wanted <= environment_of(int(entry)) or writes_in(int(entry), folder):
                     found.add(int(entry))
             except OSError:
                 continue  # it has ended, or belongs to another user
@@ -134,7 +150,10 @@ def environment_of(pid: int) -> set[bytes]:
 
 
 def writes_in(pid: int, folder: str) -> bool:
-    """Whether a process has a file below the folder open for writing; who reads a log is no part of the node."""
+    """Whether a process has a file below the folder, a real path, open for writing, deleted ones too.
+
+    Who reads a log is no part of the cluster. Raises OSError when the process has ended or is another user's.
+    """
     for number in os.listdir(f"/proc/{pid}/fd"):
         try:
             if os.readlink(f"/proc/{pid}/fd/{number}").startswith(folder + "/"):
@@ -186,12 +205,19 @@ def folder_of(job: dict[str, Any]) -> str:
     return os.path.join(base, job["folder"])
 
 
-def own_folder(folder: str) -> str:
-    """The folder, if it is really one of ours: anybody can make names in /tmp."""
-    found = os.lstat(folder)
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise RuntimeError(f"{folder} was made by somebody else; it is left alone")
-    return folder
+def is_own(folder: str) -> bool:
+    """Whether there is such a folder, no link, and made by this user."""
+    try:
+        found = os.lstat(folder)
+    except FileNotFoundError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+
+
+def share_of(job: dict[str, Any]) -> dict[str, Any]:
+    """What the node was started with: who asks may have forgotten, or changed it since."""
+    with open(os.path.join(folder_of(job), SHARE), encoding="utf-8") as file:
+        return dict(json.load(file))
 
 
 def write_private(path: str, text: str) -> None:
