@@ -40,7 +40,7 @@ from learners.group import LearnerGroup
 from learners.publisher import WeightPublisher
 from learners.tokenizer import TokenizerGroup
 from streamrec_dist.baselines.config import TRAINED
-from streamrec_dist.config import Config
+from streamrec_dist.config import MOST_PROCESSES, Config
 from streamrec_dist.errors import StreamRecError, UsageError, WorkerLost, summary
 from streamrec_dist.events import Event
 from streamrec_dist.rl.ports import Publisher
@@ -137,8 +137,8 @@ class Controller:
         roles = [*type(self.config.actors).model_fields, LEARNERS]
         if role not in roles:
             raise UsageError(f"there is no role {role!r}; there are: {', '.join(roles)}")
-        if count < 1:
-            raise UsageError(f"{role}={count}: a role has one replica at least")
+        if not 1 <= count <= MOST_PROCESSES:
+            raise UsageError(f"{role}={count}: a role has 1 to {MOST_PROCESSES:,} processes")
         if role == LEARNERS and not self.config.can_share(count):
             raise UsageError(f"learners={count}: so many ranks cannot share every batch evenly")
 

@@ -12,7 +12,7 @@ from cli import worker_logs
 from cli.cluster import connect
 from cli.members import HEAD, ROLES, members
 from cli.record import ClusterRecord
-from cli.roles import whole_number
+from cli.typed import whole_number
 from cli.worker_logs import WorkerLog
 from streamrec_dist.errors import EnvironmentProblem, UsageError
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from cli.output import note
 from cli.record import ClusterRecord
-from cli.roles import check_processes
 from cli.workspace import pick_run
 from streamrec_dist.baselines.config import TRAINED, section_name
 from streamrec_dist.config import Config
@@ -66,10 +65,8 @@ def plan_run(
         # What is not said anew is as it was: the file may have changed since the run was started.
         wanted = _settled_by(directory, load_config(config or directory.path / "config.yaml", overrides))
         directory.check_same_config(wanted)
-        check_processes(wanted)
         return RunPlan(record.runs, directory.name, wanted, resume=True)
     wanted = load_config(config or record.config_path, overrides)
-    check_processes(wanted)
     name = _new_name(record, run, wanted)
     return RunPlan(record.runs, name, wanted, resume=False)
 
@@ -84,7 +81,6 @@ def plan_branch(
     origin = RunDir.find(record.runs, source)
     given = load_config(config, overrides) if config else origin.config(overrides)
     wanted = _settled_by(origin, given)
-    check_processes(wanted)
     taken = _needed(wanted, goal, source)[:-1]
     if not taken:
         raise UsageError(f"{goal} is the first stage: there is nothing before it to take from run {source}")

@@ -96,6 +96,8 @@ def _whole_above_one(gpus: float) -> float:
     return gpus
 
 
+#: Of one role: more than any cluster has use for. What finds no room waits, and Ray holds a place for each of them.
+MOST_PROCESSES = 1_000
 #: GPUs of one process. auto: those of the cluster are shared out (actors/placement.py), none where there are none.
 Gpus = Annotated[float, Field(ge=0), AfterValidator(_whole_above_one)] | Literal["auto"]
 
@@ -103,7 +105,7 @@ Gpus = Annotated[float, Field(ge=0), AfterValidator(_whole_above_one)] | Literal
 class ActorConfig(Section):
     """A pool of Ray actors of one role; `cpus` and `gpus` are for each replica."""
 
-    replicas: int = Field(1, ge=1)
+    replicas: int = Field(1, ge=1, le=MOST_PROCESSES)
     minimum: int = Field(
         1, ge=1, description="replicas without which a run does not go on; the others may come later"
     )
@@ -120,7 +122,7 @@ class EmbedderConfig(ActorConfig):
 class TwinConfig(ActorConfig):
     """A role with a replica for each of two cores."""
 
-    replicas: int = Field(2, ge=1)
+    replicas: int = Field(2, ge=1, le=MOST_PROCESSES)
 
 
 class ActorsConfig(Section):
@@ -136,7 +138,7 @@ class ActorsConfig(Section):
 class LearnersConfig(Section):
     """The DDP group; `cpus` and `gpus` are for each rank."""
 
-    world_size: int = Field(2, ge=1)
+    world_size: int = Field(2, ge=1, le=MOST_PROCESSES)
     minimum: int | None = Field(
         None, ge=1, description="ranks to go on with where the cluster has lost room; default: world_size"
     )

@@ -10,7 +10,6 @@ import typer
 from cli import cluster
 from cli.commands.options import JsonOption, examples
 from cli.output import emit_json, note, show, table
-from cli.roles import check_processes
 from cli.workspace import living_cluster
 from streamrec_dist.config_file import load_config
 
@@ -31,7 +30,6 @@ def plan(
     Exit code 2 when a run could not begin; memory is compared where it is known what a node has.
     """
     settled = load_config(config, overrides or [])
-    check_processes(settled)
     record = living_cluster()
     if record:
         cluster.connect(record, to_work=False)
