@@ -147,7 +147,7 @@ def _check(record: ClusterRecord) -> None:
     """What is reached, ended and removed is named here: raise ValueError for what we would not have written."""
     if not CLUSTER_ID.fullmatch(record.cluster_id):
         raise ValueError(f"cluster_id {record.cluster_id!r} is none that was given here")
-    if record.address and not is_address(record.address):
+    if record.address and not _is_address(record.address):
         raise ValueError(f"address {record.address!r} is no HOST:PORT")
     if record.temp_dir and not _could_be_temp_dir(Path(record.temp_dir)):
         raise ValueError(f"temp_dir {record.temp_dir!r} is none that was made here")
@@ -155,7 +155,7 @@ def _check(record: ClusterRecord) -> None:
         _ = node.config  # a ValidationError is a ValueError
 
 
-def is_address(text: str) -> bool:
+def _is_address(text: str) -> bool:
     """Whether a text is HOST:PORT."""
     return bool(ADDRESS.fullmatch(text)) and int(text.rpartition(":")[2]) < 2**16
 

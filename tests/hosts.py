@@ -143,11 +143,11 @@ def write_yaml(head: Host, text: str) -> None:
     (head.folder / PROJECT[1:] / "cluster.yaml").write_text(text, encoding="utf-8")
 
 
-def cli(head: Host, *arguments: str) -> subprocess.CompletedProcess[str]:
+def cli(head: Host, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Type a streamrec-dist command in the project on the head."""
     # Ray's workers step back for every other process, and those of other tests would leave them nothing.
     more = {"PYTHONPATH": str(REPO), "RAY_worker_niceness": "0"}
-    return head.run([sys.executable, "-m", "cli.app", *arguments], cwd=PROJECT, **more)
+    return head.run([sys.executable, "-m", "cli.app", *arguments], cwd=PROJECT, **more, **variables)
 
 
 def record_of(head: Host) -> ClusterRecord:

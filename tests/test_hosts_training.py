@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -54,9 +54,25 @@ SETTINGS = [
     "stages.rl.rows=all",
     "stages.rl.steps=100000",
     "stages.rl.prompts=64",
+    # The commands need some of the cores, too.
+    "stages.rl.eval_every=50",
 ]
 #: An actor loads torch first, which takes its time where much else goes on.
 START_SECONDS = 90
+#: The copy of the code that a command brings is not kept for its sake after it has left.
+CODE_GOES = {"RAY_RUNTIME_ENV_TEMPORARY_REFERENCE_EXPIRATION_S": "1"}
+#: Detection takes 1.8 s as cli/ray_head.py says, 16 s with Ray's own settings; the run is at work on the same cores.
+NOTICED_SECONDS = 8.0
+#: Says when it is ready, and how long after it the node was given up.
+WATCH = """
+import time
+from cli import cluster, members
+cluster.connect(cluster.find_cluster(), to_work=False)
+print("ready", flush=True)
+while all(member.alive for member in members.members()):
+    time.sleep(0.02)
+print("noticed", time.time(), flush=True)
+"""
 LEFT_BEHIND = "fedcba9876543210" * 2
 LEAVE = f"""
 from pathlib import Path
@@ -121,6 +137,23 @@ def leave_behind(hosts: dict[str, Host]) -> None:
     assert told.returncode == 0, told.stderr
 
 
+def lose(head: Host, lost: Host) -> float:
+    """End all processes of a node at once; how many seconds later the cluster has noticed."""
+    program = ["env", f"PYTHONPATH={REPO}", "sh", "-c", f'cd {PROJECT}; exec "$@"', "sh"]
+    program = ["nsenter", "-t", str(head.pid), "-m", "-p", "-n", "-u", "-i", *program]
+    with subprocess.Popen(
+        [*program, sys.executable, "-c", WATCH], stdout=subprocess.PIPE, text=True
+    ) as watcher:
+        assert watcher.stdout and watcher.stdout.readline() == "ready\n"
+        killed = time.time()
+        for process in others(lost):
+            process.kill()
+        # Ray prints that the raylet has ended, and the end of its log, on stdout too.
+        said = next(line for line in watcher.stdout if line.startswith("noticed "))
+        watcher.stdout.read()
+    return float(said.split()[1]) - killed
+
+
 def cut_off(host: Host) -> None:
     """No packet gets to a machine any more."""
     _network(host, "link set eth0 down")
@@ -145,26 +178,21 @@ def test_a_run_over_machines_goes_on_without_one_and_uses_it_when_it_is_back(hos
     assert not [process for process in others(two) if process.environ().get(MARK) == LEFT_BEHIND]
 
     run = prepared_run(head.folder / PROJECT[1:])
-    begun = cli(head, "train", "--stage", "rl", "--resume", "--run", "spread", "--detach")
+    begun = cli(head, "train", "--stage", "rl", "--resume", "--run", "spread", "--detach", **CODE_GOES)
     assert begun.returncode == 0, begun.stderr
     steps_on(run, 3)
     where = [{"controller", "store", "learners"}, {"rollout"}, {"rollout", "reward", "evaluate"}]
     until(lambda: [roles_on(host) for host in hosts.values()] == where, START_SECONDS)
 
-    for process in others(one):
-        process.kill()
+    assert lose(head, one) < NOTICED_SECONDS
     steps_on(run, 10)
     assert not others(one)
     again = last_json(cli(head, "up", "--json"))
     states = {node["node"]: node["state"] for node in again["nodes"]}
     assert states == {"head": "running", ONE: "started", TWO: "running"}
+    # The command that brought the code has left, and this machine has lost what it had.
     until(lambda: roles_on(one) == {"rollout"}, START_SECONDS)
     steps_on(run, 3)
-    told = cli(head, "status")
-    assert told.returncode == 0, told.stderr
-    assert f"rollout    {ONE}" in told.stdout and "spread: stage rl, step" in told.stdout
-    assert "last event: " in told.stderr
-    assert re.search(r"^rollout +2 +2 ", told.stdout, re.MULTILINE)
     stopped = cli(head, "stop", "spread", "--json")
     assert stopped.returncode == 0 and last_json(stopped)["state"] == "stopped", stopped.stderr
 

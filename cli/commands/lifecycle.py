@@ -16,7 +16,7 @@ import typer
 from cli import bringup, cluster, members
 from cli.asking import controller_name, run_status
 from cli.commands.options import JsonOption, examples
-from cli.output import clean, emit_json, note, show, span, table
+from cli.output import cell, clean, emit_json, note, show, span, table
 from cli.record import ClusterRecord
 from streamrec_dist.errors import EnvironmentProblem, StreamRecError, UsageError
 from streamrec_dist.events import last_event
@@ -218,7 +218,9 @@ def _show_run(run: str, going: Mapping[str, Any]) -> None:
         for role, state in going["roles"].items()
     ]
     columns = ["role", "up", "wanted", "calls waiting", "lost so far"]
-    show(table(f"{run}: {place}", columns, rows))
+    # No title of the table, which would be broken to its width.
+    show(cell(f"{run}: {place}"))
+    show(table("", columns, rows))
     last = going["last_event"]
     note(
         f"last event: {' '.join(str(last[key]) for key in ('kind', 'stage', 'step', 'message') if key in last)}"
