@@ -24,12 +24,13 @@ from tests.test_faults import wait_for, wait_for_workers
 
 pytestmark = pytest.mark.cluster
 
-#: Joins a second node on this machine. `ray start` refuses to for a cluster on loopback.
+#: Joins a second node on this machine, to which rollout actors are bound. `ray start` refuses to for a cluster on loopback.
 NODE = """
 from ray._private.node import Node
 from ray._private.parameter import RayParams
 parameters = RayParams(
-    gcs_address="{address}", node_ip_address="127.0.0.1", num_cpus=1, object_store_memory=2**27,
+    gcs_address="{address}", node_ip_address="127.0.0.1", num_cpus=1, resources={{"role:rollout": 1}},
+    object_store_memory=2**27,
     include_log_monitor=False, dashboard_agent_listen_port=0,
 )
 Node(parameters, head=False, shutdown_at_exit=False, spawn_reaper=False)
@@ -110,9 +111,8 @@ def test_fewer_nodes_than_the_minimum_end_a_run(cluster_root: Path) -> None:
     environment = {**os.environ, **ray_variables(record.token_path, record.host), MARK: record.cluster_id}
     program = NODE.format(address=record.address)
     subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=120)
-    # The head has room for one of them.
     settings = ["stages.rl.steps=100000", "cluster.patience_s=20"]
-    settings += [f"actors.rollout.{key}" for key in ("replicas=2", "minimum=2", "cpus=1")]
+    settings += [f"actors.rollout.{key}" for key in ("replicas=2", "minimum=2", "cpus=.4")]
     overrides = [word for setting in settings for word in ("--set", setting)]
     started = run_cli("train", "--stage", "rl", "--run", "few", "--detach", *overrides, cwd=cluster_root)
     assert started.returncode == 0, started.stderr
@@ -123,7 +123,7 @@ def test_fewer_nodes_than_the_minimum_end_a_run(cluster_root: Path) -> None:
         process.kill()
     ended = end_of(run)
     assert ended.state == "failed"
-    assert "1 rollout actors are up, actors.rollout.minimum is 2" in ended.message
+    assert "0 rollout actors are up, actors.rollout.minimum is 2" in ended.message
     wait_for_workers(cluster_root, **dict.fromkeys(ROLES, 0))
 
 
