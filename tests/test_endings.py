@@ -24,7 +24,7 @@ from tests.test_faults import wait_for, wait_for_workers
 
 pytestmark = pytest.mark.cluster
 
-#: Joins a second node on this machine, to which rollout actors are bound. `ray start` refuses to for a cluster on loopback.
+#: Joins a second node on this machine, to which rollout actors are bound. `ray start` refuses to on loopback.
 NODE = """
 from ray._private.node import Node
 from ray._private.parameter import RayParams
