@@ -106,7 +106,15 @@ def server(root: Path, name: str) -> psutil.Process:
     return max(found, key=lambda process: process.create_time())
 
 
-def test_fewer_nodes_than_the_minimum_end_a_run(cluster_root: Path) -> None:
+@pytest.fixture(scope="module")
+def base(cluster_root: Path) -> str:
+    """The name of a run of stages 0 to 2."""
+    trained = run_cli("train", "--stage", "sft", "--run", "base", "--plain", cwd=cluster_root)
+    assert trained.returncode == 0, trained.stderr
+    return "base"
+
+
+def test_fewer_nodes_than_the_minimum_end_a_run(cluster_root: Path, base: str) -> None:
     record = the_cluster(cluster_root)
     environment = {**os.environ, **ray_variables(record.token_path, record.host), MARK: record.cluster_id}
     program = NODE.format(address=record.address)
@@ -114,7 +122,8 @@ def test_fewer_nodes_than_the_minimum_end_a_run(cluster_root: Path) -> None:
     settings = ["stages.rl.steps=100000", "cluster.patience_s=20"]
     settings += [f"actors.rollout.{key}" for key in ("replicas=2", "minimum=2", "cpus=.4")]
     overrides = [word for setting in settings for word in ("--set", setting)]
-    started = run_cli("train", "--stage", "rl", "--run", "few", "--detach", *overrides, cwd=cluster_root)
+    branch = ("--run", "few", "--from", base, "--detach")
+    started = run_cli("train", "--stage", "rl", *branch, *overrides, cwd=cluster_root)
     assert started.returncode == 0, started.stderr
     run = RunDir.open(cluster_root / "runs" / "few")
     wait_for(run, lambda event: event.kind == "step" and event.stage == "rl", 5)
@@ -127,9 +136,10 @@ def test_fewer_nodes_than_the_minimum_end_a_run(cluster_root: Path) -> None:
     wait_for_workers(cluster_root, **dict.fromkeys(ROLES, 0))
 
 
-def test_a_lost_head_ends_a_run_that_goes_on_in_a_new_cluster(cluster_root: Path) -> None:
+def test_a_lost_head_ends_a_run_that_goes_on_in_a_new_cluster(cluster_root: Path, base: str) -> None:
     settings = ["--set", "stages.rl.steps=100000", "--set", "stages.rl.checkpoint_every=5"]
-    started = run_cli("train", "--stage", "rl", "--run", "headless", "--detach", *settings, cwd=cluster_root)
+    branch = ("--run", "headless", "--from", base, "--detach")
+    started = run_cli("train", "--stage", "rl", *branch, *settings, cwd=cluster_root)
     assert started.returncode == 0, started.stderr
     run = RunDir.open(cluster_root / "runs" / "headless")
     wait_for(run, lambda event: event.kind == "step" and event.stage == "rl", 10)
