@@ -278,7 +278,9 @@ def _publication(how: str) -> Fault:
 
 def _store_full(project: Project, run: RunDir, rng: random.Random) -> str:
     """A task holds more than the object store has room for, for some seconds."""
-    return f"object store: {project.python(FILL.format(address=project.record.address)).strip()} put"
+    put = project.python(FILL.format(address=project.record.address)).strip()
+    project.harmed = time.time()
+    return f"object store: {put} put"
 
 
 FAULTS: dict[str, Fault] = {
@@ -440,7 +442,8 @@ def main() -> None:
         "lost": lost,
         "left_over": left,
         "hardware": machine(),
-        "command": f"python benchmarks/chaos.py --minutes {arguments.minutes:g} --seed {arguments.seed}",
+        "command": f"python benchmarks/chaos.py --minutes {arguments.minutes:g} --seed {arguments.seed} "
+        f"--steps {arguments.steps}",
     }
     print(json.dumps(found, indent=1))
     if arguments.out:
