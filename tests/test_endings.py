@@ -109,7 +109,7 @@ def server(root: Path, name: str) -> psutil.Process:
 @pytest.fixture(scope="module")
 def base(cluster_root: Path) -> str:
     """The name of a run of stages 0 to 2."""
-    trained = run_cli("train", "--stage", "sft", "--run", "base", "--plain", cwd=cluster_root)
+    trained = run_cli("train", "--stage", "sft", "--run", "base", cwd=cluster_root)
     assert trained.returncode == 0, trained.stderr
     return "base"
 
