@@ -238,15 +238,15 @@ def seconds_a_batch(actors: int, work: Work, staleness: int, steps: int, skip: i
 def control_plane(repeats: int, steps: int) -> dict[str, Any]:
     """Batches a second by number of fake actors, medians of turns, in whole units and in shared ones."""
     found: dict[float, dict[int, list[float]]] = {
-        shortest: {actors: [] for actors in (1, 2, 4, 8, 16)} for shortest in (buffer.SHORTEST_S, 0.0)
+        share: {actors: [] for actors in (1, 2, 4, 8, 16)} for share in (1.0, 0.0)
     }
-    kept = buffer.SHORTEST_S
+    kept = buffer.SHORTEST_S, buffer.SHORTEST_PER_WORKER_S
     for _ in range(repeats):
-        for shortest, by_actors in found.items():
+        for share, by_actors in found.items():
             for actors, rates in by_actors.items():
-                buffer.SHORTEST_S = shortest
+                buffer.SHORTEST_S, buffer.SHORTEST_PER_WORKER_S = (share * seconds for seconds in kept)
                 rates.append(1 / seconds_a_batch(actors, Work(), 1, steps))
-    buffer.SHORTEST_S = kept
+    buffer.SHORTEST_S, buffer.SHORTEST_PER_WORKER_S = kept
     whole, shared = (
         {str(actors): round(statistics.median(rates), 1) for actors, rates in by_actors.items()}
         for by_actors in found.values()

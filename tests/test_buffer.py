@@ -53,6 +53,15 @@ def test_work_that_takes_no_time_is_not_cut_up():
     assert sizes == {0.0: 128, 0.0005: 100, 0.001: 50, 0.01: 16, float("inf"): 16}
 
 
+def test_units_are_longer_where_one_loop_calls_many_workers():
+    buffer = Buffer(batch=4096, max_staleness=0)
+    sizes = []
+    for workers in (8, 16, 64):
+        buffer.share_among(workers, prompt_s=0.0001)
+        sizes.append(buffer.unit)
+    assert sizes == [512, 960, 3840]
+
+
 def test_a_batch_is_complete_or_not_given():
     buffer = Buffer(batch=32, max_staleness=1)
     units = fill(buffer, 0)

@@ -14,8 +14,9 @@ from streamrec_dist.types import PolicyVersion
 
 #: Prompts of a unit: at least, and where as many have to come out as before, whoever works.
 SMALLEST_UNIT, FIXED_UNIT = 4, 16
-#: Seconds of a worker that are worth the calls of a unit, which take some milliseconds.
-SHORTEST_S = 0.05
+#: Seconds of a worker that are worth the calls of a unit, which take some milliseconds; and for each worker there
+#: is, for the loop that makes all of their calls spends 3 ms on a unit.
+SHORTEST_S, SHORTEST_PER_WORKER_S = 0.05, 0.006
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,12 @@ class Buffer:
         self._scored: dict[int, ScoredUnit] = {}
 
     def share_among(self, workers: int, prompt_s: float = math.inf) -> None:
-        """Size the units to come so that so many workers share a batch; but for work of SHORTEST_S at least.
+        """Size the units to come so that so many workers share a batch; but for work of some length at least.
 
         A worker takes `prompt_s` seconds for a prompt.
         """
-        shortest = SHORTEST_S / prompt_s if prompt_s > 0 else self.batch
+        worth = max(SHORTEST_S, SHORTEST_PER_WORKER_S * workers)
+        shortest = worth / prompt_s if prompt_s > 0 else self.batch
         share = max(SMALLEST_UNIT, -(-self.batch // max(workers, 1)), math.ceil(shortest))
         self.unit = min(self.batch, share)
 
