@@ -11,6 +11,7 @@ import ray
 from actors.inbox import fetch
 from streamrec_dist.errors import EnvironmentProblem, InputLost, RunError, StreamRecError, WorkerLost, summary
 from streamrec_dist.rl.broadcast import Kept
+from streamrec_dist.rl.pace import YIELD_S
 from streamrec_dist.rl.ports import Task
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 #: How often pools are looked after while nothing happens.
 TICK_S = 0.5
-#: How long a role lacks what it needs before others give up what they do not need, one replica at a time.
-YIELD_S = 10.0
 VALUE_DEADLINE_S = 300.0
 #: An object that went with the process or node that made it.
 GONE = (ray.exceptions.ObjectLostError, ray.exceptions.RayActorError)
@@ -95,7 +94,7 @@ class RayRuntime:
             now = time.monotonic()
             for task in gang:
                 # Overdue is what nobody looked at for long, too.
-                if now > task.limit and not _all_ready(task.receipt):
+                if now > task.limit and len(ready_of(task.receipt)) < len(task.receipt):
                     raise WorkerLost(f"{what} is overdue: its workers are taken for lost")
             if now > deadline:
                 raise RunError(f"nothing finished within {timeout_s:.0f} s while waiting for {what}")
@@ -131,8 +130,9 @@ def _is_done(task: Task, finished: set[Any]) -> bool:
     return task.done if isinstance(task, Call) else all(ref in finished for ref in task.receipt)
 
 
-def _all_ready(refs: list[Any]) -> bool:
-    return len(ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)[0]) == len(refs)
+def ready_of(refs: list[Any]) -> list[Any]:
+    """Those references that are ready now."""
+    return ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)[0] if refs else []
 
 
 def _first_ready(refs: list[Any], timeout_s: float) -> list[Any]:
@@ -141,9 +141,7 @@ def _first_ready(refs: list[Any], timeout_s: float) -> list[Any]:
         time.sleep(timeout_s)
         return []
     ready, rest = ray.wait(refs, num_returns=1, timeout=timeout_s, fetch_local=False)
-    if ready and rest:
-        ready += ray.wait(rest, num_returns=len(rest), timeout=0, fetch_local=False)[0]
-    return ready
+    return ready + ready_of(rest) if ready else []
 
 
 def get(ref: Any, what: str, timeout_s: float) -> Any:

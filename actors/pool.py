@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 
-from actors.calls import Call, explained
+from actors.calls import Call, explained, ready_of
 from streamrec_dist.config import ActorConfig
 from streamrec_dist.errors import EnvironmentProblem, InputLost, RunError, WorkerLost, summary
 from streamrec_dist.rl.pace import Pace
@@ -151,12 +151,12 @@ class Pool:
         `found` are references that are ready, where the caller has just asked. Raises StreamRecError when the role
         cannot be kept up.
         """
-        ready = set(_ready(self.pending()) if found is None else found)
+        ready = set(ready_of(self.pending()) if found is None else found)
         self._take_started([member for member in self.members if member.starting in ready])
         for member in list(self.members):
             while member.calls and member.calls[0][0] in ready and self._take(member):
                 if member.calls:
-                    ready |= set(_ready([member.calls[0][0]]))
+                    ready |= set(ready_of([member.calls[0][0]]))
             if member.calls and self.clock() - member.since > self._limit(member.calls[0][1]):
                 self._lose(member, f"was busy with one {member.calls[0][1].method} for too long")
             if member.leaving and not member.calls and member in self.members:
@@ -183,11 +183,6 @@ class Pool:
         """Replicas beyond the needed, those that are not up yet first."""
         staying = [member for member in self.members if not member.leaving]
         return sorted(staying, key=lambda one: one.ready)[: max(len(staying) - self.needed, 0)]
-
-    def withdraw(self, member: Replica) -> None:
-        """Have a replica give up its place at once; what it had is begun again."""
-        self._dismiss(member)
-        self._begin_again(member)
 
     def hand_out(self) -> None:
         """Give waiting calls to the replicas that have least to do."""
@@ -247,17 +242,13 @@ class Pool:
     def _lose(self, member: Replica, why: str) -> None:
         """Replace a replica that is of no use any more."""
         self.lost += 1
-        self.members.remove(member)
-        ray.kill(member.actor)
-        calls = [call for _, call in member.calls if not call.done]
+        count = self.withdraw(member)
         where = f" on {member.place['node']}" if member.place else ""
-        self.report(
-            f"a {self.role} actor{where} {why}; it is replaced, and {len(calls)} calls are begun again"
-        )
-        self._begin_again(member)
+        self.report(f"a {self.role} actor{where} {why}; it is replaced, and {count} calls are begun again")
 
-    def _begin_again(self, member: Replica) -> None:
-        """What a replica that is gone had goes first to the others."""
+    def withdraw(self, member: Replica) -> int:
+        """Have a replica give up its place at once. What it had, so many calls, goes first to the others."""
+        self._dismiss(member)
         calls = [call for _, call in member.calls if not call.done]
         member.calls.clear()
         for call in reversed(calls):
@@ -271,6 +262,7 @@ class Pool:
                         "does a process run out of memory? see `streamrec-dist logs`"
                     )
                 )
+        return len(calls)
 
     def _dismiss(self, member: Replica) -> None:
         self.members.remove(member)
@@ -289,11 +281,6 @@ class Pool:
                 f"{self.patience_s:.0f} s (cluster.patience_s) no other could start; is the cluster busy with "
                 "another run, or has it lost nodes? see `streamrec-dist status`"
             )
-
-
-def _ready(refs: list[Any]) -> list[Any]:
-    """Those that are ready."""
-    return ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)[0] if refs else []
 
 
 def wait_started(pools: Sequence[Pool]) -> None:

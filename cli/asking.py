@@ -19,7 +19,7 @@ def controller_name(run: Path) -> str:
 
 
 def run_alive(run: Path) -> bool:
-    """Whether a controller works on this run, or is about to."""
+    """Whether a controller works on this run, or is being started again."""
     import ray
 
     try:
@@ -27,8 +27,6 @@ def run_alive(run: Path) -> bool:
         return bool(ray.get(controller.alive.remote(), timeout=CONTROLLER_DEADLINE_S))
     except (ray.exceptions.GetTimeoutError, ray.exceptions.ActorUnavailableError):
         return True  # there, and too busy to answer, or being started again
-    except ray.exceptions.RayTaskError:
-        return True  # there, and not told to begin yet
     except (ValueError, ray.exceptions.RayActorError):
         return False
 

@@ -18,11 +18,9 @@ from streamrec_dist.errors import EnvironmentProblem, RunError, StreamRecError, 
 from streamrec_dist.hardware import use_cores
 from streamrec_dist.network import interface_of
 from streamrec_dist.repeatable import compute_repeatably
-from streamrec_dist.rl.pace import Pace
+from streamrec_dist.rl.pace import YIELD_S, Pace
 
 JOIN_DEADLINE_S = 180.0
-#: How often ranks that find no room have some made.
-YIELD_S = 10.0
 #: A collective that takes longer than this has lost a rank.
 COLLECTIVE_DEADLINE = datetime.timedelta(seconds=300)
 

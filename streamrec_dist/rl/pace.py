@@ -5,6 +5,8 @@ from __future__ import annotations
 #: Work is overdue after so many times the slowest of its kind, and never before so long. Of what has not been seen
 #: yet nobody knows: it may compile, or fetch a model, first.
 SLOWEST, SHORTEST_S, LONGEST_S = 10.0, 20.0, 900.0
+#: How long a role finds no room for what it needs before others give up what they do not need, one process at a time.
+YIELD_S = 10.0
 
 
 class Pace:
