@@ -22,7 +22,7 @@ from streamrec_dist.rundir import RunDir
 from tests.conftest import last_json, run_cli
 from tests.test_faults import wait_for, wait_for_workers
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.cluster(waits=True)
 
 #: Joins a second node on this machine, to which rollout actors are bound. `ray start` refuses to on loopback.
 NODE = """
@@ -119,7 +119,7 @@ def test_fewer_nodes_than_the_minimum_end_a_run(cluster_root: Path, base: str) -
     environment = {**os.environ, **ray_variables(record.token_path, record.host), MARK: record.cluster_id}
     program = NODE.format(address=record.address)
     subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=120)
-    settings = ["stages.rl.steps=100000", "cluster.patience_s=20"]
+    settings = ["stages.rl.steps=100000", "cluster.patience_s=40"]
     settings += [f"actors.rollout.{key}" for key in ("replicas=2", "minimum=2", "cpus=.4")]
     overrides = [word for setting in settings for word in ("--set", setting)]
     branch = ("--run", "few", "--from", base, "--detach")

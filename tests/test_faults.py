@@ -17,7 +17,7 @@ from streamrec_dist.events import Event, EventReader
 from streamrec_dist.rundir import RunDir
 from tests.conftest import last_json, run_cli
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.cluster(waits=True)
 
 
 def wait_for(run: RunDir, happened: Callable[[Event], bool], count: int, seconds: float = 120) -> None:

@@ -64,8 +64,10 @@ class Context:
     progress: dict[str, Any] = field(default_factory=dict)
     clock: Callable[[], float] = time.monotonic
 
-    def step(self, stage: str, step: int, total: int, metrics: Mapping[str, Any]) -> None:
-        self.progress = {"step": step, "total": total}
+    def step(self, stage: str, step: int, total: int, metrics: Mapping[str, Any], **further: Any) -> None:
+        """Report a step that ended just now; `further` is what whoever asks where the stage is learns beside it."""
+        # In one go: another thread reads it.
+        self.progress = {"step": step, "total": total, **further}
         self.store.emit(Event("step", stage, step=step, total=total, metrics=dict(metrics)))
 
     def steps(self, stage: str, first: int, total: int, metrics: Sequence[Mapping[str, Any]]) -> None:

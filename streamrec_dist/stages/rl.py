@@ -248,9 +248,10 @@ class RlLoop:
         )
         self.busy = dict.fromkeys(self.busy, 0.0)
         self.sampled = dict.fromkeys(self.sampled, 0)
-        self.context.step(STAGE, self.step, self.config.steps, metrics)
         queue = {"started": self.buffer.started, "scored": self.buffer.buffered}
-        self.context.progress |= {"version": int(self.version), "prompts": queue}
+        self.context.step(
+            STAGE, self.step, self.config.steps, metrics, version=int(self.version), prompts=queue
+        )
 
     # evaluation, while everything else goes on
 
