@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -34,6 +35,8 @@ class Replica:
     since: float = 0.0  # when the oldest call began
     begun: int = 0  # which of the pool's calls the newest is
     finished: int = 0
+    number: int = 0  # in its role; one that replaces another has that one's
+    told: dict[str, Any] = field(default_factory=dict)  # by its newest receipt: version, memory_mib
     leaving: bool = False
 
     @property
@@ -79,6 +82,7 @@ class Pool:
         self.waiting: deque[Call] = deque()
         self.pace = Pace()
         self.lost = self.failed_starts = 0
+        self.replaced: dict[int, int] = {}  # how often, by number
         self._turn = 0
         self.filling = False
         self.tended = clock()
@@ -130,8 +134,11 @@ class Pool:
             "replicas": [
                 {
                     "state": "leaving" if member.leaving else "ready" if member.ready else "starting",
+                    "number": member.number,
                     "calls": len(member.calls),
                     "finished": member.finished,
+                    "restarts": self.replaced.get(member.number, 0),
+                    **member.told,
                     **member.place,
                 }
                 for member in list(self.members)
@@ -172,7 +179,9 @@ class Pool:
         wanted = self.target if self.filling else self.needed
         for _ in range(wanted - len(staying)):
             actor = self.actor_class.remote(*self.args)
-            self.members.append(Replica(actor, actor.place.remote()))
+            taken = {member.number for member in self.members}
+            number = next(number for number in itertools.count() if number not in taken)
+            self.members.append(Replica(actor, actor.place.remote(), number=number))
         spare = len(staying) - self.target
         for member in sorted(staying, key=lambda one: (one.ready, len(one.calls)))[: max(spare, 0)]:
             member.leaving = True
@@ -235,6 +244,9 @@ class Pool:
             self.pace.took(call.method, now - member.since, call.units)
         member.since = now
         member.finished += 1
+        if isinstance(receipt, dict):
+            known = {**receipt.get("spans", {}), **receipt}
+            member.told = {name: known[name] for name in ("version", "memory_mib") if name in known}
         if not call.done:
             call.finish(receipt, error)
         return True
@@ -242,6 +254,7 @@ class Pool:
     def _lose(self, member: Replica, why: str) -> None:
         """Replace a replica that is of no use any more."""
         self.lost += 1
+        self.replaced[member.number] = self.replaced.get(member.number, 0) + 1
         count = self.withdraw(member)
         where = f" on {member.place['node']}" if member.place else ""
         self.report(f"a {self.role} actor{where} {why}; it is replaced, and {count} calls are begun again")

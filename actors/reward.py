@@ -16,6 +16,7 @@ from streamrec_dist.rl.advantage import has_signal
 from streamrec_dist.rl.ports import Payload, Task, Weights
 from streamrec_dist.rl.rewards import reward_report
 from streamrec_dist.rl.scoring import Scorer
+from streamrec_dist.spans import Spans
 from streamrec_dist.types import RewardBreakdown, RolloutBatch
 
 
@@ -29,9 +30,12 @@ class RewardActor(Worker):
 
     @ray.method(num_returns=2)
     def score(self, batch: RolloutBatch) -> tuple[dict[str, Any], RewardBreakdown]:
-        rewards = self.scorer.score(batch)
-        signal = has_signal(rewards.total, self.config.signal)
-        return {"signal": signal, "report": reward_report(rewards, self.config)}, rewards
+        spans = Spans()
+        with spans.part("score"):
+            rewards = self.scorer.score(batch)
+            signal = has_signal(rewards.total, self.config.signal)
+            report = reward_report(rewards, self.config)
+        return {"signal": signal, "report": report, "spans": spans.told()}, rewards
 
 
 class RewardPool:

@@ -19,6 +19,7 @@ from streamrec_dist.model.weights import policy_parameters
 from streamrec_dist.rl.broadcast import CONCURRENCY, DEADLINE_S, Kept, Plan
 from streamrec_dist.rl.ports import Published, Task
 from streamrec_dist.rl.rollout import Sampler
+from streamrec_dist.spans import Spans
 from streamrec_dist.types import PolicyVersion, RolloutBatch
 
 
@@ -40,11 +41,15 @@ class RolloutActor(Worker):
         self, cursor: int, count: int, version: PolicyVersion, vector: np.ndarray | Kept
     ) -> tuple[dict[str, Any], RolloutBatch]:
         started = time.perf_counter()
+        spans = Spans()
         if version != self.slot.version:
-            self.slot.adopt(version, self.inbox.take(vector) if isinstance(vector, Kept) else vector)
-        batch = self.sampler.rollout(version, cursor, count)
+            with spans.part("adopt"):
+                self.slot.adopt(version, self.inbox.take(vector) if isinstance(vector, Kept) else vector)
+        with spans.part("generate"):
+            batch = self.sampler.rollout(version, cursor, count)
         seconds = time.perf_counter() - started
-        return {"version": version, "tokens": batch.tokens.size, "seconds": seconds}, batch
+        receipt = {"version": version, "tokens": batch.tokens.size, "seconds": seconds}
+        return receipt | {"spans": spans.told()}, batch
 
 
 class RolloutPool:

@@ -51,6 +51,13 @@ class RemoteStore:
             _, self._emitting = ray.wait(self._emitting, num_returns=len(self._emitting), timeout=0)
         self._emitting.append(self.actor.emit.remote(*events))
 
+    def trace(self, events: list[dict[str, Any]]) -> None:
+        """Does not wait, and does not try twice: a trace is worth no more."""
+        self.actor.trace.options(max_task_retries=0).remote(events)
+
+    def paused(self) -> bool:
+        return self._call(self.actor.paused.remote())
+
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Starts writing; an error of the checkpoint before is raised here."""
         self.flush()

@@ -48,6 +48,19 @@ def request_stop(run: Path) -> None:
     _ask(run, "request_stop")
 
 
+def pause_run(run: Path, wanted: bool) -> None:
+    """Have a run begin no more work, or go on. Raises UsageError when it is not running, or does so already."""
+    _ask(run, "pause", wanted)
+
+
+def keep_run(run: Path) -> str:
+    """Have a run write a checkpoint; what is to be said of it.
+
+    Raises UsageError when it is not running, or cannot.
+    """
+    return _ask(run, "keep")
+
+
 def scale_run(run: Path, wanted: dict[str, int]) -> dict[str, int]:
     """Have other numbers of replicas in a running run; all that were asked for since it began.
 

@@ -35,6 +35,7 @@ from actors.pool import wait_started
 from actors.reward import RewardPool
 from actors.rollout import RolloutPool
 from actors.store import STORE_DEADLINE_S, RemoteStore
+from cli.telling import Telling
 from learners.broadcaster import BroadcastPublisher
 from learners.group import LearnerGroup
 from learners.publisher import WeightPublisher
@@ -45,6 +46,7 @@ from streamrec_dist.errors import StreamRecError, UsageError, WorkerLost, summar
 from streamrec_dist.events import Event
 from streamrec_dist.rl.ports import Publisher
 from streamrec_dist.rundir import StageResult
+from streamrec_dist.spans import Timeline
 from streamrec_dist.stages.baseline import train_baseline
 from streamrec_dist.stages.context import Context, Regroup, Stopped
 from streamrec_dist.stages.pretrain import pretrain
@@ -69,12 +71,14 @@ TOKENIZE_DEADLINE_S = 24 * 3600.0
 class Controller:
     """Runs in a thread of its own, so that the actor answers while a stage trains."""
 
-    def __init__(self, run: Path, config: Config, stages: Sequence[str], head_node: str):
-        self.config, self.stages = config, stages
+    def __init__(
+        self, run: Path, config: Config, stages: Sequence[str], head_node: str, traced: bool = False
+    ):
+        self.config, self.stages, self.traced = config, stages, traced
         strategy = NodeAffinitySchedulingStrategy(node_id=head_node, soft=False)
         self.store = RemoteStore(run, strategy)
         self.runtime = RayRuntime()
-        self.stop, self.regroup = threading.Event(), threading.Event()
+        self.stop, self.regroup, self.pausing, self.keeping = (threading.Event() for _ in range(4))
         self.publisher = self.new_publisher()
         self.stage = ""
         self.context: Context | None = None
@@ -84,6 +88,8 @@ class Controller:
         self.scaled: dict[str, int] = {}
         if ray.get_runtime_context().was_current_actor_reconstructed:
             self.scaled = self.store.scaled()
+            if self.store.paused():
+                self.pausing.set()
             self._emit(Event("warning", message="the controller died and was started again"))
             self._begin()
 
@@ -110,6 +116,24 @@ class Controller:
     def request_stop(self) -> None:
         """Ask the run to write a checkpoint and end."""
         self.stop.set()
+
+    def pause(self, wanted: bool) -> None:
+        """Begin no work until it is wanted again. Raises UsageError where that is so already."""
+        if wanted == self.pausing.is_set():
+            raise UsageError(f"the run {'is paused' if wanted else 'goes on'} already")
+        (self.pausing.set if wanted else self.pausing.clear)()
+        self._emit(Event("run", self.stage, state="paused" if wanted else "resumed"))
+
+    def keep(self) -> str:
+        """Have a checkpoint written; what is to be said of it. Raises UsageError where there can be none."""
+        if self.stage == "rl":
+            self.keeping.set()
+            return "a checkpoint is written after the step at work"
+        if self.stage in LOOPS:
+            raise UsageError(
+                f"stage {self.stage} writes a checkpoint after every epoch, and none between two of them"
+            )
+        raise UsageError("no stage trains at the moment: there is nothing to keep")
 
     def scale(self, wanted: Mapping[str, int]) -> dict[str, int]:
         """Have other numbers of replicas, and of learner ranks, from now on; returns all that differ from the file.
@@ -145,11 +169,23 @@ class Controller:
     def status(self) -> dict[str, Any]:
         """What the run does just now, for people and scripts."""
         body: dict[str, Any] = {"stage": self.stage, "stopping": self.stop.is_set(), "scaled": self.scaled}
+        body["paused"] = self.pausing.is_set()
         body["roles"] = {pool.role: pool.state() for pool in list(self.runtime.pools)}
         # The stage may end while this is being answered.
         learners, context = self.learners, self.context
         if learners:
-            ranks = [{"state": "ready", "calls": 0, **place} for place in learners.places]
+            told: list[dict[str, Any]] = learners.told or [{}] * len(learners.places)
+            ranks = [
+                {
+                    "state": "ready",
+                    "number": number,
+                    "calls": 0,
+                    "restarts": learners.lost,
+                    **({"memory_mib": said["memory_mib"]} if said else {}),
+                    **place,
+                }
+                for number, (place, said) in enumerate(zip(learners.places, told, strict=False))
+            ]
             body["roles"][LEARNERS] = {
                 "target": learners.target,
                 "ready": len(ranks),
@@ -177,6 +213,8 @@ class Controller:
 
     def _run_stages(self) -> None:
         self._emit(Event("run", state="started", metrics={"stages": list(self.stages)}))
+        if self.pausing.is_set():
+            self._emit(Event("run", state="paused"))
         try:
             for warning in check_fits(self.config, self.stages, living_nodes()):
                 self._emit(Event("warning", message=warning))
@@ -270,6 +308,9 @@ class Controller:
                 self.publisher,
                 stop=self.stop,
                 regroup=self.regroup,
+                pausing=self.pausing,
+                keeping=self.keeping,
+                timeline=Timeline(self.traced),
             )
             if stage == "sft":
                 context.annotators = start("annotate", AnnotatePool, shared, reference)
@@ -283,7 +324,8 @@ class Controller:
             # What was asked for while they were being made.
             self._take_scaled()
             self.context = context
-            yield context
+            with Telling(self, context):
+                yield context
         finally:
             self.context = None
             self.learners.close()

@@ -11,7 +11,6 @@ import time
 from cli import cluster
 from cli.dashboard.live import LiveView, can_be_live
 from cli.dashboard.plain import PlainView, line
-from cli.dashboard.state import ViewState
 from cli.output import emit_json, note
 from cli.plan import last_goal
 from cli.record import ClusterRecord
@@ -19,6 +18,7 @@ from streamrec_dist.baselines.config import TRAINED
 from streamrec_dist.errors import EnvironmentProblem, RunError
 from streamrec_dist.events import Event, EventReader, last_event
 from streamrec_dist.rundir import RunDir
+from streamrec_dist.summary_file import summarised
 
 TICK_SECONDS = 0.25
 SILENCE_SECONDS = 15.0
@@ -33,10 +33,8 @@ class Follower:
 
     def __init__(self, run: RunDir, record: ClusterRecord | None, starting: bool = False):
         self.run, self.record, self.starting = run, record, starting
-        self.reader = EventReader(run.events_path)
-        self.state = ViewState(run.name)
-        self.past = self._read()
-        age = max(0.0, time.time() - self.past[-1].t) if self.past and not starting else 0.0
+        self.state, self.reader = summarised(run)
+        age = max(0.0, time.time() - self.state.last) if self.state.last and not starting else 0.0
         self.heard = time.monotonic() - age
         self.dead_answers = 0
         self.ask_at = self.heard + SILENCE_SECONDS
@@ -45,10 +43,13 @@ class Follower:
 
     def follow(self, plain: bool = False, to_stderr: bool = False) -> str:
         """Show the run. Returns how it ended (done, failed, stopped), `detached` when it was left, or `lost`."""
-        view = PlainView(to_stderr) if plain or not can_be_live(to_stderr) else LiveView(to_stderr)
+        live = not plain and can_be_live(to_stderr)
+        view = LiveView(to_stderr) if live else PlainView(to_stderr)
         try:
             with view:
-                view.update(self.state, [] if self.starting else self.past)
+                view.update(self.state, [])
+                if not live and not self.starting:
+                    self._show_past(view)
                 while not self.state.ended:
                     if view.left(TICK_SECONDS):
                         return "detached"
@@ -59,6 +60,11 @@ class Follower:
             say_how_to_return(self.run.name)
             raise
         return self.state.ended
+
+    def _show_past(self, view: LiveView | PlainView) -> None:
+        """All events there are; what is written meanwhile is left to the reader."""
+        for events in EventReader(self.run.events_path).parts(self.reader.offset):
+            view.update(self.state, events)
 
     def wait_for_end(self, seconds: float) -> str:
         """Wait without showing anything. Raises RunError at the deadline."""
@@ -157,8 +163,8 @@ def last_words(run: RunDir) -> str:
 
 
 def _failure(run: RunDir) -> str:
-    ends = [event for event in EventReader(run.events_path).new() if event.kind == "run"]
-    return f"run {run.name} failed: {ends[-1].message}" if ends else f"run {run.name} failed"
+    message = summarised(run)[0].message
+    return f"run {run.name} failed: {message}" if message else f"run {run.name} failed"
 
 
 def resume_line(run: RunDir) -> str:

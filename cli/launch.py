@@ -78,8 +78,9 @@ def start_run(
     name: str,
     stages: tuple[str, ...],
     controller_class: type[Controller] = Controller,
+    traced: bool = False,
 ) -> None:
-    """Start the detached controller of an existing run directory.
+    """Start the detached controller of an existing run directory; `traced`, it writes what every process did when.
 
     Raises UsageError when one works on it already, EnvironmentProblem when it does not come up in time, RunError when
     it cannot begin.
@@ -95,7 +96,7 @@ def start_run(
     }
     make = ray.remote(controller_class).options(**options)
     try:
-        controller: Any = make.remote(runs / name, config, stages, head)
+        controller: Any = make.remote(runs / name, config, stages, head, traced)
     except ray.exceptions.ActorAlreadyExistsError:
         raise going_already(name) from None
     try:

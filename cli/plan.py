@@ -15,8 +15,8 @@ from streamrec_dist.baselines.config import TRAINED, section_name
 from streamrec_dist.config import Config
 from streamrec_dist.config_file import differing_keys, load_config
 from streamrec_dist.errors import UsageError
-from streamrec_dist.events import EventReader
 from streamrec_dist.rundir import STAGES, RunDir, check_name
+from streamrec_dist.summary_file import summarised
 
 
 class StageName(StrEnum):
@@ -151,10 +151,8 @@ def training_goal(
 
 def last_goal(run: RunDir) -> str:
     """The stage or baseline that a run was last started for; the last stage for one that never was."""
-    events = EventReader(run.events_path).new()
-    planned = [event.metrics.get("stages") for event in events if event.kind == "run"]
-    goals = [stages[-1] for stages in planned if stages and isinstance(stages, list)]
-    return goals[-1] if goals and goals[-1] in (*STAGES, *TRAINED) else STAGES[-1]
+    planned = summarised(run)[0].planned
+    return planned[-1] if planned and planned[-1] in (*STAGES, *TRAINED) else STAGES[-1]
 
 
 def missing_stages(plan: RunPlan, last: str, only: bool, quiet: bool = False) -> tuple[str, ...]:

@@ -25,6 +25,8 @@ class LearnerGroup(RankGroup):
     def __init__(self, config: LearnersConfig, materials: Any, **options: Any):
         """`materials` is an object reference; `options` are those of a RankGroup."""
         self.kept = KeptVectors()
+        #: What each rank told of the newest step (`Spans.told`).
+        self.told: list[dict[str, Any]] = []
         threads = CONCURRENCY if config.transport == "collective" else None
         super().__init__(LearnerWorker, config, [materials], threads=threads, **options)
 
@@ -81,10 +83,12 @@ class LearnerGroup(RankGroup):
                 ref = rank.train_groups.remote(chosen, counts, version, *columns)
             refs.append(ref)
 
-        def merge(ranks: list[dict[str, float]]) -> dict[str, float]:
+        def merge(ranks: list[dict[str, Any]]) -> dict[str, Any]:
+            spans = [metrics.pop("spans") for metrics in ranks if "spans" in metrics]
             metrics = average(ranks)
             self.pace.took("train_groups", metrics["seconds"])
-            return metrics
+            self.told = spans
+            return metrics | {"spans": spans}
 
         return Task(refs, vector, merge, limit=time.monotonic() + self.pace.limit("train_groups"))
 

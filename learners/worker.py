@@ -54,23 +54,28 @@ class LearnerWorker(Keeper, Rank):
         counts: GroupCounts,
         version: PolicyVersion,
         *columns: RolloutBatch | RewardBreakdown,
-    ) -> dict[str, float]:
+    ) -> dict[str, Any]:
         """`columns` alternate rollouts and rewards, one pair for each entry of `groups`."""
         shards: Any = list(zip(columns[::2], columns[1::2], groups, strict=True))
         with self.together():
-            return self.learner.train_groups(shards, counts, version)
+            metrics = self.learner.train_groups(shards, counts, version)
+        return metrics | {"spans": self.learner.spans.told()}
 
     @ray.method(num_returns=2)
-    def train_groups_and_publish(self, *arguments: Any) -> tuple[dict[str, float], np.ndarray]:
+    def train_groups_and_publish(self, *arguments: Any) -> tuple[dict[str, Any], np.ndarray]:
         """`train_groups`, and the policy's weights after it."""
-        return self.train_groups(*arguments), self.vector(policy_only=True)
+        metrics = self.train_groups(*arguments)
+        with self.learner.spans.part("publish"):
+            vector = self.vector(policy_only=True)
+        return metrics | {"spans": self.learner.spans.told()}, vector
 
-    def train_groups_and_keep(self, key: int, forget: Sequence[int], *arguments: Any) -> dict[str, float]:
+    def train_groups_and_keep(self, key: int, forget: Sequence[int], *arguments: Any) -> dict[str, Any]:
         """`train_groups`, and the policy's weights after it stay here under `key`."""
         self.forget(forget)
         metrics = self.train_groups(*arguments)
-        self.kept[key] = self.learner.policy()
-        return metrics
+        with self.learner.spans.part("publish"):
+            self.kept[key] = self.learner.policy()
+        return metrics | {"spans": self.learner.spans.told()}
 
     def vector(self, policy_only: bool) -> np.ndarray:
         return self.learner.vector(policy_only)

@@ -4,12 +4,17 @@ Every event has `schema`, `t` (seconds since the epoch), `kind` and `stage`; the
 
 | kind     | fields                                                                     |
 |----------|----------------------------------------------------------------------------|
-| run      | state: started, done, failed, stopped; message                              |
+| run      | state: started, paused, resumed, done, failed, stopped; message;             |
+|          | metrics (started): stages                                                   |
 | stage    | state: started, done, skipped; total (steps), metrics                        |
 | step     | step, total, metrics: name -> number                                        |
 | round    | step (number of the round), metrics: leak, distance (stage 2)              |
 | eval     | step, split, metrics                                                        |
 | warning  | message                                                                     |
+| workers  | metrics: processes, a list of what `WORKER_FIELDS` names of each             |
+
+`SCHEMA` grows by one when what a field means changes; fields may be added without. docs/events.md says what the
+metrics are.
 """
 
 from __future__ import annotations
@@ -28,7 +33,12 @@ from pydantic import AfterValidator, Field, TypeAdapter
 SCHEMA = 1
 #: What is read of the end of a file for its last event, at first.
 TAIL_BYTES = 2**16
+#: What is read of a file at a time.
+READ_BYTES = 2**23
 ENDED = ("done", "failed", "stopped")
+#: Of a process: its number in its role; starting, ready or leaving; calls a second; MiB of memory; how often it was
+#: replaced.
+WORKER_FIELDS = ("role", "number", "node", "pid", "state", "version", "rate", "memory_mib", "restarts")
 #: Beyond these are no counts and no times: a reader that divides by them or shows them as a date would fail.
 LARGEST, LATEST = 2**63, 1e11
 
@@ -86,7 +96,8 @@ class EventLog:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
 
-    def append(self, events: list[Event]) -> None:
+    def append(self, events: list[Event]) -> int:
+        """Write events; the length of the file after them."""
         data = "".join(event.to_json() + "\n" for event in events).encode()
         descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
@@ -96,27 +107,45 @@ class EventLog:
                 data = b"\n" + data
             while data:
                 data = data[os.write(descriptor, data) :]
+            return os.fstat(descriptor).st_size
         finally:
             os.close(descriptor)
 
 
 class EventReader:
-    """Follows an events file from the start; `new()` gives what has been added since the last call."""
+    """Follows an events file from a byte on; `new()` gives what has been added since the last call."""
 
-    def __init__(self, path: Path):
-        self.path = path
-        self._offset = 0
+    def __init__(self, path: Path, offset: int = 0):
+        self.path, self.offset = path, offset
 
     def new(self) -> list[Event]:
-        if not self.path.exists():
-            return []
-        with self.path.open("rb") as file:
-            file.seek(self._offset)
-            data = file.read()
-        # The last line may still be being written: leave it for the next call.
-        whole = data[: data.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        return list(_parse(whole))
+        return [event for part in self.parts() for event in part]
+
+    def parts(self, end: int | None = None) -> Iterator[list[Event]]:
+        """The same, READ_BYTES of them at a time, and none from byte `end` on."""
+        for data, at in whole_lines(self.path, self.offset, end):
+            self.offset = at + len(data)
+            yield list(events_in(data))
+
+
+def whole_lines(path: Path, offset: int, end: int | None = None) -> Iterator[tuple[bytes, int]]:
+    """The whole lines of a file from a byte on, READ_BYTES at a time, more for longer ones, and where they begin.
+
+    The last line may still be being written: it is left out. So is what comes from byte `end` on.
+    """
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        file.seek(offset)
+        rest = b""
+        left = math.inf if end is None else end - offset
+        while data := file.read(int(min(READ_BYTES, left))):
+            left -= len(data)
+            whole, broken, after = (rest + data).rpartition(b"\n")
+            rest = after
+            if broken:
+                yield whole + broken, offset
+                offset += len(whole) + 1
 
 
 def last_event(path: Path) -> Event | None:
@@ -133,11 +162,12 @@ def last_event(path: Path) -> Event | None:
             lines = data.split(b"\n")[:-1]
             # The first line may be cut off, unless the file begins with it.
             if len(lines) > 1 or size >= end:
-                return next(_parse(lines[-1]), None) if lines else None
+                return next(events_in(lines[-1]), None) if lines else None
             size *= 4
 
 
-def _parse(data: bytes) -> Iterator[Event]:
+def events_in(data: bytes) -> Iterator[Event]:
+    """The events of whole lines; a warning for one that is none."""
     for line in data.decode("utf-8", errors="replace").split("\n"):
         if line.strip():
             try:

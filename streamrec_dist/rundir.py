@@ -2,6 +2,8 @@
 
 runs/NAME/config.yaml                       the resolved configuration
           events.jsonl                      what happened
+          summary.msgpack                   what that comes down to, and how much of it (summary_file.py)
+          trace.json                        what every process did when, of a run that is traced (spans.py)
           inherited.jsonl                   what happened in the stages that it has from another run
           data.json                         the content hash of prepared data that lies elsewhere
           dataset/                          the prepared data, with its content hash
@@ -39,6 +41,8 @@ from streamrec_dist.json_file import read_json
 
 STAGES = ("tokenize", "retrieve", "pretrain", "sft", "rl")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+#: How a trace ends.
+CLOSED = b"\n]\n"
 #: Checksums of a checkpoint's other files, as `sha256sum -c` reads them.
 SUMS = "SHA256SUMS"
 STEP = re.compile(r"step-(\d{8,18})")
@@ -103,6 +107,14 @@ class RunDir:
     @property
     def events_path(self) -> Path:
         return self.path / "events.jsonl"
+
+    @property
+    def summary_path(self) -> Path:
+        return self.path / "summary.msgpack"
+
+    @property
+    def trace_path(self) -> Path:
+        return self.path / "trace.json"
 
     @property
     def inherited_path(self) -> Path:
@@ -184,6 +196,20 @@ class RunDir:
                 f"run {self.name} was started with another configuration; "
                 "give it back, or choose another --run NAME:\n  " + "\n  ".join(differing)
             )
+
+    def add_to_trace(self, events: Sequence[Mapping[str, Any]]) -> None:
+        """Write events of a trace behind those there are, in a JSON array that is whole again. Raises OSError."""
+        if not events:
+            return
+        body = ",\n".join(json.dumps(event) for event in events).encode()
+        descriptor = os.open(self.trace_path, os.O_RDWR | os.O_CREAT, 0o644)
+        with open(descriptor, "r+b") as file:
+            end = file.seek(0, os.SEEK_END)
+            # One that was cut short goes on with a line of its own: viewers pass over what is none.
+            file.seek(max(end - len(CLOSED), 0))
+            closed = file.read() == CLOSED
+            file.seek(end - len(CLOSED) if closed else end)
+            file.write((b",\n" if end else b"[\n") + body + CLOSED)
 
     # stage results
 
@@ -369,9 +395,9 @@ def _last_touched(path: Path) -> float:
     return (events if events.exists() else path / "config.yaml").stat().st_mtime
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file so that readers see the old or the new content, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(text, encoding="utf-8")
+    unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(unfinished, path)

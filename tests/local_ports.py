@@ -98,6 +98,8 @@ class LocalRuntime:
     def __init__(self, order: Callable[[int], int] = lambda count: 0):
         self.order = order
 
+    def tend(self) -> None: ...
+
     def wait(self, tasks: Sequence[Task], what: str, timeout_s: float) -> Task:
         return tasks[self.order(len(tasks))]
 

@@ -19,11 +19,11 @@ from rich.console import Console
 
 from cli.dashboard.marks import bar, brief, number, percent, sparkline
 from cli.dashboard.plain import line
-from cli.dashboard.state import ViewState
 from cli.dashboard.view import render
 from streamrec_dist.config import Config
 from streamrec_dist.events import Event, EventLog
 from streamrec_dist.rundir import RunDir
+from streamrec_dist.summary import RunSummary
 from streamrec_dist.types import REWARDS
 from tests.conftest import REPO, run_cli
 
@@ -61,26 +61,27 @@ def whole_run() -> list[Event]:
     ]
 
 
-def drawn(state: ViewState, now: float, width: int = 80, ascii_only: bool = False) -> str:
+def drawn(state: RunSummary, now: float, width: int = 80, ascii_only: bool = False) -> str:
     console = Console(file=io.StringIO(), width=width, height=24, color_system=None, legacy_windows=False)
     console.print(render(state, now, width, ascii_only))
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_events_are_reduced_to_what_is_shown() -> None:
-    state = ViewState("demo").apply_all(whole_run())
+    state = RunSummary("demo").apply_all(whole_run())
     rl = state.current()
     assert rl is not None and (rl.name, rl.step, rl.total) == ("rl", 20, 40)
     assert rl.rate() == pytest.approx(2.0)
     assert rl.seconds_left() == pytest.approx(10.0)
-    assert list(rl.series["reward/total"]) == pytest.approx([0.01 * step for step in range(1, 21)])
+    assert rl.courses["reward/total"].means() == pytest.approx([0.01 * step for step in range(1, 21)])
     assert state.stages["sft"].state == "done" and state.stages["sft"].metrics["loss"] == 0.25
-    assert state.evaluation is not None and state.evaluation.metrics["ndcg@10"] == 0.1234
+    evaluation = state.evaluation()
+    assert evaluation is not None and evaluation.metrics["ndcg@10"] == 0.1234
     assert state.ended == "" and state.stages["tokenize"].state == "skipped"
 
 
 def test_an_ended_run_that_is_resumed_goes_on() -> None:
-    state = ViewState("demo").apply_all(
+    state = RunSummary("demo").apply_all(
         [*whole_run(), Event("run", state="stopped", message="as asked", t=125)]
     )
     assert (state.ended, state.message) == ("stopped", "as asked")
@@ -92,14 +93,14 @@ def test_an_ended_run_that_is_resumed_goes_on() -> None:
 
 def test_steps_that_start_over_do_not_make_a_negative_rate() -> None:
     steps = [Event("step", "rl", step, 9, t=t) for step, t in ((5, 1), (6, 2), (4, 10), (5, 12))]
-    assert ViewState("demo").apply_all(steps).stages["rl"].rate() == pytest.approx(0.5)
+    assert RunSummary("demo").apply_all(steps).stages["rl"].rate() == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("ascii_only", [False, True])
 @pytest.mark.parametrize("width", [80, 60])
 def test_everything_asked_for_fits_the_smallest_terminal(width: int, ascii_only: bool) -> None:
     events = [*whole_run(), *(Event("warning", message="long " * 60) for _ in range(5))]
-    picture = drawn(ViewState("demo").apply_all(events), 121, width, ascii_only)
+    picture = drawn(RunSummary("demo").apply_all(events), 121, width, ascii_only)
     lines = picture.splitlines()
     assert len(lines) <= 24 and max(map(len, lines)) <= width
     for word in (
@@ -126,15 +127,15 @@ def test_names_and_messages_cannot_drive_the_terminal() -> None:
         Event("warning", message="[bold]a[/bold]\x1b]0;title\x07", t=1),
         Event("step", "x[red]", 1, 0, metrics={"[blink]loss\x1b[5m": 1.0}, t=2),
     ]
-    picture = drawn(ViewState("demo").apply_all(events), 3)
+    picture = drawn(RunSummary("demo").apply_all(events), 3)
     assert "\x1b" not in picture and "\x07" not in picture
     assert "[bold]a[/bold]" in picture and "[blink]loss" in picture
     assert all("\x1b" not in line(event) for event in events)
 
 
 def test_an_empty_run_and_one_without_totals_can_be_drawn() -> None:
-    assert "starting" in drawn(ViewState("demo"), 5)
-    state = ViewState("demo").apply_all([Event("step", "pretrain", 3, 0, metrics={"loss": None}, t=1)])
+    assert "starting" in drawn(RunSummary("demo"), 5)
+    state = RunSummary("demo").apply_all([Event("step", "pretrain", 3, 0, metrics={"loss": None}, t=1)])
     assert "step 3" in drawn(state, 5)
 
 

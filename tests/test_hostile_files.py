@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from cli.dashboard.plain import line
-from cli.dashboard.state import ViewState
 from cli.dashboard.view import render
 from cli.follow import last_words, resume_line
 from streamrec_dist.breakdown import breakdowns
@@ -25,13 +24,14 @@ from streamrec_dist.ranks import load_ranks
 from streamrec_dist.rundir import RunDir
 from streamrec_dist.stages.run_store import RunStore
 from streamrec_dist.stages.tokenize import restore_tokenizer
+from streamrec_dist.summary import RunSummary
 from tests.hostile import FUZZ, Yard, config, damaged, files_of, fresh_yard, kinds, replaced
 
 
 def shown(run: Path) -> None:
     """All that a view does with the events of a run."""
     directory = RunDir.open(run)
-    state = ViewState("demo")
+    state = RunSummary("demo")
     for event in directory.all_events():
         state.apply(event)
         line(event)

@@ -1,15 +1,16 @@
-"""train, watch, stop: runs."""
+"""train, watch, stop, pause, resume, checkpoint: runs."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cli import cluster
-from cli.asking import going_already, not_running, request_stop, run_alive
+from cli.asking import going_already, keep_run, not_running, pause_run, request_stop, run_alive
 from cli.commands.options import JsonOption, RunArgument, examples
 from cli.follow import Follower, finish, resume_line
 from cli.output import emit_json, note
@@ -55,6 +56,9 @@ def train(
         str | None,
         typer.Option("--from", metavar="NAME", help="Take the stages before this one from another run."),
     ] = None,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Write what every process does when to trace.json, for Perfetto.")
+    ] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Return at once; the run goes on.")] = False,
     only: Annotated[bool, typer.Option("--only", help="Refuse to run the stages before this one.")] = False,
     config: Annotated[
@@ -95,7 +99,7 @@ def train(
     directory = plan.run() if resume else create_run(plan)
     follower = Follower(directory, record, starting=True)
     # A new run's own file has what was left to the machine settled; a resumed one may move to other hardware.
-    start_run(plan.config if resume else directory.config(), record.runs, plan.name, stages)
+    start_run(plan.config if resume else directory.config(), record.runs, plan.name, stages, traced=trace)
     cluster.disconnect()
     note(f"run {plan.name}: {', '.join(stages)}; files in {directory.path}")
     state = "detached" if detach else follower.follow(to_stderr=as_json)
@@ -111,6 +115,30 @@ def watch(
     begun = time.monotonic()
     state = Follower(directory, living_cluster()).follow(plain=plain)
     finish(directory, state, begun, as_json=False)
+
+
+def pause(run: RunArgument = None) -> None:
+    """Let a run finish what is at work and begin no more, until `resume`; its processes stay."""
+    _ask(run, lambda path: pause_run(path, True), "paused; it goes on with: streamrec-dist resume {run}")
+
+
+def resume(run: RunArgument = None) -> None:
+    """Let a paused run go on. (A run that ended goes on with `train --resume`.)"""
+    _ask(run, lambda path: pause_run(path, False), "goes on")
+
+
+def checkpoint(run: RunArgument = None) -> None:
+    """Have a run write a checkpoint now."""
+    _ask(run, keep_run, "{said}")
+
+
+def _ask(run: str | None, request: Callable[[Path], str | None], told: str) -> None:
+    """Send one request to the controller of a run."""
+    directory = pick_run(run)
+    cluster.connect(cluster.find_cluster(), to_work=False)
+    said = request(directory.path)
+    cluster.disconnect()
+    note(f"run {directory.name}: {told.format(run=directory.name, said=said)}")
 
 
 def stop(run: RunArgument = None, as_json: JsonOption = False) -> None:
@@ -147,3 +175,6 @@ def add_to(app: typer.Typer) -> None:
     )(train)
     app.command(epilog=examples("streamrec-dist watch", "streamrec-dist watch demo --plain"))(watch)
     app.command(epilog=examples("streamrec-dist stop", "streamrec-dist stop demo"))(stop)
+    for command in (pause, resume, checkpoint):
+        name = command.__name__
+        app.command(epilog=examples(f"streamrec-dist {name}", f"streamrec-dist {name} demo"))(command)

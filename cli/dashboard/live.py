@@ -15,9 +15,9 @@ from types import FrameType, TracebackType
 from rich.console import Console
 from rich.live import Live
 
-from cli.dashboard.state import ViewState
 from cli.dashboard.view import render
 from streamrec_dist.events import Event
+from streamrec_dist.summary import RunSummary
 
 
 def can_be_live(to_stderr: bool = False) -> bool:
@@ -34,7 +34,7 @@ class LiveView:
         self.ascii_only = not self.console.encoding.lower().startswith("utf")
         self.live = Live(console=self.console, auto_refresh=False, vertical_overflow="crop")
         self.keys = sys.stdin.fileno() if sys.stdin.isatty() else None
-        self.state: ViewState | None = None
+        self.state: RunSummary | None = None
         self.interrupted = False
         self.cleanup = ExitStack()
 
@@ -54,7 +54,7 @@ class LiveView:
     ) -> None:
         self.cleanup.__exit__(kind, error, trace)
 
-    def update(self, state: ViewState, events: list[Event]) -> None:
+    def update(self, state: RunSummary, events: list[Event]) -> None:
         width = self.console.width
         self.live.update(render(state, time.time(), width, self.ascii_only), refresh=True)
 

@@ -7,10 +7,10 @@ import time
 from types import TracebackType
 
 from cli.dashboard.marks import number
-from cli.dashboard.state import ViewState
 from cli.output import clean
 from streamrec_dist.baselines.config import SCORES_ITEMS
 from streamrec_dist.events import Event
+from streamrec_dist.summary import RunSummary
 
 #: What a line of a stage shows; the rest is in events.jsonl.
 HEADLINES = {
@@ -43,7 +43,7 @@ class PlainView:
     ) -> None:
         self.stream.flush()
 
-    def update(self, state: ViewState, events: list[Event]) -> None:
+    def update(self, state: RunSummary, events: list[Event]) -> None:
         for event in events:
             print(f"{time.strftime('%H:%M:%S', time.localtime(event.t))} {line(event)}", file=self.stream)
         self.stream.flush()

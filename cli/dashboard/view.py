@@ -10,9 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.dashboard.marks import bar, brief, number, percent, sparkline
-from cli.dashboard.state import StageState, ViewState
 from cli.output import cell, clean, four, span
 from streamrec_dist.baselines.config import SCORES_ITEMS
+from streamrec_dist.summary import RunSummary, StageSummary
 from streamrec_dist.types import REWARDS
 
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
@@ -33,10 +33,11 @@ ROUND_MEASURES = {
     "distinct": "distinct_thoughts",
     "of target": "target_share",
 }
+WARNINGS = 3
 EVALUATION_MEASURES = {"R@5": "recall@5", "R@10": "recall@10", "N@5": "ndcg@5", "N@10": "ndcg@10"}
 
 
-def render(state: ViewState, now: float, width: int = 80, ascii_only: bool = False) -> RenderableType:
+def render(state: RunSummary, now: float, width: int = 80, ascii_only: bool = False) -> RenderableType:
     """Draw a run as it is at `now` (seconds since the epoch)."""
     parts: list[RenderableType] = [_head(state, now), _stages(state, now, ascii_only)]
     stage = state.current()
@@ -52,7 +53,7 @@ def render(state: ViewState, now: float, width: int = 80, ascii_only: bool = Fal
     return Group(*parts)
 
 
-def _head(state: ViewState, now: float) -> Text:
+def _head(state: RunSummary, now: float) -> Text:
     style = {"failed": "bold red", "stopped": "yellow", "done": "bold green"}.get(state.ended, "cyan")
     elapsed = span((state.last if state.ended else now) - state.first) if state.first else "starting"
     head = Text()
@@ -61,7 +62,7 @@ def _head(state: ViewState, now: float) -> Text:
     return head
 
 
-def _stages(state: ViewState, now: float, ascii_only: bool) -> Text:
+def _stages(state: RunSummary, now: float, ascii_only: bool) -> Text:
     signs = ASCII_SIGNS if ascii_only else SIGNS
     text = Text(no_wrap=True, overflow="ellipsis")
     for stage in state.stages.values():
@@ -72,7 +73,7 @@ def _stages(state: ViewState, now: float, ascii_only: bool) -> Text:
     return text
 
 
-def _progress(state: ViewState, stage: StageState, now: float, width: int, ascii_only: bool) -> Text:
+def _progress(state: RunSummary, stage: StageSummary, now: float, width: int, ascii_only: bool) -> Text:
     rate, left = stage.rate(), stage.seconds_left()
     pace = "" if rate is None else f"  {number(rate)}/s" if rate >= 1 else f"  {1 / rate:.1f} s a step"
     frames = ASCII_SPINNER if ascii_only else SPINNER
@@ -88,16 +89,21 @@ def _progress(state: ViewState, stage: StageState, now: float, width: int, ascii
     return _fit(f"{sign} {bar(stage.step / stage.total, room, ascii_only)}{rest}", width)
 
 
-def _losses(stage: StageState, width: int, ascii_only: bool) -> RenderableType:
+def _losses(stage: StageSummary, width: int, ascii_only: bool) -> RenderableType:
     drawn = _grid("left", "right", "left")
-    for name in LOSSES.get(stage.name, tuple(stage.series)[:5]):
+    for name in LOSSES.get(stage.name, tuple(stage.courses)[:5]):
         if name in stage.metrics:
-            spark = sparkline(stage.series.get(name, ()), min(40, width - 28), ascii_only)
+            spark = sparkline(_means(stage, name), min(40, width - 28), ascii_only)
             drawn.add_row(cell(name), cell(number(stage.metrics[name])), cell(spark, "cyan"))
     return drawn
 
 
-def _rewards(stage: StageState, width: int, ascii_only: bool) -> RenderableType:
+def _means(stage: StageSummary, name: str) -> list[float]:
+    course = stage.courses.get(name)
+    return course.means().tolist() if course else []
+
+
+def _rewards(stage: StageSummary, width: int, ascii_only: bool) -> RenderableType:
     drawn = _grid("left", "right", "right", "right", "left")
     drawn.add_row(*(cell(name, "dim") for name in ("reward", "mean", "spread", "share", "")))
     for name in (*REWARDS, "total"):
@@ -107,12 +113,12 @@ def _rewards(stage: StageState, width: int, ascii_only: bool) -> RenderableType:
             cell(number(stage.metrics.get(key))),
             cell(number(stage.metrics.get(f"spread/{name}"))),
             cell("" if name == "total" else percent(stage.metrics.get(f"share/{name}"))),
-            cell(sparkline(stage.series.get(key, ()), min(40, width - 42), ascii_only), "cyan"),
+            cell(sparkline(_means(stage, key), min(40, width - 42), ascii_only), "cyan"),
         )
     return drawn
 
 
-def _facts(stage: StageState, width: int) -> Iterator[Text]:
+def _facts(stage: StageSummary, width: int) -> Iterator[Text]:
     """Lines of `name value`, chosen for the stage."""
     get = stage.metrics.get
     if stage.name != "rl":
@@ -128,14 +134,14 @@ def _facts(stage: StageState, width: int) -> Iterator[Text]:
     yield _pairs([*idle, ("no signal", brief(get("no_signal"))), ("gap", brief(get("policy_gap")))], width)
 
 
-def _found(state: ViewState, width: int) -> Iterator[Text]:
+def _found(state: RunSummary, width: int) -> Iterator[Text]:
     """Last round of annotation, last evaluation, warnings, how it ended."""
-    if state.round and state.stage == "sft":
-        measures = state.round.metrics
+    stage = state.current()
+    if stage and stage.rounds:
+        measures = stage.rounds[-1].metrics
         known = ((label, brief(measures[name])) for label, name in ROUND_MEASURES.items() if name in measures)
-        yield _pairs(known, width, f"round {state.round.step}: ")
-    if state.evaluation:
-        event = state.evaluation
+        yield _pairs(known, width, f"round {stage.rounds[-1].step}: ")
+    if event := state.evaluation():
         head = f"{event.stage} at {event.step}, {event.split or 'valid'}: "
         measures = event.metrics
         known = (
@@ -144,8 +150,8 @@ def _found(state: ViewState, width: int) -> Iterator[Text]:
             if name in measures
         )
         yield _pairs(known, width, head)
-    for warning in state.warnings:
-        yield _fit(f"warning: {warning}", width, "yellow")
+    for warning in list(state.warnings)[-WARNINGS:]:
+        yield _fit(f"warning: {warning.message}", width, "yellow")
     if state.ended and state.message:
         yield _fit(state.message, 3 * width, "red" if state.ended == "failed" else "")
 

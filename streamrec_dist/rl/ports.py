@@ -44,6 +44,10 @@ class Published:
 class Runtime(Protocol):
     """Waits for tasks."""
 
+    def tend(self) -> None:
+        """Look after the workers where nothing is waited for."""
+        ...
+
     def wait(self, tasks: Sequence[Task], what: str, timeout_s: float) -> Task:
         """The first task to finish. Raises RunError naming `what` when none does in time, or when it failed."""
         ...

@@ -28,12 +28,15 @@ from streamrec_dist.rl.ports import (
     Store,
 )
 from streamrec_dist.rundir import Checkpoint
+from streamrec_dist.spans import Timeline
 from streamrec_dist.statistics import bootstrap_intervals
 
 #: The longest any single piece of work may take before the run ends with an error that names it.
 DEADLINE_S = 1800.0
 #: Seconds of training between two reports of stages 1 and 2; a report has an event a step.
 REPORT_S = 2.0
+#: How often a paused stage looks whether it may go on.
+REST_S = 0.2
 
 
 class Stopped(StreamRecError):
@@ -60,6 +63,12 @@ class Context:
     rewards: Rewards | None = None
     stop: threading.Event = field(default_factory=threading.Event)
     regroup: threading.Event = field(default_factory=threading.Event)
+    #: Set while the user has the run paused; set until a checkpoint that the user asked for is written.
+    pausing: threading.Event = field(default_factory=threading.Event)
+    keeping: threading.Event = field(default_factory=threading.Event)
+    timeline: Timeline = field(default_factory=Timeline)
+    #: Seconds that the stage was paused.
+    rested_s: float = 0.0
     #: Where the stage is, for whoever asks from another thread.
     progress: dict[str, Any] = field(default_factory=dict)
     clock: Callable[[], float] = time.monotonic
@@ -92,8 +101,10 @@ class Context:
     def evaluate(self, stage: str, model: str, step: int, users: int, weights: Published) -> dict[str, Any]:
         """Rank the validation targets of some users and emit the metrics."""
         parts = self.evaluation_parts(users)
+        began = time.time()
         tasks = [self.evaluators.ranks(model, part, False, weights) for part in parts]
         ranks = np.concatenate([self.runtime.receipt(task, "evaluation", DEADLINE_S) for task in tasks])
+        self.timeline.did("evaluate", began)
         return self.report_ranks(stage, step, np.concatenate(parts), ranks)
 
     def report_ranks(self, stage: str, step: int, rows: np.ndarray, ranks: np.ndarray) -> dict[str, Any]:
@@ -103,6 +114,16 @@ class Context:
         metrics = ranking_metrics(ranks) | {"ndcg@10_ci": interval, "users": len(np.unique(users))}
         self.store.emit(Event("eval", stage, step=step, split="valid", metrics=metrics))
         return metrics
+
+    def rest(self) -> float:
+        """Wait while the user has the run paused, and it is not to leave or to write a checkpoint; seconds of it."""
+        began = self.clock()
+        while self.pausing.is_set() and not self.halting and not self.keeping.is_set():
+            self.runtime.tend()
+            time.sleep(REST_S)
+        rested = self.clock() - began
+        self.rested_s += rested
+        return rested
 
     @property
     def halting(self) -> bool:
@@ -115,8 +136,9 @@ class Context:
             raise Stopped("stopped as asked; it will go on from its last checkpoint")
 
     def check_halt(self, checkpoint: Callable[[], Checkpoint]) -> None:
-        """Write a checkpoint and raise Stopped, or Regroup, when the user has asked for it."""
-        if self.halting:
+        """Write a checkpoint when the user has asked for one, and raise Stopped, or Regroup, for that."""
+        if self.halting or self.keeping.is_set():
+            self.keeping.clear()
             self.store.save_checkpoint(checkpoint())
             self.leave_if_halting("a checkpoint is written")
 

@@ -75,7 +75,7 @@ class TrainingByEpochs:
         return Checkpoint(self.stage, self.epoch * self.per_epoch, arrays, state)
 
     def _seconds(self) -> float:
-        return self.seconds_before + time.monotonic() - self.started
+        return self.seconds_before + time.monotonic() - self.started - self.context.rested_s
 
     def result(self) -> StageResult:
         """What is left behind, with the time until now."""
@@ -90,9 +90,11 @@ def train_epoch(
     done, chunk = 0, 1
     while done < per_epoch:
         last = min(done + chunk, per_epoch)
-        before = time.monotonic()
+        context.rest()
+        before, began = time.monotonic(), time.time()
         task = context.learners.train_rows(epoch, done, last)
         steps = context.runtime.receipt(task, f"{stage} step {epoch * per_epoch + last}", DEADLINE_S)
+        context.timeline.did("train", began)
         step_seconds = (time.monotonic() - before) / (last - done)
         context.steps(stage, epoch * per_epoch + done + 1, total, [{**metrics, **extra} for metrics in steps])
         context.leave_if_stopped()

@@ -16,7 +16,8 @@ version max(0, k - max_staleness) and by no others, which a checkpoint keeps: th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -38,10 +39,14 @@ def rl(context: Context) -> StageResult:
     loop = RlLoop(context)
     loop.evaluate_missing()
     while loop.step < loop.config.steps or loop.unjudged:
-        loop.start_rollouts()
-        loop.start_training()
+        if not context.pausing.is_set():
+            loop.start_rollouts()
+            loop.start_training()
         if loop.running:
             loop.finish(context.runtime.wait(list(loop.running), loop.waiting_for(), DEADLINE_S))
+        else:
+            # Nothing of a step's time is spent while everything rests.
+            loop.stepped += context.rest()
         if loop.training is None:
             context.check_halt(loop.checkpoint)
     return loop.result()
@@ -75,6 +80,8 @@ class RlLoop:
         #: The last versions, the oldest first; rollouts of a deterministic run want them in turn.
         kept = _under("published.", arrays)
         self.recent = [self._published(kept[name]) for name in sorted(kept)]
+        self.published_at: dict[PolicyVersion, float] = {}
+        self.adopted: list[float] = []  # seconds, since the last step
         self.publish(self.learners.vector())
         # Versions count optimizer steps: batch k makes version k + 1.
         self.first_version = self.published.version - self.step
@@ -93,9 +100,22 @@ class RlLoop:
         """The newest weights."""
         return self.recent[-1]
 
+    def _took(self, role: str, receipt: Mapping[str, Any], asked: float) -> None:
+        if "spans" in receipt:
+            self.context.timeline.took(role, receipt["spans"], asked, time.time())
+
+    def _adopted(self, receipt: Mapping[str, Any]) -> None:
+        """Note how long after their publication weights were in an actor."""
+        ends = [ended for name, _, ended in receipt.get("spans", {}).get("parts", ()) if name == "adopt"]
+        if ends and receipt["version"] in self.published_at:
+            self.adopted.append(max(0.0, ends[-1] - self.published_at[receipt["version"]]))
+
     def publish(self, vector: Any) -> None:
         self.recent.append(self.context.publisher.publish(vector))
         del self.recent[: -self.config.max_staleness - 1]
+        self.published_at[self.published.version] = time.time()
+        for version in [one for one in self.published_at if one < self.recent[0].version]:
+            del self.published_at[version]
 
     def _published(self, vector: np.ndarray) -> Published:
         return self.context.publisher.publish(self.context.runtime.share(vector))
@@ -127,8 +147,9 @@ class RlLoop:
             self.roll_out(unit)
 
     def roll_out(self, unit: Unit) -> None:
+        asked = time.time()
         task = self.rollouts.submit(unit.cursor, unit.count, self._weights_for(unit))
-        self.running[task] = lambda done: self.rolled_out(done, unit)
+        self.running[task] = lambda done: self.rolled_out(done, unit, asked)
 
     def _weights_for(self, unit: Unit) -> Published:
         if not self.context.config.deterministic:
@@ -136,19 +157,22 @@ class RlLoop:
         version = max(0, unit.cursor // self.config.prompts - self.config.max_staleness)
         return self.recent[version - self.version - 1]
 
-    def rolled_out(self, task: Task, unit: Unit) -> None:
+    def rolled_out(self, task: Task, unit: Unit, asked: float) -> None:
         try:
             receipt = self.context.runtime.receipt(task, "a rollout", DEADLINE_S)
         except InputLost:
             self.hold(unit)
             return
+        self._took("rollout", receipt, asked)
+        self._adopted(receipt)
         self.busy["rollout"] += receipt["seconds"]
         self.prompt_s = receipt["seconds"] / unit.count
         self.sampled["rollouts"] += unit.count * self.config.group_size
         self.sampled["tokens"] += receipt["tokens"]
         version = PolicyVersion(receipt["version"] - self.first_version)
+        asked = time.time()
         scoring = self.rewards.submit(task.payload)
-        self.running[scoring] = lambda done: self.scored(done, unit, version, task)
+        self.running[scoring] = lambda done: self.scored(done, unit, version, task, asked)
 
     def hold(self, unit: Unit) -> None:
         """Keep a unit whose weights are gone until the learners can give new copies.
@@ -170,13 +194,14 @@ class RlLoop:
             for unit in held:
                 self.roll_out(unit)
 
-    def scored(self, task: Task, unit: Unit, version: PolicyVersion, rolled: Task) -> None:
+    def scored(self, task: Task, unit: Unit, version: PolicyVersion, rolled: Task, asked: float) -> None:
         try:
             receipt = self.context.runtime.receipt(task, "a score", DEADLINE_S)
         except InputLost:
             # The node that sampled them is gone, and its rollouts with it.
             self.roll_out(unit)
         else:
+            self._took("reward", receipt, asked)
             self.buffer.add(
                 ScoredUnit(unit, version, receipt["signal"], rolled.payload, task.payload, receipt["report"])
             )
@@ -198,15 +223,17 @@ class RlLoop:
             [(unit.rollouts, unit.rewards, chosen) for unit, chosen in hand]
             for hand in deal(units, self.learners.world_size)
         ]
-        before = self.context.clock()
+        before, asked = self.context.clock(), time.time()
         # The learners compare versions as the rollouts stamped them.
         self.training = self.learners.train_groups(shards, groups, self.published.version)
-        self.running[self.training] = lambda task: self.trained(
-            units,
-            self.context.runtime.receipt(task, "a training step", DEADLINE_S),
-            task.payload,
-            self.context.clock() - before,
-        )
+
+        def done(task: Task) -> None:
+            metrics = self.context.runtime.receipt(task, "a training step", DEADLINE_S)
+            for told in metrics.pop("spans", ()):
+                self._took("learner", {"spans": told}, asked)
+            self.trained(units, metrics, task.payload, self.context.clock() - before)
+
+        self.running[self.training] = done
 
     def trained(self, units: list[ScoredUnit], metrics: dict[str, Any], vector: Any, seconds: float) -> None:
         """A batch is consumed: publish the weights `vector`, report, now and then evaluate and keep a checkpoint."""
@@ -235,6 +262,8 @@ class RlLoop:
             | rewards
             | {
                 "staleness": float(np.average(staleness, weights=counts)),
+                "staleness_counts": np.bincount(staleness, weights=counts).astype(int).tolist(),
+                "groups_per_s": int(counts.sum() - silent) / elapsed,
                 "version": int(self.version),
                 "buffered": self.buffer.buffered,
                 "no_signal": silent,
@@ -245,13 +274,16 @@ class RlLoop:
                 "rollout_idle": max(0.0, 1 - self.busy["rollout"] / (elapsed * self.rollouts.replicas)),
                 "seconds": elapsed,
             }
+            | {f"time/{name}": seconds for name, seconds in self.context.timeline.take_seconds().items()}
         )
+        if self.adopted:
+            metrics["adopted_s"] = float(np.mean(self.adopted))
+            self.adopted = []
         self.busy = dict.fromkeys(self.busy, 0.0)
         self.sampled = dict.fromkeys(self.sampled, 0)
         queue = {"started": self.buffer.started, "scored": self.buffer.buffered}
-        self.context.step(
-            STAGE, self.step, self.config.steps, metrics, version=int(self.version), prompts=queue
-        )
+        at = {"version": int(self.version), "first_version": int(self.first_version), "prompts": queue}
+        self.context.step(STAGE, self.step, self.config.steps, metrics, **at)
 
     # evaluation, while everything else goes on
 
@@ -269,12 +301,13 @@ class RlLoop:
         self.unjudged[step] = weights
         parts = self.context.evaluation_parts(self.config.eval_users)
         tasks = [self.context.evaluators.ranks(STAGE, part, False, published) for part in parts]
-        left = list(tasks)
+        left, began = list(tasks), time.time()
 
         def one_done(task: Task) -> None:
             left.remove(task)
             if not left:
                 ranks = [self.context.runtime.receipt(t, "evaluation", DEADLINE_S) for t in tasks]
+                self.context.timeline.did("evaluate", began)
                 metrics = self.context.report_ranks(STAGE, step, np.concatenate(parts), np.concatenate(ranks))
                 self.best.offer(step, metrics, self.unjudged.pop(step))
                 self.evaluated.append(step)
@@ -306,7 +339,7 @@ class RlLoop:
 
     @property
     def seconds(self) -> float:
-        return self.seconds_before + self.context.clock() - self.started
+        return self.seconds_before + self.context.clock() - self.started - self.context.rested_s
 
     def result(self) -> StageResult:
         assert self.best.weights is not None

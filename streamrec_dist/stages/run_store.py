@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,9 +30,12 @@ from streamrec_dist.materials import Materials, laid_rows
 from streamrec_dist.rl.ports import Weights
 from streamrec_dist.rundir import Checkpoint, RunDir, StageResult, write_atomically
 from streamrec_dist.stages.tokenize import Tokenized, check_given_ids
+from streamrec_dist.summary_file import keep_summary, summarised
 
 #: Events kept while the disk has no room for them.
 UNWRITTEN = 10_000
+#: Seconds between two times that the summary of a run is written.
+SUMMARY_S = 15.0
 
 
 class RunStore:
@@ -40,6 +46,8 @@ class RunStore:
         self.events = EventLog(self.run.events_path)
         self.unwritten: deque[Event] = deque(maxlen=UNWRITTEN)
         self.no_room = ""
+        self.summary, _ = summarised(self.run)
+        self.summary_due = time.monotonic() + SUMMARY_S
         self._dataset: Dataset | None = None
         self.shards = EmbeddingShards(self.run.items_path / "embeddings")
 
@@ -47,15 +55,34 @@ class RunStore:
         """Write events to the run's file; those for which the disk has no room are written when it has."""
         self.unwritten += events
         try:
-            self.events.append(list(self.unwritten))
+            covered = self.events.append(list(self.unwritten))
         except OSError as error:
             self.no_room = str(error)
             return
+        self.summary.apply_all(self.unwritten)
         self.unwritten.clear()
+        if self.summary.ended or time.monotonic() > self.summary_due:
+            self._keep_summary(covered)
         if self.no_room:
             message = f"events could not be written for some time ({self.no_room}); the newest {UNWRITTEN} were kept"
             self.no_room = ""
             self.emit(Event("warning", message=message))
+
+    def _keep_summary(self, covered: int) -> None:
+        # Readers do without it.
+        with suppress(OSError):
+            keep_summary(self.run, self.summary, covered)
+        self.summary_due = time.monotonic() + SUMMARY_S
+
+    def paused(self) -> bool:
+        """Whether the run is, by its events."""
+        return self.summary.paused
+
+    def trace(self, events: list[dict[str, Any]]) -> None:
+        """Add events to the run's trace, which is a whole JSON array after each time."""
+        # As with the run's events: a disk that is full costs the run nothing else.
+        with suppress(OSError):
+            self.run.add_to_trace(events)
 
     # data and items
 

@@ -20,6 +20,7 @@ from streamrec_dist.data.batches import epoch_order, history_lengths, rank_rows
 from streamrec_dist.errors import RunError
 from streamrec_dist.materials import Materials, autocast
 from streamrec_dist.model.weights import export_weights, flat, flatten, import_weights
+from streamrec_dist.spans import Spans
 from streamrec_dist.training.item_trainees import ItemTrainee, RetrieverTrainee
 from streamrec_dist.training.loader import prefetched
 from streamrec_dist.training.optimiser import Optimiser, learning_rate
@@ -49,6 +50,8 @@ class Learner:
         self.device = torch.device(device)
         self.stage = ""
         self.step = 0
+        #: Of the newest work.
+        self.spans = Spans()
 
     def begin(
         self,
@@ -113,6 +116,7 @@ class Learner:
     def train_rows(self, epoch: int, first: int, last: int) -> list[dict[str, float]]:
         """Optimizer steps on batches `first`..`last` of an epoch; returns the metrics of each step."""
         started = time.perf_counter()
+        self.spans = Spans()
         batches = self._batches(epoch)[first:last]
         steps = [
             self._optimise([partial(self.loss, part) for part in parts])
@@ -148,10 +152,14 @@ class Learner:
         in all; the first `counts.own` of them count.
         """
         started = time.perf_counter()
+        self.spans = Spans()
         assert isinstance(self.trainee, RlTrainee)
-        batches = self.trainee.group_parts(shards, counts, version)
+        with self.spans.part("prepare"):
+            batches = self.trainee.group_parts(shards, counts, version)
         step = self._optimise([partial(self.loss, batch, counts.total, self.world_size) for batch in batches])
-        return self._read(step) | {"seconds": time.perf_counter() - started}
+        with self.spans.part("optimise"):
+            metrics = self._read(step)
+        return metrics | {"seconds": time.perf_counter() - started}
 
     # shared
 
@@ -163,14 +171,16 @@ class Learner:
         values: dict[str, Tensor] = {}
         for number, compute_loss in enumerate(parts):
             with self._synchronised(number == len(parts) - 1):
-                with autocast(self.materials.config, self.device):
+                with self.spans.part("forward"), autocast(self.materials.config, self.device):
                     loss, metrics = compute_loss()
-                loss.backward()
+                with self.spans.part("backward"):
+                    loss.backward()
             for name, value in (metrics | {"loss": loss}).items():
                 values[name] = values.get(name, 0.0) + value.detach()
         config = self.trainee.config
         rate = learning_rate(config.lr, config.warmup, self.step, self.total_steps)
-        values["grad_norm"] = self.optimiser.step(rate)
+        with self.spans.part("optimise"):
+            values["grad_norm"] = self.optimiser.step(rate)
         values["lr"] = torch.tensor(rate, dtype=torch.float64)
         self.step += 1
         values["step"] = torch.tensor(self.step)

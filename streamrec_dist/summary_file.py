@@ -1,0 +1,96 @@
+"""Where the summary of a run is kept, and how it comes to be of the events alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgpack
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from streamrec_dist.errors import DataError
+from streamrec_dist.events import Count, EventReader, events_in, whole_lines
+from streamrec_dist.rundir import RunDir, write_atomically
+from streamrec_dist.summary import RunSummary
+
+#: Events beyond so many bytes that no summary covers are read in part: of the steps, every so manieth.
+WHOLE_BYTES = 2**26
+#: The last events are read whole whatever their number: a rate is that of the last steps.
+LAST_BYTES = 2**18
+#: How a line of a step begins (`Event.to_json`).
+STEP = b'{"schema": 1, "kind": "step"'
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The file: a summary (`RunSummary.packed`), and how many bytes of the events it covers."""
+
+    covered: Count
+    summary: bytes
+
+
+_FILE = TypeAdapter(Kept)
+
+
+def keep_summary(run: RunDir, summary: RunSummary, covered: int) -> None:
+    """Write the summary of the first `covered` bytes of a run's events. Raises OSError."""
+    content = msgpack.packb({"covered": covered, "summary": summary.packed()})
+    write_atomically(run.summary_path, content)
+
+
+def kept_summary(run: RunDir) -> tuple[RunSummary, int] | None:
+    """The summary that is kept, and the bytes that it covers; None where there is none that can be used."""
+    try:
+        kept = _FILE.validate_python(msgpack.unpackb(run.summary_path.read_bytes()))
+        summary = RunSummary.unpacked(kept.summary)
+    except FileNotFoundError:
+        return None
+    except (ValidationError, DataError, msgpack.UnpackException, ValueError, OSError):
+        # It is made of the events again.
+        return None
+    # Of a file that is shorter now it says nothing.
+    size = run.events_path.stat().st_size if run.events_path.exists() else 0
+    return (summary, kept.covered) if kept.covered <= size else None
+
+
+def summarised(run: RunDir) -> tuple[RunSummary, EventReader]:
+    """What a run did so far, and a reader of what comes after it, however long it is."""
+    summary, covered = kept_summary(run) or (RunSummary(run.name), 0)
+    reader = EventReader(run.events_path, covered)
+    reader.offset = take_events(summary, run.events_path, covered)
+    return summary, reader
+
+
+def inherited(run: RunDir) -> RunSummary:
+    """What was done in the stages that a run has from another."""
+    summary = RunSummary(run.name)
+    take_events(summary, run.inherited_path, 0)
+    return summary
+
+
+def take_events(summary: RunSummary, path: Path, offset: int) -> int:
+    """Add the events of a file from a byte on, in bounded memory; returns the byte after the last whole one.
+
+    Of more than WHOLE_BYTES of them all are taken but steps, of which every so manieth is.
+    """
+    if not path.exists():
+        return offset
+    size = path.stat().st_size
+    every = -(-(size - offset) // WHOLE_BYTES)
+    for data, at in whole_lines(path, offset):
+        thinned = _some(data, every) if every > 1 and at < size - LAST_BYTES else data
+        summary.apply_all(events_in(thinned))
+        offset = at + len(data)
+    return offset
+
+
+def _some(data: bytes, every: int) -> bytes:
+    """Lines without most of those of steps."""
+    return b"\n".join(_chosen(data.split(b"\n"), every))
+
+
+def _chosen(lines: list[bytes], every: int) -> Iterator[bytes]:
+    for number, line in enumerate(lines):
+        if not line.startswith(STEP) or number % every == 0:
+            yield line

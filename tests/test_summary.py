@@ -1,0 +1,80 @@
+"""The summary of a run: what its events come down to, whatever their number, kept and restored."""
+
+from __future__ import annotations
+
+import msgpack
+import pytest
+
+from streamrec_dist.errors import DataError
+from streamrec_dist.events import Event
+from streamrec_dist.summary import EVALUATIONS, METRICS, WARNINGS, RunSummary
+
+
+def a_run(steps: int = 50) -> list[Event]:
+    events = [Event("run", state="started", t=1.0), Event("stage", "rl", state="started", total=steps, t=2.0)]
+    for step in range(1, steps + 1):
+        metrics = {"reward/total": step / 10, "staleness": 1, "used": [1, 2], "name": "x", "nothing": None}
+        events.append(Event("step", "rl", step=step, total=steps, metrics=metrics, t=2.0 + step / 4))
+        if step % 10 == 0:
+            events.append(
+                Event(
+                    "eval", "rl", step=step, split="valid", metrics={"ndcg@10": step / 1000}, t=2.0 + step / 4
+                )
+            )
+    return events
+
+
+def test_events_come_down_to_where_a_run_is() -> None:
+    summary = RunSummary("one").apply_all([*a_run(), Event("warning", message="an actor died", t=20.0)])
+    stage = summary.current()
+    assert stage is not None and (stage.name, stage.step, stage.total) == ("rl", 50, 50)
+    assert stage.rate() == pytest.approx(4) and stage.seconds_left() == 0
+    assert set(stage.courses) == {"reward/total", "staleness"}
+    assert stage.courses["reward/total"].means()[[0, -1]].tolist() == [0.1, 5.0]
+    assert stage.evaluation is not None and stage.evaluation.step == 50
+    assert stage.evaluated["ndcg@10"].steps().tolist() == [10, 20, 30, 40, 50]
+    assert (summary.lives, summary.warned, summary.ended) == (1, 1, "")
+
+
+def test_an_end_counts_until_the_run_goes_on() -> None:
+    summary = RunSummary("one").apply_all([*a_run(), Event("run", state="failed", message="why", t=30.0)])
+    assert (summary.ended, summary.message) == ("failed", "why")
+    summary.apply(Event("run", state="started", t=40.0))
+    assert (summary.ended, summary.lives) == ("", 2)
+    assert summary.stages["rl"].rate() is None, "the time between is not part of the rate"
+
+
+def test_what_is_kept_is_bounded() -> None:
+    summary = RunSummary("one")
+    for number in range(3 * EVALUATIONS):
+        summary.apply(Event("eval", f"stage{number}", step=number, metrics={"a": 1.0}))
+        summary.apply(Event("eval", "rl", step=number, metrics={f"m{number}": 1.0}))
+        summary.apply(Event("warning", message=str(number)))
+    assert len(summary.stages) == 50 and len(summary.stages["rl"].evaluated) == METRICS
+    assert len(summary.stages["rl"].evaluations) == EVALUATIONS and len(summary.warnings) == WARNINGS
+    assert summary.warned == 3 * EVALUATIONS
+
+
+def test_a_summary_that_is_restored_goes_on_as_if_it_had_not_been() -> None:
+    events = a_run(5000)
+    whole = RunSummary("one").apply_all(events)
+    restored = RunSummary.unpacked(RunSummary("one").apply_all(events[:3000]).packed())
+    assert restored.apply_all(events[3000:]) == whole
+    assert len(whole.packed()) < 200_000
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"first": -1.0}, "first: Input should be greater"),
+        ({"warned": "many"}, "warned: Input should be a valid integer"),
+        ({"stages": {"rl": {"name": "rl", "courses": {"a": b"12345678"}}}}, "courses"),
+        ({"warnings": [{"kind": "warning", "t": 1e99}]}, "warnings"),
+    ],
+)
+def test_nonsense_is_named(change: dict, why: str) -> None:
+    body = msgpack.unpackb(RunSummary("one").apply_all(a_run()).packed())
+    with pytest.raises(DataError, match=f"not a summary of a run .*{why}"):
+        RunSummary.unpacked(msgpack.packb(body | change))
+    with pytest.raises(DataError, match="not a summary of a run"):
+        RunSummary.unpacked(b"\xc1")
