@@ -127,7 +127,8 @@ class Project:
         timeout: float = 300,
         variables: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        path = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])
+        given = os.environ.get("PYTHONPATH")
+        path = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks"), *([given] if given else [])])
         environment = {**os.environ, "PYTHONPATH": path, "NO_COLOR": "1", "RAY_worker_niceness": "0"}
         environment |= variables or {}
         done = subprocess.run(
