@@ -315,9 +315,12 @@ class Chaos:
     def prepare(self) -> None:
         """The stages before, and the run that nothing happens to."""
         self.project.up()
-        settings = options([*QUICK, f"stages.rl.steps={self.steps}"])
+        wanted = [*QUICK, f"stages.rl.steps={self.steps}"]
+        settings = options(wanted)
         if self.base:
             shutil.copytree(self.base, self.project.folder / "runs" / "given", copy_function=shutil.copy)
+            # Its ids are as they are.
+            settings = options([one for one in wanted if not one.startswith("stages.tokenize.")])
             self.project.cli("train", "--stage", "retrieve", "--run", "base", "--from", "given", *settings)
             settings = ["--resume"]
         self.project.cli("train", "--stage", "sft", "--run", "base", *settings, timeout=1800)
