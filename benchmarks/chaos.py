@@ -336,7 +336,7 @@ class Chaos:
             self._audit(self.project.run(name))
 
     def _harm(self, run: RunDir, until: float, faults: list[str]) -> None:
-        self._later_step(run, time.time(), 1)
+        self.later_step(run, time.time(), 1)
         while not self._ended(run) and time.monotonic() < until:
             time.sleep(self.rng.uniform(*QUIET_S))
             if self._ended(run):
@@ -348,12 +348,12 @@ class Chaos:
                 continue
             entry: dict[str, Any] = {"fault": name, "what": what, "run": run.name, "survived": False}
             self.record.append(entry)
-            seconds = self._later_step(run, self.project.harmed, LATER)
+            seconds = self.later_step(run, self.project.harmed, LATER)
             entry |= {"survived": True, "seconds": seconds}
             told = f"{seconds:.1f} s" if seconds is not None else "the run had ended"
             print(f"{name}: {what}: {told}", file=sys.stderr, flush=True)
 
-    def _later_step(self, run: RunDir, began: float, count: int) -> float | None:
+    def later_step(self, run: RunDir, began: float, count: int) -> float | None:
         """Seconds from `began` until `count` steps were made; None when the run has done its last. Raises Lost."""
         give_up = time.monotonic() + DEADLINE_S
         while time.monotonic() < give_up:

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from chaos import Lost, Project
+from chaos import FAULTS, LATER, Chaos, Lost, Project
 from cluster_runs import options
 from measure import machine
 
@@ -52,6 +52,8 @@ SETTINGS = {
 #: Of a step of stage 3, in its second half.
 MEASURES = ("seconds", "tokens_per_s", "learner_idle", "rollout_idle", "staleness")
 STAGES = ("retrieve", "pretrain", "sft")
+#: Faults whose end is waited for.
+RECOVERED = ("kill rollout actor", "kill reward worker", "kill learner", "kill store")
 
 
 class Usage:
@@ -89,8 +91,10 @@ class Usage:
 
 
 class System:
-    def __init__(self, project: Project, steps: int):
-        self.project, self.steps = project, steps
+    """The runs of a project, trained with `settings`."""
+
+    def __init__(self, project: Project, steps: int, settings: Sequence[str]):
+        self.project, self.steps, self.settings = project, steps, settings
 
     def train(self, stage: str, name: str, *words: str) -> dict[str, Any]:
         """Train a run; the seconds of the command, and what the GPUs did."""
@@ -104,7 +108,8 @@ class System:
 
     def stages(self, imported: str) -> dict[str, Any]:
         """Stages retrieve to sft of the run `base`."""
-        self.train("retrieve", "base", "--from", imported, *options(BASE))
+        first = "pretrain" if "model.evidence=0" in self.settings else "retrieve"
+        self.train(first, "base", "--from", imported, *options(self.settings))
         found: dict[str, Any] = self.train("sft", "base", "--resume")
         for event in self.events("base"):
             if event.kind == "stage" and event.state == "done" and event.stage in STAGES:
@@ -122,7 +127,12 @@ class System:
     def rl(self, name: str, settings: Sequence[str]) -> dict[str, Any]:
         """Stage 3 with other settings."""
         run = "rl-" + name.replace(" ", "-")
-        whole = [*BASE, f"stages.rl.steps={self.steps}", f"stages.rl.eval_every={self.steps}", *settings]
+        whole = [
+            *self.settings,
+            f"stages.rl.steps={self.steps}",
+            f"stages.rl.eval_every={self.steps}",
+            *settings,
+        ]
         found: dict[str, Any] = self.train("rl", run, "--from", "base", *options(whole))
         steps = [event for event in self.events(run) if event.kind == "step"]
         later = [event for event in steps[len(steps) // 2 :] if "rollouts_per_s" in event.metrics]
@@ -130,6 +140,21 @@ class System:
             found[measure] = round(statistics.median(event.metrics[measure] for event in later), 4)
         sampled = sum(event.metrics["rollouts_per_s"] * event.metrics["seconds"] for event in later)
         found["rollouts_per_s"] = round(sampled / sum(event.metrics["seconds"] for event in later), 1)
+        return found
+
+    def recovery(self) -> dict[str, Any]:
+        """Seconds from the death of a process to the third step after it."""
+        endless = [*self.settings, "stages.rl.steps=100000", "stages.rl.eval_every=100000"]
+        words = ("--stage", "rl", "--run", "recovery", "--from", "base", "--detach")
+        self.project.cli("train", *words, *options(endless))
+        run, chaos = self.project.run("recovery"), Chaos(self.project, self.steps, 1, None)
+        chaos.later_step(run, time.time(), LATER)
+        found: dict[str, Any] = {}
+        for name in RECOVERED:
+            time.sleep(3)
+            FAULTS[name](self.project, run, chaos.rng)
+            found[name] = round(chaos.later_step(run, self.project.harmed, LATER) or 0.0, 1)
+        self.project.cli("stop", "recovery")
         return found
 
 
@@ -140,6 +165,7 @@ def main() -> None:
     parser.add_argument("--from", dest="base", type=Path, required=True, help="a run whose items have ids")
     parser.add_argument("--steps", type=int, default=100, help="of stage 3")
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS), metavar="SETTING")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="for all runs")
     parser.add_argument(
         "--keep", type=Path, help="a folder for the run of stages 1 and 2, and the events of all"
     )
@@ -148,10 +174,11 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="system-"))
     project = Project(folder, arguments.base / "config.yaml")
     shutil.copytree(arguments.base, folder / "runs" / "imported", copy_function=shutil.copy)
-    system = System(project, arguments.steps)
+    system = System(project, arguments.steps, [*BASE, *arguments.set])
+    more = ["--set", *arguments.set] if arguments.set else []
     body: dict[str, Any] = {
         "hardware": machine(),
-        "command": f"python benchmarks/system.py --from RUN --steps {arguments.steps}",
+        "command": " ".join(["python benchmarks/system.py --from RUN --steps", str(arguments.steps), *more]),
     }
 
     def tell() -> None:
@@ -170,6 +197,8 @@ def main() -> None:
                 body["rl"][name] = {"failed": str(lost)}
             print(f"{name}: {body['rl'][name]}", file=sys.stderr, flush=True)
             tell()
+        body["recovery_s"] = system.recovery()
+        tell()
     finally:
         project.cli("down", check=False)
         if arguments.keep and (folder / "runs" / "base").is_dir():
