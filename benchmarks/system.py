@@ -4,7 +4,7 @@
 
 All goes through the commands that a user types, in a folder and a cluster of its own; the model has the paper's size.
 Stages 1 and 2 are as short as they can be: what is measured is what a second brings, not what is learnt. Of the steps
-of stage 3 the second half counts, as medians, `rollouts_per_s` over its whole time. Of GPUs the share of the time in
+of stage 3 the second half counts. Of GPUs the share of the time in
 which one was busy, and the memory of all processes, are those that nvidia-smi shows.
 """
 
@@ -49,11 +49,21 @@ SETTINGS = {
     "collective": ["learners.transport=collective"],
     "2 learner ranks": ["learners.world_size=2"],
 }
-#: Of a step of stage 3, in its second half.
-MEASURES = ("seconds", "tokens_per_s", "learner_idle", "rollout_idle", "staleness")
+#: Of the steps of stage 3.
+MEASURES = ("rollouts_per_s", "tokens_per_s", "learner_idle", "rollout_idle", "staleness")
 STAGES = ("retrieve", "pretrain", "sft")
 #: Faults whose end is waited for.
 RECOVERED = ("kill rollout actor", "kill reward worker", "kill learner", "kill store")
+
+
+def measured(steps: Sequence[Event]) -> dict[str, float]:
+    """Over the whole time of some steps of stage 3: one waits for what the next two then have at once."""
+    seconds = [event.metrics["seconds"] for event in steps]
+    found = {"seconds": round(sum(seconds) / len(steps), 4)}
+    for name in MEASURES:
+        total = sum(event.metrics[name] * took for event, took in zip(steps, seconds, strict=True))
+        found[name] = round(total / sum(seconds), 3)
+    return found
 
 
 class Usage:
@@ -136,11 +146,7 @@ class System:
         found: dict[str, Any] = self.train("rl", run, "--from", "base", *options(whole))
         steps = [event for event in self.events(run) if event.kind == "step"]
         later = [event for event in steps[len(steps) // 2 :] if "rollouts_per_s" in event.metrics]
-        for measure in MEASURES:
-            found[measure] = round(statistics.median(event.metrics[measure] for event in later), 4)
-        sampled = sum(event.metrics["rollouts_per_s"] * event.metrics["seconds"] for event in later)
-        found["rollouts_per_s"] = round(sampled / sum(event.metrics["seconds"] for event in later), 1)
-        return found
+        return found | measured(later)
 
     def recovery(self) -> dict[str, Any]:
         """Seconds from the death of a process to the third step after it."""
