@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from cluster_runs import ROOT
+import torch
+from cluster_runs import ROOT, options
 from measure import machine
 
 from cli.processes import MARK, cluster_processes
@@ -126,7 +127,8 @@ class Project:
         timeout: float = 300,
         variables: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        path = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])
+        given = os.environ.get("PYTHONPATH")
+        path = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks"), *([given] if given else [])])
         environment = {**os.environ, "PYTHONPATH": path, "NO_COLOR": "1", "RAY_worker_niceness": "0"}
         environment |= variables or {}
         done = subprocess.run(
@@ -305,17 +307,22 @@ FAULTS: dict[str, Fault] = {
 class Chaos:
     """Runs that are harmed, and the record of what happened."""
 
-    def __init__(self, project: Project, steps: int, seed: int):
-        self.project, self.steps, self.rng = project, steps, random.Random(seed)
+    def __init__(self, project: Project, steps: int, seed: int, base: Path | None):
+        self.project, self.steps, self.rng, self.base = project, steps, random.Random(seed), base
         self.record: list[dict[str, Any]] = []
         self.runs: list[dict[str, Any]] = []
 
     def prepare(self) -> None:
         """The stages before, and the run that nothing happens to."""
         self.project.up()
-        settings = [
-            word for setting in [*QUICK, f"stages.rl.steps={self.steps}"] for word in ("--set", setting)
-        ]
+        wanted = [*QUICK, f"stages.rl.steps={self.steps}"]
+        settings = options(wanted)
+        if self.base:
+            shutil.copytree(self.base, self.project.folder / "runs" / "given", copy_function=shutil.copy)
+            # Its ids are as they are.
+            settings = options([one for one in wanted if not one.startswith("stages.tokenize.")])
+            self.project.cli("train", "--stage", "retrieve", "--run", "base", "--from", "given", *settings)
+            settings = ["--resume"]
         self.project.cli("train", "--stage", "sft", "--run", "base", *settings, timeout=1800)
         self.project.cli("train", "--stage", "rl", "--run", "whole", "--from", "base", timeout=1800)
         self.wanted = digest(self.project.run("whole"))
@@ -329,7 +336,7 @@ class Chaos:
             self._audit(self.project.run(name))
 
     def _harm(self, run: RunDir, until: float, faults: list[str]) -> None:
-        self._later_step(run, time.time(), 1)
+        self.later_step(run, time.time(), 1)
         while not self._ended(run) and time.monotonic() < until:
             time.sleep(self.rng.uniform(*QUIET_S))
             if self._ended(run):
@@ -341,12 +348,12 @@ class Chaos:
                 continue
             entry: dict[str, Any] = {"fault": name, "what": what, "run": run.name, "survived": False}
             self.record.append(entry)
-            seconds = self._later_step(run, self.project.harmed, LATER)
+            seconds = self.later_step(run, self.project.harmed, LATER)
             entry |= {"survived": True, "seconds": seconds}
             told = f"{seconds:.1f} s" if seconds is not None else "the run had ended"
             print(f"{name}: {what}: {told}", file=sys.stderr, flush=True)
 
-    def _later_step(self, run: RunDir, began: float, count: int) -> float | None:
+    def later_step(self, run: RunDir, began: float, count: int) -> float | None:
         """Seconds from `began` until `count` steps were made; None when the run has done its last. Raises Lost."""
         give_up = time.monotonic() + DEADLINE_S
         while time.monotonic() < give_up:
@@ -384,7 +391,8 @@ class Chaos:
         )
         self.runs.append({"run": run.name, "whole": whole, "same_bits": same, "resumed": resumed})
         print(f"{run.name}: {self.runs[-1]}", file=sys.stderr, flush=True)
-        if not (whole and same):
+        # That bits are the same is promised for CPUs.
+        if not whole or not (same or torch.cuda.is_available()):
             raise Lost(f"{run.name}: steps are missing, or the weights have other bits")
 
     def summary(self) -> dict[str, Any]:
@@ -419,13 +427,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=150, help="training steps of a run")
     parser.add_argument("--faults", nargs="+", choices=FAULTS, default=list(FAULTS), metavar="FAULT")
     parser.add_argument("--config", type=Path, default=ROOT / "cluster.yaml")
+    parser.add_argument(
+        "--from", dest="base", type=Path, help="a run whose items have ids; else they get them"
+    )
     parser.add_argument("--out", type=Path, help="a JSON list, to which the result is added")
     arguments = parser.parse_args()
     # The cluster is taken down all the same.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     project = Project(folder, arguments.config)
-    chaos = Chaos(project, arguments.steps, arguments.seed)
+    chaos = Chaos(project, arguments.steps, arguments.seed, arguments.base)
     lost = ""
     try:
         chaos.prepare()

@@ -69,8 +69,8 @@ class Subject(Protocol):
 class Recommender:
     """The model and its layout for decoding, as a rollout actor has them."""
 
-    def __init__(self, config: Config):
-        self.model = StreamRec(config).eval()
+    def __init__(self, config: Config, device: str):
+        self.model = StreamRec(config).to(device).eval()
         self.engine = Engine(self.model)
         self.engine.stack("thinking")
         self.size = sum(value.numel() for _, value in policy_parameters(self.model))
@@ -86,10 +86,10 @@ class Recommender:
 class Matrices:
     """A billion bf16 weights; a vector has two of them in each float32, whose type Ray and gloo know."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str) -> None:
         shapes = [(4000, 5000)] * (BILLION // 20_000_000)
         self.matrices = nn.ParameterList(
-            nn.Parameter(torch.full(shape, 0.5, dtype=torch.bfloat16)) for shape in shapes
+            nn.Parameter(torch.full(shape, 0.5, dtype=torch.bfloat16, device=device)) for shape in shapes
         )
         self.size = BILLION // 2
 
@@ -98,13 +98,24 @@ class Matrices:
 
     def adopt(self, vector: np.ndarray | Tensor) -> None:
         source = vector if isinstance(vector, Tensor) else readable(vector)
+        source = source.to(self.matrices[0].device)
         parts = source.view(torch.bfloat16).split([value.numel() for value in self.matrices])
         for value, part in zip(self.matrices, parts, strict=True):
             value.data.copy_(part.view_as(value))
 
 
 def subject(name: str) -> Subject:
-    return Recommender(parse_config(f"model: {SIZES[name]}", "benchmark")) if SIZES[name] else Matrices()
+    """The weights of a size, on the GPU where this process was given one."""
+    device = "cuda" if ray.get_gpu_ids() else "cpu"
+    if not SIZES[name]:
+        return Matrices(device)
+    return Recommender(parse_config(f"model: {SIZES[name]}", "benchmark"), device)
+
+
+def finish() -> None:
+    """Wait for what the GPU was given to do."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 class Trainer(Keeper, Rank):
@@ -119,11 +130,14 @@ class Trainer(Keeper, Rank):
         done = time.perf_counter()
         vector = self.subject.vector()
         vector[-1] = self.steps
+        finish()
         return {"done": done, "flat": time.perf_counter(), "step": self.steps, "seconds": 0.1}, vector
 
     @ray.method(num_returns=2)
     def train_groups_and_publish(self, *arguments: Any) -> tuple[dict[str, float], np.ndarray]:
         receipt, vector = self._step()
+        vector = vector.cpu()
+        receipt["flat"] = time.perf_counter()
         return receipt, vector.numpy()
 
     def train_groups_and_keep(self, key: int, forget: Any, *arguments: Any) -> dict[str, float]:
@@ -161,6 +175,7 @@ class Follower(Worker):
         arrived = self.inbox.take(vector) if isinstance(vector, Kept) else vector
         had = time.perf_counter()
         self.subject.adopt(arrived)
+        finish()
         end = time.perf_counter()
         return {
             "began": began,
@@ -179,27 +194,30 @@ def needed_bytes(name: str, actors: int, transport: str) -> float:
     return (1 + actors) * (model + PROCESS_BYTES) + vectors
 
 
-def with_ray(name: str, actors: int, transports: list[str], repeats: int) -> dict[str, Any]:
+def with_ray(name: str, actors: int, transports: list[str], repeats: int, device: str) -> dict[str, Any]:
     """`measure` in a Ray of its own: the memory of its object store is free afterwards."""
     ray.init(
         num_cpus=2,
+        num_gpus=int(device == "cuda"),
         include_dashboard=False,
         logging_level="ERROR",
         log_to_driver=False,
         object_store_memory=int(5e9 if name == "1B" else 2e9),
     )
     try:
-        return measure(name, actors, transports, repeats)
+        return measure(name, actors, transports, repeats, device)
     finally:
         ray.shutdown()
 
 
-def measure(name: str, actors: int, transports: list[str], repeats: int) -> dict[str, Any]:
+def measure(name: str, actors: int, transports: list[str], repeats: int, device: str) -> dict[str, Any]:
     """Medians of the seconds of each transport, and of their parts."""
-    settings = ["learners.cpus=0", "learners.gpus=0", "learners.world_size=1"]
+    # All share the one GPU.
+    share = 0.1 if device == "cuda" else 0
+    settings = ["learners.cpus=0", f"learners.gpus={share}", "learners.world_size=1"]
     config = parse_config("", "benchmark", settings)
     learners = Trainers(config, name)
-    idle = ActorConfig(replicas=actors, minimum=actors, cpus=0, gpus=0)
+    idle = ActorConfig(replicas=actors, minimum=actors, cpus=0, gpus=share)
     pool = Pool("rollout", Follower, idle, [name], threads=CONCURRENCY)
     runtime, publisher = RayRuntime(), BroadcastPublisher(print)
     runtime.pools.append(pool)
@@ -248,6 +266,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the models are")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--actors", nargs="+", type=int, default=list(ACTORS))
@@ -267,7 +286,7 @@ def main() -> None:
         ]
         if fits:
             repeats = arguments.repeats if name != "1B" else max(3, arguments.repeats // 3)
-            measured[f"{name} x {actors}"] = found = with_ray(name, actors, fits, repeats)
+            measured[f"{name} x {actors}"] = found = with_ray(name, actors, fits, repeats, arguments.device)
             if not arguments.json:
                 print(f"{name} x {actors}: {found}", flush=True)
     body = {
@@ -275,7 +294,7 @@ def main() -> None:
         "skipped": skipped,
         "load_average": load | {"after": [round(one, 1) for one in os.getloadavg()]},
         "hardware": machine(),
-        "command": "python benchmarks/weight_sync.py --json",
+        "command": f"python benchmarks/weight_sync.py --device {arguments.device} --json",
     }
     if arguments.out:
         arguments.out.write_text(json.dumps(body, indent=1) + "\n")
