@@ -209,6 +209,7 @@ def _show_run(run: str, going: Mapping[str, Any]) -> None:
         note(f"{run}: {going['error']}")
         return
     place = f"stage {going['stage']}" if going["stage"] else "beginning"
+    place += ", paused" if going.get("paused") else ""
     place += f", step {going['step']} of {going['total']}" if "step" in going else ""
     place += f", version {going['version']}" if "version" in going else ""
     if "prompts" in going:
