@@ -118,9 +118,11 @@ class Controller:
         self.stop.set()
 
     def pause(self, wanted: bool) -> None:
-        """Begin no work until it is wanted again. Raises UsageError where that is so already."""
+        """Begin no work until it is wanted again. Raises UsageError where that is so already, or cannot be."""
         if wanted == self.pausing.is_set():
             raise UsageError(f"the run {'is paused' if wanted else 'goes on'} already")
+        if wanted and self.stage not in LOOPS:
+            raise UsageError("no stage trains at the moment, and only those that do can rest")
         (self.pausing.set if wanted else self.pausing.clear)()
         self._emit(Event("run", self.stage, state="paused" if wanted else "resumed"))
 
