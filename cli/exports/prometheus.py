@@ -48,8 +48,9 @@ class Prometheus(Exporter):
         taken = inherited(run)
         self.summary, reader = summarised(run)
         self.readers = [reader]
-        self.lock = threading.Lock()
-        self.asked = threading.Event()
+        self.lock = threading.Condition()
+        #: How often this was asked for, and the last time of these that was answered.
+        self.asked = self.answered = 0
         registry = CollectorRegistry()
         registry.register(Families(taken, self.summary))
         try:
@@ -66,10 +67,11 @@ class Prometheus(Exporter):
             self.summary.apply_all(events)
 
     def close(self) -> None:
-        # Where nobody has asked so far, nobody will.
-        if self.summary.ended and self.asked.is_set():
-            self.asked.clear()
-            self.asked.wait(LAST_S)
+        with self.lock:
+            before = self.asked
+            # Where nobody has asked so far, nobody will.
+            if self.summary.ended and before:
+                self.lock.wait_for(lambda: self.answered > before, LAST_S)
         self.server.shutdown()
         self.server.server_close()
 
@@ -190,9 +192,12 @@ def _handler(endpoint: Prometheus, registry: CollectorRegistry, host: str) -> ty
                 self.send_error(HTTPStatus.MISDIRECTED_REQUEST)
             elif self.path == "/metrics":
                 with endpoint.lock:
-                    body = generate_latest(registry)
+                    endpoint.asked += 1
+                    number, body = endpoint.asked, generate_latest(registry)
                 self._answer(body, CONTENT_TYPE_PLAIN_0_0_4)
-                endpoint.asked.set()
+                with endpoint.lock:
+                    endpoint.answered = max(endpoint.answered, number)
+                    endpoint.lock.notify_all()
             elif self.path == "/":
                 self._answer(ROOT, "text/plain; charset=utf-8")
             else:
