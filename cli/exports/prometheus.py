@@ -41,7 +41,10 @@ ROOT = b"streamrec-dist: what a run is at is at /metrics\n"
 
 
 class Prometheus(Exporter):
-    """Serves what the run is at; `close` leaves its end there until it was asked for once more. Raises OSError."""
+    """Serves what the run is at; `close` leaves its end there until it was asked for once more.
+
+    Raises EnvironmentProblem where it cannot listen.
+    """
 
     def __init__(self, run: RunDir, host: str = LOOPBACK, port: int = PORT):
         super().__init__(run)
@@ -55,8 +58,6 @@ class Prometheus(Exporter):
         registry.register(Families(taken, self.summary))
         try:
             self.server = Server((host, port), _handler(self, registry, host))
-        except OverflowError:
-            raise EnvironmentProblem(f"there is no port {port}") from None
         except OSError as error:
             raise EnvironmentProblem(f"cannot listen at {host}:{port}: {error.strerror or error}") from None
         self.about = f"Prometheus endpoint at http://{host}:{self.server.server_port}/metrics"
