@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import sys
-from typing import Any
+from importlib.metadata import version
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -66,8 +67,18 @@ app = typer.Typer(
 )
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"streamrec-dist {version('streamrec-dist')}")
+        raise typer.Exit
+
+
 @app.callback()
-def streamrec_dist() -> None:
+def streamrec_dist(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
     """Train generative recommenders that think before they recommend, on a Ray cluster.
 
     Exit codes: 0 done, 1 the run failed, 2 wrong use or configuration, 3 something is missing on this

@@ -14,7 +14,7 @@ from streamrec_dist.events import WORKER_FIELDS, Event
 from streamrec_dist.stages.context import Context
 
 if TYPE_CHECKING:
-    from cli.controller import Controller
+    from cli.conductor import Conductor
 
 #: Seconds between two events, and for each process that one tells of: a large cluster must not fill the disk.
 TELL_S, TELL_EACH_S = 5.0, 0.05
@@ -23,8 +23,8 @@ TELL_S, TELL_EACH_S = 5.0, 0.05
 class Telling:
     """Emits a `workers` event now and then while the block runs, where something changed, and once at its end."""
 
-    def __init__(self, controller: Controller, context: Context):
-        self.controller, self.context = controller, context
+    def __init__(self, conductor: Conductor, context: Context):
+        self.conductor, self.context = conductor, context
         self.here = ray.util.get_node_ip_address()
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._tell_on, daemon=True)
@@ -50,14 +50,14 @@ class Telling:
         processes = self._processes()
         if processes != self.told:
             self.told = processes
-            self.controller.store.emit(
-                Event("workers", self.controller.stage, metrics={"processes": processes})
+            self.conductor.store.emit(
+                Event("workers", self.conductor.stage, metrics={"processes": processes})
             )
         if self.context.timeline.traced:
-            self.controller.store.trace(self.context.timeline.take_trace())
+            self.conductor.store.trace(self.context.timeline.take_trace())
 
     def _processes(self) -> list[dict[str, Any]]:
-        status = self.controller.status()
+        status = self.conductor.status()
         # Known with the first step.
         first = status.get("first_version")
         found = []
