@@ -29,8 +29,9 @@ def read_parquet(path: Path | str) -> pa.Table:
     path = Path(path)
     try:
         check_plain_types(path)
-        # An open file: of a name Arrow would guess whether it is an address, or a folder of many files.
-        with path.open("rb") as file:
+        # An open file: of a name Arrow would guess whether it is an address, or a folder of many files. And one of
+        # Arrow's own: its threads may let go of Python's when the process has begun to end, which aborts it.
+        with pa.OSFile(os.fspath(path)) as file:
             table = pq.ParquetFile(file).read()
         table.validate(full=True)
         return table
