@@ -46,8 +46,13 @@ class EnvironmentProblem(StreamRecError):
 
 
 def summary(error: BaseException) -> str:
-    """One line of an error that may carry a whole remote traceback: what it says first, and its cause last."""
+    """One line of an error that may carry a whole remote traceback: what it says first, and its cause last.
+
+    Of a task's traceback only the cause: its first line names a process.
+    """
     lines = [line.strip() for line in ANSI.sub("", str(error)).splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].startswith("ray::"):
+        return lines[-1]
     if not lines:
         return type(error).__name__
     return lines[0] if len(lines) == 1 else f"{lines[0]} ... {lines[-1]}"
