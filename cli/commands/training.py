@@ -12,6 +12,10 @@ import typer
 from cli import cluster
 from cli.asking import going_already, keep_run, not_running, pause_run, request_stop, run_alive
 from cli.commands.options import JsonOption, RunArgument, examples
+from cli.dashboard.json_lines import JsonView
+from cli.dashboard.live import LiveView, can_be_live
+from cli.dashboard.plain import PlainView
+from cli.dashboard.view import View
 from cli.follow import Follower, finish, resume_line
 from cli.output import emit_json, note
 from cli.plan import (
@@ -25,7 +29,7 @@ from cli.plan import (
 )
 from cli.workspace import living_cluster, pick_run
 from streamrec_dist.errors import RunError, UsageError
-from streamrec_dist.rundir import run_exists
+from streamrec_dist.rundir import RunDir, run_exists
 
 STOP_SECONDS = 600
 
@@ -102,19 +106,32 @@ def train(
     start_run(plan.config if resume else directory.config(), record.runs, plan.name, stages, traced=trace)
     cluster.disconnect()
     note(f"run {plan.name}: {', '.join(stages)}; files in {directory.path}")
-    state = "detached" if detach else follower.follow(to_stderr=as_json)
+    state = "detached" if detach else follower.follow(_view(directory, stay=False, to_stderr=as_json))
     return finish(directory, state, begun, as_json)
 
 
 def watch(
     run: RunArgument = None,
     plain: Annotated[bool, typer.Option("--plain", help="One line a step, even on a terminal.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The run's events, one JSON object a line, until it ends.")
+    ] = False,
 ) -> None:
-    """Show a run: live while it goes, or how it ended."""
+    """Show a run: live while it goes, or how it ended. `?` in the live view explains its keys and words."""
+    if plain and as_json:
+        raise UsageError("--plain is for people and --json for programs: give one of them")
     directory = pick_run(run)
     begun = time.monotonic()
-    state = Follower(directory, living_cluster()).follow(plain=plain)
+    view = JsonView(directory) if as_json else _view(directory, stay=True, plain=plain)
+    state = Follower(directory, living_cluster()).follow(view)
     finish(directory, state, begun, as_json=False)
+
+
+def _view(run: RunDir, stay: bool, plain: bool = False, to_stderr: bool = False) -> View:
+    """What the terminal can show, or one line a step."""
+    if plain or not can_be_live(to_stderr):
+        return PlainView(to_stderr)
+    return LiveView(run, stay, to_stderr)
 
 
 def pause(run: RunArgument = None) -> None:
@@ -173,7 +190,11 @@ def add_to(app: typer.Typer) -> None:
             "streamrec-dist train --baseline sasrec --run big",
         )
     )(train)
-    app.command(epilog=examples("streamrec-dist watch", "streamrec-dist watch demo --plain"))(watch)
+    app.command(
+        epilog=examples(
+            "streamrec-dist watch", "streamrec-dist watch demo --plain", "streamrec-dist watch demo --json"
+        )
+    )(watch)
     app.command(epilog=examples("streamrec-dist stop", "streamrec-dist stop demo"))(stop)
     for command in (pause, resume, checkpoint):
         name = command.__name__
