@@ -87,14 +87,18 @@ class Follower:
         """Wait without showing anything. Raises RunError at the deadline."""
         give_up = time.monotonic() + seconds
         while time.monotonic() < give_up:
-            self._tick()
-            if self.ended:
-                return self.ended
+            if ended := self.end():
+                return ended
             time.sleep(TICK_SECONDS)
         raise RunError(
             f"run {self.run.name} has not ended {seconds:.0f} s after it was asked to; {self.last_words()}; "
             "`streamrec-dist down` ends it with the whole cluster"
         )
+
+    def end(self) -> str:
+        """How the run ended, as `follow` says it; empty while it goes."""
+        self._tick()
+        return self.ended
 
     def last_words(self) -> str:
         return last_words(self.run)

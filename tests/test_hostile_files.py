@@ -23,6 +23,7 @@ from streamrec_dist.rundir import RunDir
 from streamrec_dist.stages.run_store import RunStore
 from streamrec_dist.stages.tokenize import restore_tokenizer
 from streamrec_dist.summary import RunSummary
+from streamrec_dist.summary_file import summarised
 from tests.drawn import scene_of, screen
 from tests.hostile import FUZZ, Yard, config, damaged, files_of, fresh_yard, kinds, replaced
 
@@ -36,6 +37,11 @@ def shown(run: Path) -> None:
         line(event)
         screen(scene_of(state, 1e9))
     resume_line(directory), last_words(directory)
+
+
+def summary(run: Path) -> None:
+    state, _ = summarised(RunDir.open(run))
+    screen(scene_of(state, 1e9))
 
 
 def materials(run: Path) -> object:
@@ -68,6 +74,8 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "config.yaml": lambda run: RunDir.open(run).config(),
     "events.jsonl": shown,
     "inherited.jsonl": shown,
+    "summary.msgpack": summary,
+    "trace.json": lambda run: RunStore(run).trace([]),
     "scaled.json": lambda run: RunDir.open(run).scaled(),
     "data.json": lambda run: RunDir.open(run).pin_dataset(Path("elsewhere"), "0" * 64),
     "stages/pretrain.json": lambda run: RunDir.open(run).last_model(),

@@ -19,8 +19,8 @@ class JsonView(View):
         self.path, self.offset = run.events_path, 0
 
     def update(self, state: RunSummary, events: list[Event], lost: bool = False) -> None:
-        for data, at in whole_lines(self.path, self.offset):
-            self.offset = at + len(data)
+        for data, after in whole_lines(self.path, self.offset):
+            self.offset = after
             sys.stdout.buffer.writelines(_objects(data))
             sys.stdout.buffer.flush()
 
