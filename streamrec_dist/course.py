@@ -90,8 +90,10 @@ class Course:
         return np.array([(self.width, 0, 0, 0, 0, 0), *rows], dtype="<f8").tobytes()
 
     @staticmethod
-    def restored(state: bytes) -> Course:
+    def restored(state: object) -> Course:
         """Raises ValueError for what `state` has not made."""
+        if not isinstance(state, bytes):
+            raise ValueError("this is no course of a metric")
         rows = np.frombuffer(state, dtype="<f8").reshape(-1, 6)
         if not 1 <= len(rows) <= BUCKETS + 1 or not np.isfinite(rows).all():
             raise ValueError("this is no course of a metric")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamrec_dist.course import BUCKETS, Course
@@ -36,6 +36,8 @@ def test_a_long_course_keeps_its_mean_and_its_extremes() -> None:
     np.testing.assert_allclose(course.means()[0], values[: first.count].mean())
 
 
+# On a busy machine a case takes as long as it takes.
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=8))
 def test_steps_made_again_take_the_place_of_those_before(ends: list[int]) -> None:
     """A run that goes back now and then has the course of one that never did, as long as no buckets were joined."""
@@ -76,3 +78,5 @@ def test_a_state_gives_the_course_again_and_nonsense_an_error() -> None:
             Course.restored(np.array(rows, dtype="<f8").reshape(-1, 6).tobytes())
     with pytest.raises(ValueError, match=r"reshape|buffer size"):
         Course.restored(b"12345678")
+    with pytest.raises(ValueError, match="no course"):
+        Course.restored(None)
