@@ -1,16 +1,20 @@
 """Following a run by its events until it ends, is left, or turns out to be dead.
 
-The view reads events only. It holds no connection to Ray: a driver whose cluster dies is killed by Ray, and
-a view must survive that. Only when a run has been silent for a while is the cluster asked about it.
+A view reads events only. It holds no connection to Ray: a driver whose cluster dies is killed by Ray, and
+a view must survive that. Only when a run has been silent for a while is the cluster asked about it, by a process of
+its own.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import Any
 
 from cli import cluster
-from cli.dashboard.live import LiveView, can_be_live
-from cli.dashboard.plain import PlainView, line
+from cli.dashboard.plain import line
+from cli.dashboard.view import View
+from cli.errand import Errand
 from cli.output import emit_json, note
 from cli.plan import last_goal
 from cli.record import ClusterRecord
@@ -23,45 +27,58 @@ from streamrec_dist.summary_file import summarised
 TICK_SECONDS = 0.25
 SILENCE_SECONDS = 15.0
 ASK_AGAIN_SECONDS = 4.0
+#: A cluster whose processes are there, and which does not answer so often, is taken for dead.
+UNANSWERED = 5
 
 
 class Follower:
     """Reads the events of a run from now on.
 
-    `starting` says that a controller is about to work on it, so that an earlier end does not count.
+    `starting` says that a controller is about to work on it, so that an earlier end does not count. `clock` gives
+    the time, in seconds since the epoch.
     """
 
-    def __init__(self, run: RunDir, record: ClusterRecord | None, starting: bool = False):
+    def __init__(
+        self,
+        run: RunDir,
+        record: ClusterRecord | None,
+        starting: bool = False,
+        clock: Callable[[], float] = time.time,
+    ):
         self.run, self.record, self.starting = run, record, starting
         self.state, self.reader = summarised(run)
-        age = max(0.0, time.time() - self.state.last) if self.state.last and not starting else 0.0
+        age = max(0.0, clock() - self.state.last) if self.state.last and not starting else 0.0
         self.heard = time.monotonic() - age
-        self.dead_answers = 0
+        self.dead_answers = self.unanswered = 0
         self.ask_at = self.heard + SILENCE_SECONDS
+        self.errand: Errand | None = None
+        self.answers: list[dict[str, Any]] = []
+        self.lost = False
         if starting:
             self.state.ended = ""
 
-    def follow(self, plain: bool = False, to_stderr: bool = False) -> str:
+    def follow(self, view: View) -> str:
         """Show the run. Returns how it ended (done, failed, stopped), `detached` when it was left, or `lost`."""
-        live = not plain and can_be_live(to_stderr)
-        view = LiveView(to_stderr) if live else PlainView(to_stderr)
         try:
             with view:
                 view.update(self.state, [])
-                if not live and not self.starting:
+                if view.shows_past and not self.starting:
                     self._show_past(view)
-                while not self.state.ended:
+                while True:
+                    if self.ended and not view.stays:
+                        return self.ended
                     if view.left(TICK_SECONDS):
-                        return "detached"
-                    view.update(self.state, self._read())
-                    if not self.state.ended and self._is_dead():
-                        return "lost"
+                        return self.ended or "detached"
+                    view.update(self.state, self._tick(), self.lost)
         except KeyboardInterrupt:
-            say_how_to_return(self.run.name)
+            if not self.state.ended:
+                say_how_to_return(self.run.name)
             raise
-        return self.state.ended
+        finally:
+            if self.errand:
+                self.errand.end()
 
-    def _show_past(self, view: LiveView | PlainView) -> None:
+    def _show_past(self, view: View) -> None:
         """All events there are; what is written meanwhile is left to the reader."""
         for events in EventReader(self.run.events_path).parts(self.reader.offset):
             view.update(self.state, events)
@@ -80,49 +97,71 @@ class Follower:
 
     def end(self) -> str:
         """How the run ended, as `follow` says it; empty while it goes."""
-        self._read()
-        return self.state.ended or ("lost" if self._is_dead() else "")
+        self._tick()
+        return self.ended
 
     def last_words(self) -> str:
         return last_words(self.run)
+
+    @property
+    def ended(self) -> str:
+        """How the run ended, or `lost`; empty while it goes."""
+        return self.state.ended or ("lost" if self.lost else "")
+
+    def _tick(self) -> list[Event]:
+        """Take what has come, and find out whether more can be expected."""
+        events = self._read()
+        if events:
+            self.lost = False
+        if not self.ended and self._is_dead():
+            # Its last words may have been written between our reading and our asking.
+            words = self._read()
+            self.lost = not words
+            events += words
+        return events
 
     def _read(self) -> list[Event]:
         events = self.reader.new()
         for event in events:
             self.state.apply(event)
         if events:
-            self.heard, self.dead_answers = time.monotonic(), 0
+            self.heard, self.dead_answers, self.unanswered = time.monotonic(), 0, 0
             self.ask_at = self.heard + SILENCE_SECONDS
         return events
 
     def _is_dead(self) -> bool:
         """Whether nobody works on the run any more; asks after a silence, and twice before believing it."""
-        if time.monotonic() < self.ask_at:
+        if self.errand is None:
+            if time.monotonic() < self.ask_at:
+                return False
+            if self._cluster_lives():
+                self.errand, self.answers = Errand(self.run.path, "alive"), []
+                return False
+            return self._judge(False)
+        over = self.errand.over
+        self.answers += self.errand.told()
+        if not over:
             return False
-        if self._controller_lives():
-            self.dead_answers = 0
-            self.ask_at = time.monotonic() + SILENCE_SECONDS
-            return False
-        self.dead_answers += 1
-        self.ask_at = time.monotonic() + ASK_AGAIN_SECONDS
-        # Its last words may have been written between our reading and our asking.
-        self._read()
-        return self.dead_answers >= 2 and not self.state.ended
+        self.errand = None
+        if any("alive" in answer for answer in self.answers):
+            self.unanswered = 0
+            return self._judge(any(answer.get("alive") for answer in self.answers))
+        # The cluster died meanwhile, as is seen next time, or the machine has too much to do.
+        self.unanswered += 1
+        return self._judge(self.unanswered < UNANSWERED)
 
-    def _controller_lives(self) -> bool:
-        if self.record is None or not cluster.alive(self.record):
-            return False
+    def _judge(self, lives: bool) -> bool:
+        """Take an answer; whether it is the second in a row that says that the run is dead."""
+        self.dead_answers = 0 if lives else self.dead_answers + 1
+        certain = lives and not self.unanswered
+        self.ask_at = time.monotonic() + (SILENCE_SECONDS if certain else ASK_AGAIN_SECONDS)
+        return self.dead_answers >= 2
+
+    def _cluster_lives(self) -> bool:
         try:
-            cluster.connect(self.record, to_work=False)
-
-            from cli.asking import run_alive
-
-            return run_alive(self.run.path)
+            return self.record is not None and cluster.alive(self.record)
         except EnvironmentProblem:
-            # The cluster went down while it was asked.
             return False
-        finally:
-            cluster.disconnect()
 
 
 def finish(run: RunDir, state: str, begun: float, as_json: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from streamrec_dist.metrics import MEASURES
 
 #: Measures that fit beside one another.
 COLUMNS = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
+#: No script needs more marks upon one letter.
+STACKED = 3
 #: Below this, p-values are written as a bound.
 SMALL_P = 0.0001
 
@@ -30,8 +33,20 @@ def emit_json(body: Mapping[str, Any]) -> None:
 
 
 def clean(text: object) -> str:
-    """Text from data or names, without the control characters that could drive a terminal."""
-    return "".join(char if char.isprintable() or char in "\n\t" else "\ufffd" for char in str(text))
+    """Text from data or names, without what could drive a terminal, or reach out of its own line.
+
+    Control characters, also those that turn the direction of text, become visible. Marks upon a letter are STACKED at
+    most; those that only choose between pictures of it, whose width terminals do not agree about, are left out.
+    """
+    text = str(text)
+    if text.isascii() and text.isprintable():
+        return text
+    shown, stacked = [], 0
+    for char in text:
+        stacked = stacked + 1 if unicodedata.category(char) in ("Mn", "Me") else 0
+        if stacked <= STACKED and not "\ufe00" <= char <= "\ufe0f":
+            shown.append(char if char.isprintable() or char in "\n\t" else "\ufffd")
+    return "".join(shown)
 
 
 def cell(text: object, style: str = "") -> Text:

@@ -100,6 +100,7 @@ class RunSummary:
     paused: bool = False
     planned: list[str] = field(default_factory=list)  # what it was last started for
     lives: Count = 0  # how often it was started
+    begun: Time = 0.0  # when it last was
     #: Processes of the roles, as they were last told of.
     processes: list[dict[str, Any]] = field(default_factory=list)
     told: Time = 0.0  # when
@@ -146,6 +147,7 @@ class RunSummary:
         self.message = event.message
         if not self.ended:
             self.lives += 1
+            self.begun = event.t
             planned = event.metrics.get("stages")
             self.planned = [str(name) for name in planned[:NAMES]] if isinstance(planned, list) else []
             self.processes = []

@@ -64,6 +64,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
     return ByFile(config, log)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record", action="store_true", help="remake the screens in tests/goldens")
+
+
 def run_cli(
     *arguments: str, cwd: Path, timeout: float = 180, variables: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:

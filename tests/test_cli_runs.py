@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.terminal import Terminal, has_tmux
 from cli.app import app
 from cli.processes import cluster_processes
 from cli.record import read_record
@@ -353,8 +354,41 @@ def test_a_detached_run_is_stopped_and_continued(trained: RunDir, tmp_path: Path
     assert steps_of(run, "rl", part=2)[0] == steps_of(run, "rl", part=1)[-1] + 1
 
 
+@pytest.mark.skipif(not has_tmux(), reason="a real terminal needs tmux (apt-get install tmux)")
+def test_keys_of_the_live_view_act_on_the_run_that_goes_on(trained: RunDir) -> None:
+    root = trained.path.parents[1]
+    watching = [sys.executable, "-m", "cli.app", "watch", "long"]
+    variables = {"PYTHONPATH": str(REPO), "TERM": "screen-256color"}
+    with Terminal(watching, 80, 24, cwd=root, variables=variables) as terminal:
+
+        def shown(word: str) -> str:
+            text = terminal.wait_for(lambda text: word in text, seconds=60)
+            assert word in text, text
+            return text
+
+        shown("● rollout 0")
+        terminal.press("l", "Down", "Enter")
+        process = re.search(r"log of learners 0, process (\d+) on 127", shown("log of learners 0"))
+        record = read_record(root)
+        assert process and record
+        (log,) = Path(record.temp_dir).glob(f"ray/session_latest/logs/worker-*-{process[1]}.out")
+        with log.open("a", encoding="utf-8") as file:
+            file.write("said by the learner\n")
+        shown("said by the learner")
+        terminal.press("Escape", "p")
+        shown("it finishes what is at work, then rests")
+        assert run_cli("pause", "long", cwd=root).returncode == 2, "it is paused already"
+        shown("paused, up")
+        terminal.press("c")
+        shown("a checkpoint is written after the step at work")
+        terminal.press("p")
+        shown("going, up")
+        terminal.press("q")
+        assert terminal.exit_code() == 0
+
+
 def test_a_run_whose_controller_is_gone_is_reported_dead(trained: RunDir) -> None:
-    """Ends the run that the test before has left going."""
+    """Ends the run that the tests before have left going."""
     root = trained.path.parents[1]
     end_controller(root, "long")
     # A view asks for the controller of a run that has been silent for a while, such as a minute.

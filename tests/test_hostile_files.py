@@ -11,10 +11,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
 from cli.dashboard.plain import line
-from cli.dashboard.view import render
 from cli.follow import last_words, resume_line
 from streamrec_dist.breakdown import breakdowns
 from streamrec_dist.data.files import load_dataset
@@ -26,6 +24,7 @@ from streamrec_dist.stages.run_store import RunStore
 from streamrec_dist.stages.tokenize import restore_tokenizer
 from streamrec_dist.summary import RunSummary
 from streamrec_dist.summary_file import summarised
+from tests.drawn import scene_of, screen
 from tests.hostile import FUZZ, Yard, config, damaged, files_of, fresh_yard, kinds, replaced
 
 
@@ -36,13 +35,13 @@ def shown(run: Path) -> None:
     for event in directory.all_events():
         state.apply(event)
         line(event)
-        Console(file=open("/dev/null", "w"), width=80).print(render(state, 1e9))  # noqa: SIM115
+        screen(scene_of(state, 1e9))
     resume_line(directory), last_words(directory)
 
 
 def summary(run: Path) -> None:
     state, _ = summarised(RunDir.open(run))
-    Console(file=open("/dev/null", "w"), width=80).print(render(state, 1e9))  # noqa: SIM115
+    screen(scene_of(state, 1e9))
 
 
 def materials(run: Path) -> object:

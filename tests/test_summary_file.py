@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from io import StringIO
 from pathlib import Path
 
 import msgpack
@@ -11,9 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
-from cli.dashboard.view import render
 from streamrec_dist import events as events_module
 from streamrec_dist import summary_file
 from streamrec_dist.config import Config
@@ -23,6 +20,7 @@ from streamrec_dist.stages import run_store
 from streamrec_dist.stages.run_store import RunStore
 from streamrec_dist.summary import RunSummary
 from streamrec_dist.summary_file import keep_summary, kept_summary, summarised
+from tests.drawn import scene_of, screen
 from tests.hostile import FUZZ, ODD, distorted
 
 
@@ -133,7 +131,7 @@ def test_a_hostile_summary_is_refused_or_can_be_shown(
     packed = msgpack.packb(data.draw(distorted(tree, odd)))
     run.summary_path.write_bytes(msgpack.packb({"covered": covered, "summary": packed}))
     summary, _ = summarised(run)
-    Console(file=StringIO(), width=80).print(render(summary, 1e9))
+    screen(scene_of(summary, 1e9))
     summary.apply_all(story())
     assert RunSummary.unpacked(summary.packed()) == summary
 

@@ -20,6 +20,10 @@ from cli.commands.export import (
     refuse_detached,
 )
 from cli.commands.options import JsonOption, RunArgument, examples
+from cli.dashboard.json_lines import JsonView
+from cli.dashboard.live import LiveView, can_be_live
+from cli.dashboard.plain import PlainView
+from cli.dashboard.view import View
 from cli.exports.exporter import Exporting
 from cli.follow import Follower, finish, resume_line
 from cli.output import emit_json, note
@@ -34,7 +38,7 @@ from cli.plan import (
 )
 from cli.workspace import living_cluster, pick_run
 from streamrec_dist.errors import RunError, UsageError
-from streamrec_dist.rundir import run_exists
+from streamrec_dist.rundir import RunDir, run_exists
 
 STOP_SECONDS = 600
 
@@ -126,23 +130,36 @@ def train(
     if detach:
         return finish(directory, "detached", begun, as_json)
     with exporting:
-        state = follower.follow(to_stderr=as_json)
+        state = follower.follow(_view(directory, stay=False, to_stderr=as_json))
     return finish(directory, state, begun, as_json)
 
 
 def watch(
     run: RunArgument = None,
     plain: Annotated[bool, typer.Option("--plain", help="One line a step, even on a terminal.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The run's events, one JSON object a line, until it ends.")
+    ] = False,
     tensorboard: TensorBoardOption = False,
     wandb: WandbOption = False,
     prometheus: PrometheusOption = False,
 ) -> None:
-    """Show a run: live while it goes, or how it ended."""
+    """Show a run: live while it goes, or how it ended. `?` in the live view explains its keys and words."""
+    if plain and as_json:
+        raise UsageError("--plain is for people and --json for programs: give one of them")
     directory = pick_run(run)
     begun = time.monotonic()
+    view = JsonView(directory) if as_json else _view(directory, stay=True, plain=plain)
     with Exporting(exporters(directory, tensorboard, wandb, prometheus)):
-        state = Follower(directory, living_cluster()).follow(plain=plain)
+        state = Follower(directory, living_cluster()).follow(view)
     finish(directory, state, begun, as_json=False)
+
+
+def _view(run: RunDir, stay: bool, plain: bool = False, to_stderr: bool = False) -> View:
+    """What the terminal can show, or one line a step."""
+    if plain or not can_be_live(to_stderr):
+        return PlainView(to_stderr)
+    return LiveView(run, stay, to_stderr)
 
 
 def pause(run: RunArgument = None) -> None:
@@ -201,7 +218,11 @@ def add_to(app: typer.Typer) -> None:
             "streamrec-dist train --baseline sasrec --run big",
         )
     )(train)
-    app.command(epilog=examples("streamrec-dist watch", "streamrec-dist watch demo --plain"))(watch)
+    app.command(
+        epilog=examples(
+            "streamrec-dist watch", "streamrec-dist watch demo --plain", "streamrec-dist watch demo --json"
+        )
+    )(watch)
     app.command(epilog=examples("streamrec-dist stop", "streamrec-dist stop demo"))(stop)
     for command in (pause, resume, checkpoint):
         name = command.__name__

@@ -7,6 +7,7 @@ import time
 from types import TracebackType
 
 from cli.dashboard.marks import number
+from cli.dashboard.view import View
 from cli.output import clean
 from streamrec_dist.baselines.config import SCORES_ITEMS
 from streamrec_dist.events import Event
@@ -29,28 +30,26 @@ HEADLINES = {
 }
 
 
-class PlainView:
+class PlainView(View):
     """Prints each event as it comes."""
+
+    shows_past = True
 
     def __init__(self, to_stderr: bool = False):
         self.stream = sys.stderr if to_stderr else sys.stdout
-
-    def __enter__(self) -> PlainView:
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stream.flush()
 
-    def update(self, state: RunSummary, events: list[Event]) -> None:
+    def update(self, state: RunSummary, events: list[Event], lost: bool = False) -> None:
         for event in events:
+            # The state of all processes is nothing for a line.
+            if event.kind == "workers":
+                continue
             print(f"{time.strftime('%H:%M:%S', time.localtime(event.t))} {line(event)}", file=self.stream)
         self.stream.flush()
-
-    def left(self, seconds: float) -> bool:
-        time.sleep(seconds)
-        return False
 
 
 def line(event: Event) -> str:

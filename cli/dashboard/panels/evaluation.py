@@ -1,0 +1,105 @@
+"""Evaluation: how well the validation items are found, over time, and against what RL began with."""
+
+from __future__ import annotations
+
+from rich.text import Text
+
+from cli.dashboard.lines import heading, left, line, words, wrapped
+from cli.dashboard.marks import percent, sparkline
+from cli.dashboard.panel import Panel
+from cli.dashboard.scene import Scene, figure, figures
+from cli.output import four, signed
+from streamrec_dist.events import Event
+from streamrec_dist.summary import StageSummary
+
+MEASURES = {"NDCG@10": "ndcg@10", "Recall@10": "recall@10"}
+#: Lines below the two courses.
+BELOW = 2
+
+
+def judged(scene: Scene) -> StageSummary | None:
+    """The stage whose evaluations are shown: the current one, else that which was judged last."""
+    if scene.stage and scene.stage.evaluations:
+        return scene.stage
+    newest = scene.summary.evaluation()
+    return scene.summary.stages.get(newest.stage) if newest else None
+
+
+def _draw(scene: Scene, width: int, height: int) -> list[Text]:
+    stage = judged(scene)
+    if stage is None or stage.evaluation is None:
+        return []
+    newest = stage.evaluation.metrics
+    lines = []
+    for name, key in MEASURES.items():
+        value, course = figure(newest.get(key)), stage.evaluated.get(key)
+        text = line((left(name, 10), "label"), left(_four(value), 7))
+        if course:
+            text.append(sparkline(course.means(), width - 17, scene.ascii_only), "mark")
+        lines.append(text)
+    told = [_change(scene, stage), *_best(stage), _invalid(newest)]
+    return (lines + wrapped([part for part in told if part], width))[:height]
+
+
+def _four(value: float | None) -> str:
+    return "-" if value is None else four(value)
+
+
+def _change(scene: Scene, stage: StageSummary) -> str:
+    """From what RL began with, which is what SFT ended with; from the first evaluation in other stages."""
+    newest, first = figure(stage.evaluations[-1].metrics.get("ndcg@10")), _first(scene, stage)
+    if newest is None or first is None:
+        return "since SFT -" if stage.name == "rl" else ""
+    interval = figures(stage.evaluations[-1].metrics.get("ndcg@10_ci"))
+    about = f" ±{four((interval[1] - interval[0]) / 2)}" if len(interval) == 2 else ""
+    if scene.ascii_only:
+        about = about.replace("±", "+-")
+    return f"since {'SFT' if stage.name == 'rl' else 'first'} {signed(newest - first)}{about}"
+
+
+def _first(scene: Scene, stage: StageSummary) -> float | None:
+    """What the newest NDCG@10 is compared with."""
+    course = stage.evaluated.get("ndcg@10")
+    first = course.buckets[0] if course else None
+    if stage.name != "rl":
+        return first.total / first.count if first and len(course.buckets) > 1 else None  # type: ignore[union-attr]
+    if first and first.first == 0 and first.count == 1:
+        return first.total
+    of_sft = figure(scene.summary.stages["sft"].metrics.get("ndcg@10"))
+    return scene.taken_ndcg if of_sft is None else of_sft
+
+
+def _best(stage: StageSummary) -> list[str]:
+    known = [(value, event) for event in stage.evaluations if (value := _ndcg(event)) is not None]
+    if not known:
+        return []
+    value, event = max(known, key=lambda pair: (pair[0], -pair[1].step))
+    return [f"best {four(value)}@{event.step:,}"]
+
+
+def _ndcg(event: Event) -> float | None:
+    return figure(event.metrics.get("ndcg@10"))
+
+
+def _invalid(metrics: dict[str, object]) -> str:
+    """Beams that are no item, where nothing keeps them to the catalogue."""
+    return f"invalid {percent(figure(metrics.get('invalid_beam_share')))}"
+
+
+def _note(scene: Scene) -> str:
+    stage = judged(scene)
+    if stage is None or stage.evaluation is None:
+        return ""
+    users = figure(stage.evaluation.metrics.get("users"))
+    about = f"{users:,.0f} users" if users else words(stage.evaluation.split, 20)
+    return about if stage is scene.stage else f"{words(stage.name, 20)}, {about}"
+
+
+PANEL = Panel(
+    "evaluation",
+    _draw,
+    ("eval", "stage", "run"),
+    lambda scene, width: [4],
+    lambda scene, width: heading("evaluation", width, scene.ascii_only, _note(scene)),
+    lambda scene: judged(scene) is not None,
+)

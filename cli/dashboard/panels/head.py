@@ -1,0 +1,133 @@
+"""The head: which run, how it does, how far it is, and which stages there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.text import Text
+
+from cli.dashboard.lines import ends, fit, line, words
+from cli.dashboard.marks import bar, brief, percent, short_span
+from cli.dashboard.scene import SILENCE_S, Scene
+from cli.output import span
+from streamrec_dist.summary import StageSummary
+
+HEIGHT = 3
+SIGNS = {"done": "✓", "skipped": "✓", "started": "▶", "waiting": "·", "halted": "×"}
+ASCII_SIGNS = {"done": "+", "skipped": "+", "started": ">", "waiting": ".", "halted": "x"}
+ENDS = {
+    "done": ("done", "good"),
+    "stopped": ("stopped", "warn"),
+    "failed": ("failed", "bad"),
+    "lost": ("died without a word", "bad"),
+}
+#: What a stage does before its first step.
+FIRST = {
+    "tokenize": "the texts of the items to be embedded",
+    "sft": "the first thoughts to be found for the training rows",
+    "rl": "the first rollouts to be sampled, scored and learned from",
+}
+
+
+def head(scene: Scene, width: int) -> list[Text]:
+    """HEIGHT lines."""
+    lines = [_run(scene, width), _progress(scene, width), _stages(scene, width)]
+    return [fit(text, width) for text in lines]
+
+
+def waits_for(scene: Scene) -> str:
+    """What a run that has not made a step waits for."""
+    stage, processes = scene.stage, scene.summary.processes
+    if stage is None:
+        return "its data to be read and its processes to be placed"
+    starting = sum(row.get("state") == "starting" for row in processes)
+    if starting:
+        return f"{starting} of {len(processes)} processes to start"
+    return FIRST.get(stage.name, "the first step of the learners")
+
+
+def _run(scene: Scene, width: int) -> Text:
+    summary = scene.summary
+    since = summary.begun or summary.first
+    up = span(scene.until - since) if since else ""
+    if scene.ended:
+        state, style = ENDS.get(scene.ended, (words(scene.ended, 20), "bad"))
+        told = f"after {up}"
+    elif not since:
+        state, style, told = "starting", "mark", ""
+    elif summary.paused:
+        state, style, told = "paused,", "warn", f"up {up}"
+    elif scene.silent > SILENCE_S:
+        state, style, told = f"silent for {span(scene.silent)},", "warn", f"up {up}"
+    else:
+        state, style, told = "going,", "good", f"up {up}"
+    name = line(("run ", "label"), (words(summary.run, 100), "title"))
+    return ends(name, line((state, style), f" {told}" if told else ""), width)
+
+
+def _progress(scene: Scene, width: int) -> Text:
+    stage = scene.stage
+    if stage is None or not stage.step:
+        name = f"{words(stage.name, 30)} " if stage else ""
+        return line(
+            (name, "title"), ("it had not begun" if scene.ended else f"waits for {waits_for(scene)}", "")
+        )
+    facts = list(_facts(scene, stage))
+    of = f"{stage.step:,}/{stage.total:,}" if stage.total else f"step {stage.step:,}"
+    start = line((f"{words(stage.name, 30)} ", "title"))
+    if not stage.total:
+        return start.append("  ".join([of, *facts]))
+    share = stage.step / stage.total
+    while True:
+        rest = "  ".join([f" {of}", percent(share), *facts])
+        room = min(40, width - start.cell_len - len(rest))
+        if room >= 8 or not facts:
+            break
+        # What stands last is missed least.
+        facts.pop()
+    return start.append(bar(share, max(4, room), scene.ascii_only), "mark").append(rest)
+
+
+def _facts(scene: Scene, stage: StageSummary) -> Iterator[str]:
+    rate = stage.rate()
+    if not scene.ended and (left := _seconds_left(scene, stage)) is not None:
+        yield f"{short_span(left)} left"
+    if (version := scene.value("version")) is not None:
+        yield f"version {version:.0f}"
+    if rate is not None:
+        yield (
+            f"{brief(rate)} steps/s"
+            if rate >= 1
+            else f"{short_span(1 / rate)} a step"
+            if rate < 0.1
+            else (f"{1 / rate:.1f} s a step")
+        )
+
+
+def _seconds_left(scene: Scene, stage: StageSummary) -> float | None:
+    """In this stage, at the rate of its last steps, less what has passed since the last one."""
+    left = None if scene.summary.paused or stage.state != "started" else stage.seconds_left()
+    return None if left is None else max(0.0, left - (scene.now - stage.steps[-1][0]))
+
+
+def _stages(scene: Scene, width: int) -> Text:
+    signs = ASCII_SIGNS if scene.ascii_only else SIGNS
+    planned = scene.summary.planned
+    shown = [
+        stage
+        for stage in scene.summary.stages.values()
+        if not planned or stage.state != "waiting" or stage.name in planned or stage.name in scene.taken
+    ]
+    text = Text()
+    for stage in shown:
+        text.append("   " if text else "")
+        state = "skipped" if stage.state == "waiting" and stage.name in scene.taken else stage.state
+        state = "halted" if state == "started" and scene.ended else state
+        style = (
+            "title" if state in ("started", "halted") else "good" if state in ("done", "skipped") else "label"
+        )
+        ended = stage.ended or scene.until
+        took = f" {short_span(ended - stage.started)}" if stage.started else ""
+        text.append(signs.get(state, "?"), style).append(f" {words(stage.name, 30)}", style)
+        text.append(took, "label")
+    return text

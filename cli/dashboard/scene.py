@@ -1,0 +1,87 @@
+"""What is shown: a run, what its configuration says of it, and the moment."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from streamrec_dist.config import Config
+from streamrec_dist.course import Bucket, Course
+from streamrec_dist.summary import RunSummary, StageSummary
+
+#: Buckets of a course that count as lately: of a run of up to 1,024 steps these are its last ten.
+LATELY = 10
+#: A run from which nothing has come for so long is said to be silent.
+SILENCE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A run at the moment `now` (seconds since the epoch). `lost`: nobody works on it, though it has not ended."""
+
+    summary: RunSummary
+    now: float
+    config: Config | None = None
+    #: Finished stages that it has from another run, and NDCG@10 of SFT there.
+    taken: frozenset[str] = frozenset()
+    taken_ndcg: float | None = None
+    lost: bool = False
+    ascii_only: bool = False
+
+    @property
+    def stage(self) -> StageSummary | None:
+        return self.summary.current()
+
+    @property
+    def ended(self) -> str:
+        """done, failed, stopped or lost; empty while the run goes."""
+        return self.summary.ended or ("lost" if self.lost else "")
+
+    @property
+    def until(self) -> float:
+        """Where times that still run stand."""
+        return self.summary.last if self.ended else max(self.now, self.summary.last)
+
+    @property
+    def silent(self) -> float:
+        """Seconds since the last event."""
+        return max(0.0, self.now - self.summary.last) if self.summary.last else 0.0
+
+    def value(self, name: str) -> float | None:
+        """A measure of the current stage as it was last; None where there is none."""
+        return figure(self.stage.metrics.get(name)) if self.stage else None
+
+    def lately(self, name: str) -> list[Bucket]:
+        """The newest values of a measure of the current stage."""
+        course = self.course(name)
+        return course.buckets[-LATELY:] if course else []
+
+    def mean(self, name: str) -> float | None:
+        """The mean of these."""
+        found = self.lately(name)
+        return (
+            sum(bucket.total for bucket in found) / sum(bucket.count for bucket in found) if found else None
+        )
+
+    def course(self, name: str) -> Course | None:
+        return self.stage.courses.get(name) if self.stage else None
+
+    def means(self, name: str) -> np.ndarray:
+        """The course of a measure, float64 [n]."""
+        course = self.course(name)
+        return course.means() if course else np.zeros(0)
+
+
+def figure(value: object) -> float | None:
+    """A number of a file that may come from anybody; None for what is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def figures(value: object) -> list[float]:
+    """The numbers of a list, likewise."""
+    found = [figure(item) for item in value] if isinstance(value, list) else []
+    return [number for number in found if number is not None]
