@@ -10,7 +10,8 @@ shortest that was seen on a GPU. Where training a batch takes these 100 ms, `pac
 
 `runs`: a run of so many events, of realistic kinds and sizes, whose summary its store has kept. Each command runs in
 a fresh process: `watch` until its first screen stands in a terminal, `report` until it is written, both with the kept
-summary and, `_alone`, by the events alone; `store` is what a store needs before its first event. Peaks are the
+summary and, `_alone`, by the events alone; `store` is what the process that writes a run needs before its first one,
+once it is up. `cpu_s` of the seconds it was on a core, which other work on the machine changes little; peaks are the
 resident memory of the process.
 """
 
@@ -40,6 +41,7 @@ from typing import Any
 # Before Ray is imported, which reads its environment then.
 os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
 
+import psutil
 from measure import machine
 
 from cli.app import app
@@ -179,7 +181,7 @@ def measure_run(folder: Path, events: int) -> dict[str, Any]:
     commands: dict[str, Callable[[], dict[str, float]]] = {"watch": lambda: first_screen(folder)}
     if any(one.callback and one.callback.__name__ == "report" for one in app.registered_commands):
         commands["report"] = lambda: timed(["-m", "cli.app", "report", RUN], folder)
-    commands["store"] = lambda: timed(["-c", STORE], folder)
+    commands["store"] = lambda: timed(["-c", STORE], folder, says=True)
     found |= {name: measured() for name, measured in commands.items()}
     run.summary_path.rename(folder / "kept")
     for name, measured in commands.items():
@@ -188,11 +190,15 @@ def measure_run(folder: Path, events: int) -> dict[str, Any]:
     return found
 
 
-#: What a store does before it can write an event.
+#: What a store does before it can write an event, and what that takes.
 STORE = f"""
+import json, time
 from pathlib import Path
 from streamrec_dist.stages.run_store import RunStore
+began = time.perf_counter(), time.process_time()
 RunStore(Path("runs/{RUN}")).summary
+took = time.perf_counter() - began[0], time.process_time() - began[1]
+print(json.dumps(dict(zip(("seconds", "cpu_s"), (round(one, 2) for one in took)))))
 """
 
 
@@ -200,28 +206,31 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(REPO), "TERM": "xterm-256color"}
 
 
-def timed(arguments: Sequence[str], folder: Path) -> dict[str, float]:
-    """Seconds and peak memory of a Python process that works in a folder."""
+def timed(arguments: Sequence[str], folder: Path, says: bool = False) -> dict[str, float]:
+    """Seconds, those of them on a core, and peak memory of a Python process that works in a folder.
+
+    One that `says` them on its last line knows better.
+    """
     began, peak = time.perf_counter(), 0
     with tempfile.TemporaryFile() as said:
         child = subprocess.Popen(
-            [sys.executable, *arguments],
-            cwd=folder,
-            env=environment(),
-            stdout=subprocess.DEVNULL,
-            stderr=said,
+            [sys.executable, *arguments], cwd=folder, env=environment(), stdout=said, stderr=said
         )
-        while child.poll() is None:
+        while not (ended := os.wait4(child.pid, os.WNOHANG))[0]:
             peak = max(peak, peak_mib(child.pid))
             time.sleep(POLL_S)
-        if child.returncode:
-            said.seek(0)
-            raise SystemExit(f"{' '.join(arguments)} ended with {child.returncode}:\n{said.read().decode()}")
-    return {"seconds": round(time.perf_counter() - began, 2), "peak_mib": peak}
+        seconds, used = time.perf_counter() - began, ended[2]
+        child.returncode = os.waitstatus_to_exitcode(ended[1])
+        said.seek(0)
+        words = said.read().decode()
+    if child.returncode:
+        raise SystemExit(f"{' '.join(arguments)} ended with {child.returncode}:\n{words}")
+    own = {"seconds": round(seconds, 2), "cpu_s": round(used.ru_utime + used.ru_stime, 2)}
+    return (json.loads(words.splitlines()[-1]) if says else own) | {"peak_mib": peak}
 
 
 def first_screen(folder: Path) -> dict[str, float]:
-    """Seconds until `watch` has drawn the run in a terminal of its own, and its peak memory then."""
+    """Seconds until `watch` has drawn the run in a terminal of its own, on a core until then, and its peak memory."""
     terminal, inner = pty.openpty()
     fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
     began = time.perf_counter()
@@ -243,7 +252,12 @@ def first_screen(folder: Path) -> dict[str, float]:
                 seconds = time.perf_counter() - began
             elif RUN.encode() in screen:
                 # Nothing more comes for now: the picture stands.
-                return {"seconds": round(seconds, 2), "peak_mib": peak_mib(child.pid)}
+                cpu_s = sum(psutil.Process(child.pid).cpu_times()[:2])
+                return {
+                    "seconds": round(seconds, 2),
+                    "cpu_s": round(cpu_s, 2),
+                    "peak_mib": peak_mib(child.pid),
+                }
         raise SystemExit(f"watch has drawn nothing:\n{screen.decode(errors='replace')}")
     finally:
         child.kill()
