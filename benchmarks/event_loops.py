@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial, wraps
 from types import SimpleNamespace
 from typing import Any
@@ -41,7 +42,7 @@ from streamrec_dist.rl.ports import Published
 from streamrec_dist.rundir import RunDir
 from streamrec_dist.spans import Spans, Timeline
 from streamrec_dist.stages.rl import RlLoop, rl
-from streamrec_dist.types import RewardBreakdown, RolloutBatch
+from streamrec_dist.types import REWARDS, RewardBreakdown, RolloutBatch
 
 KINDS = ("none", "events", "traced")
 ACTORS, SKIP = 2, 20
@@ -73,7 +74,8 @@ class ToldReward(FakeReward):
         self.spans.begin()
         with self.spans.part("score"):
             receipt, rewards = super().score(batch)
-        return receipt | {"spans": self.spans.told()}, rewards
+        report = {f"{kind}/{name}": 0.5 for kind in ("reward", "spread", "share") for name in REWARDS}
+        return receipt | {"report": report, "spans": self.spans.told()}, rewards
 
 
 class ToldRank(FakeRank):
@@ -118,11 +120,17 @@ class TimedPublisher(WeightPublisher):
         return super().publish(vector)
 
 
-def seconds_a_step(kind: str, run: RunDir, work: Work, steps: int) -> tuple[float, float]:
-    """Mean seconds of a step, and those of it that the loop's thread spends on telling.
+@dataclass(frozen=True)
+class Taken:
+    """Means of a run of the loop."""
 
-    `kind` is one of KINDS.
-    """
+    step_s: float  # of a step
+    in_loop_s: float  # of it, that the loop's thread spends on what is told of it
+    telling: float  # part of all time in which the thread that tells of processes is at work
+
+
+def take_steps(kind: str, run: RunDir, work: Work, steps: int) -> Taken:
+    """Run the loop for so many steps; `kind` is one of KINDS."""
     config = parse_config("", "benchmark", [*SETTINGS, f"stages.rl.steps={steps}"])
     told, idle = kind != "none", ActorConfig(replicas=ACTORS, minimum=ACTORS, cpus=0, gpus=0)
     runtime, publisher = RayRuntime(), TimedPublisher()
@@ -138,12 +146,13 @@ def seconds_a_step(kind: str, run: RunDir, work: Work, steps: int) -> tuple[floa
         config, None, runtime, learners, store, NoEvaluators(), publisher, None, rollouts, rewards,  # type: ignore[arg-type]
         timeline=Timeline(traced=kind == "traced"),
     )  # fmt: skip
-    spent = Stopwatch()
+    inside, telling, began = Stopwatch(), Stopwatch(), time.perf_counter()
     try:
         with ExitStack() as stack:
             if told:
                 for name in ("report", "_took", "_adopted"):
-                    stack.enter_context(mock.patch.object(RlLoop, name, spent.timed(getattr(RlLoop, name))))
+                    stack.enter_context(mock.patch.object(RlLoop, name, inside.timed(getattr(RlLoop, name))))
+                stack.enter_context(mock.patch.object(Telling, "_tell", telling.timed(Telling._tell)))
                 stack.enter_context(Telling(controller_of(context), context))
             else:
                 stack.enter_context(mock.patch.object(RlLoop, "report", lambda *_: None))
@@ -155,8 +164,10 @@ def seconds_a_step(kind: str, run: RunDir, work: Work, steps: int) -> tuple[floa
         if told:
             store.flush()
             ray.kill(store.actor)
-    taken = np.diff(publisher.moments)[SKIP:]
-    return float(taken.mean()), spent.seconds / steps
+    seconds = time.perf_counter() - began
+    return Taken(
+        float(np.diff(publisher.moments)[SKIP:].mean()), inside.seconds / steps, telling.seconds / seconds
+    )
 
 
 SETTINGS = (

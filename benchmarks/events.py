@@ -3,10 +3,11 @@
     python benchmarks/events.py --json
 
 `loop`: the loop of stage 3 (its pools, buffer, publisher and gang, with the fake workers of benchmarks/runtime.py)
-with `events`, spans and the telling of processes, and `traced`, by turns with none of it. `free` are the
-milliseconds of a step whose work needs no time, so that all that is done for events, in whichever process, makes it
-longer: `cost_ms`; `in_loop_ms` of it the loop's own thread spends. `share` is `cost_ms` of a step of 100 ms, the
-shortest that was seen on a GPU. Where training a batch takes these 100 ms, `paced`, a step is longer by that part.
+with `events`, spans and the telling of processes, and `traced`, by turns with none of it; medians. A step of it takes
+100 ms, the shortest that was seen on a GPU. `in_loop_ms` of a step the loop's thread spends on what is told of it,
+`telling` is the part of all time in which the thread that tells of processes is at work, for which the loop may have
+to wait: `share` is both. `longer` is by how much the steps took longer, and `free_ms` by how much do those of workers
+that need no time, where work for events in any process makes a step longer.
 
 `runs`: a run of so many events, of realistic kinds and sizes, whose summary its store has kept. Each command runs in
 a fresh process: `watch` until its first screen stands in a terminal, `report` until it is written, both with the kept
@@ -52,7 +53,7 @@ from streamrec_dist.stages.run_store import RunStore
 from streamrec_dist.types import REWARDS
 
 REPO = Path(__file__).parents[1]
-STEP_MS = 100.0
+STEP_S = 0.1
 RUN = "long"
 #: Variants of the metrics of a step, lines that are written at a time, and the events that go through a store.
 VARIANTS, LINES, STORED = 997, 20_000, 20_000
@@ -65,35 +66,35 @@ FIRST_SCREEN_S, POLL_S = 600.0, 0.05
 
 
 def loop(repeats: int, steps: int) -> dict[str, Any]:
-    """Milliseconds of a step by what is told of it, medians of turns, and what telling comes to."""
+    """What a step takes by what is told of it, medians of turns, and what telling comes to."""
     import ray
-    from event_loops import KINDS, Work, seconds_a_step
+    from event_loops import KINDS, Taken, Work, take_steps
 
     ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    works = {"free": Work(), "paced": Work(train_s=STEP_MS / 1000)}
-    found: dict[tuple[str, str], list[tuple[float, float]]] = {
-        (how, kind): [] for how in works for kind in KINDS
-    }
+    works = {"paced": Work(train_s=STEP_S), "free": Work()}
+    found: dict[tuple[str, str], list[Taken]] = {(how, kind): [] for how in works for kind in KINDS}
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(repeats):
             for (how, kind), taken in found.items():
                 run = RunDir.create(Path(folder), f"{how}-{kind}-{turn}", Config())
-                taken.append(seconds_a_step(kind, run, works[how], steps))
+                taken.append(take_steps(kind, run, works[how], steps))
     ray.shutdown()
 
-    def median_ms(how: str, kind: str, place: int = 0) -> float:
-        return round(1000 * statistics.median(one[place] for one in found[how, kind]), 3)
+    def median(how: str, kind: str, name: str = "step_s") -> float:
+        return statistics.median(getattr(one, name) for one in found[how, kind])
 
-    told = {
-        kind: {
-            "cost_ms": round(median_ms("free", kind) - median_ms("free", "none"), 3),
-            "in_loop_ms": median_ms("free", kind, 1),
-            "share": round((median_ms("free", kind) - median_ms("free", "none")) / STEP_MS, 4),
-            "paced": round(median_ms("paced", kind) / median_ms("paced", "none") - 1, 4),
+    told: dict[str, Any] = {}
+    for kind in KINDS[1:]:
+        inside, telling = (median("paced", kind, name) for name in ("in_loop_s", "telling"))
+        told[kind] = {
+            "in_loop_ms": round(1000 * inside, 3),
+            "telling": round(telling, 5),
+            "share": round(inside / median("paced", kind) + telling, 4),
+            "longer": round(median("paced", kind) / median("paced", "none") - 1, 4),
+            "free_ms": round(1000 * (median("free", kind) - median("free", "none")), 3),
         }
-        for kind in KINDS[1:]
-    }
-    return {"steps_ms": {how: {kind: median_ms(how, kind) for kind in KINDS} for how in works}, **told}
+    steps_ms = {how: {kind: round(1000 * median(how, kind), 2) for kind in KINDS} for how in works}
+    return {"turns": repeats, "steps": steps, "steps_ms": steps_ms, **told}
 
 
 # a run of millions of events

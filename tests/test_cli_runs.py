@@ -191,7 +191,8 @@ def test_evaluation_on_a_cluster_gives_the_same_numbers(trained: RunDir, outside
 
 def test_a_second_run_gives_the_same_bits_and_a_third_takes_its_first_stages_from_it(trained: RunDir) -> None:
     root = trained.path.parents[1]
-    done = run_cli("train", "--stage", "sft", "--run", "again", "--json", cwd=root, timeout=400)
+    first = ("train", "--stage", "sft", "--run", "again", "--trace", "--json")
+    done = run_cli(*first, cwd=root, timeout=400)
     assert done.returncode == 0, done.stderr
     body = last_json(done)
     assert (body["run"], body["state"], set(body["stages"])) == ("again", "done", set(STAGES) - {"rl"})
@@ -247,6 +248,9 @@ def test_a_traced_run_tells_when_every_role_did_what(trained: RunDir) -> None:
     assert len(found["publish"]) == 4 and later
     assert all(sum(end <= at for end in ends["publish"]) for at in later)
     assert {event["name"] for event in events if event["ph"] == "b"} == {"evaluate"}
+    earlier = checked(trained.path.parent / "again" / "trace.json")
+    assert all(spans(earlier, name) for name in ("wait", "forward", "backward", "optimise"))
+    assert {event["name"] for event in earlier if event["ph"] == "b"} == {"train", "evaluate"}
     steps = [event for event in EventReader(run.events_path).new() if event.kind == "step"]
     told = sum(event.metrics.get("time/generate", 0.0) for event in steps)
     assert told == pytest.approx(sum(span["dur"] for span in found["generate"]) / 1e6, rel=0.2)
