@@ -12,8 +12,8 @@ that need no time, where work for events in any process makes a step longer.
 `runs`: a run of so many events, of realistic kinds and sizes, whose summary its store has kept. Each command runs in
 a fresh process: `watch` until its first screen stands in a terminal, `report` until it is written, both with the kept
 summary and, `_alone`, by the events alone; `store` is what the process that writes a run needs before its first one,
-once it is up. `cpu_s` of the seconds it was on a core, which other work on the machine changes little; peaks are the
-resident memory of the process.
+once it is up; `parquet`, of the smaller runs, the export of all events. `cpu_s` of the seconds it was on a core,
+which other work on the machine changes little; peaks are the resident memory of the process.
 """
 
 from __future__ import annotations
@@ -60,6 +60,8 @@ VARIANTS, LINES, STORED = 997, 20_000, 20_000
 #: Bytes that a run of a million events needs, at most, and what is to be left of a disk.
 MILLION, LEFT = 1_500_000_000, 5_000_000_000
 FIRST_SCREEN_S, POLL_S = 600.0, 0.05
+#: Runs of so many events are exported too, which takes as long as they have events.
+EXPORTED = 1_000_000
 
 
 # what events cost the loop
@@ -184,6 +186,9 @@ def measure_run(folder: Path, events: int) -> dict[str, Any]:
         commands["report"] = lambda: timed(["-m", "cli.app", "report", RUN], folder)
     commands["store"] = lambda: timed(["-c", STORE], folder, says=True)
     found |= {name: measured() for name, measured in commands.items()}
+    if events <= EXPORTED:
+        found["parquet"] = timed(["-m", "cli.app", "export", RUN, "--parquet"], folder)
+        found["parquet"]["bytes"] = (run.path / "events.parquet").stat().st_size
     run.summary_path.rename(folder / "kept")
     for name, measured in commands.items():
         found[f"{name}_alone"] = measured()
@@ -191,13 +196,14 @@ def measure_run(folder: Path, events: int) -> dict[str, Any]:
     return found
 
 
-#: What a store does before it can write an event, and what that takes.
+#: What a store reads before it can write an event, and what that takes.
 STORE = f"""
 import json, time
 from pathlib import Path
-from streamrec_dist.stages.run_store import RunStore
+from streamrec_dist.rundir import RunDir
+from streamrec_dist.summary_file import summarised
 began = time.perf_counter(), time.process_time()
-RunStore(Path("runs/{RUN}")).summary
+summarised(RunDir(Path("runs/{RUN}")))
 took = time.perf_counter() - began[0], time.process_time() - began[1]
 print(json.dumps(dict(zip(("seconds", "cpu_s"), (round(one, 2) for one in took)))))
 """
@@ -280,7 +286,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    parser.add_argument("--events", type=int, nargs="*", default=[1_000_000, 10_000_000], help="of each run")
+    parser.add_argument(
+        "--events", type=int, nargs="*", default=[100_000, 1_000_000, 10_000_000], help="of each run"
+    )
     parser.add_argument("--repeats", type=int, default=5, help="turns of the loop; 0 leaves it out")
     parser.add_argument("--steps", type=int, default=200, help="of a turn")
     parser.add_argument(
