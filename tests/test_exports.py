@@ -245,10 +245,19 @@ def test_no_metric_takes_the_place_of_a_field_or_makes_too_many_columns(
     assert json.loads(row["more"]) == {"step": 7, "more": 8, "b": 4}
 
 
-def test_a_table_that_finds_no_room_leaves_nothing_behind(done: RunDir) -> None:
+def test_a_table_that_is_not_finished_leaves_nothing_behind(
+    done: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
     table = ParquetTable(done)
     with no_file_beyond(100), pytest.raises(OSError):
         exported(table)
+    assert not [path for path in done.path.iterdir() if "parquet" in path.name]
+
+    def interrupted(table: ParquetTable, events: list[Event]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ParquetTable, "take", interrupted)
+    assert typed(done.path.parents[1], "export", "one", "--parquet").exit_code == 130
     assert not [path for path in done.path.iterdir() if "parquet" in path.name]
 
 
