@@ -53,8 +53,8 @@ class Telling:
             self.controller.store.emit(
                 Event("workers", self.controller.stage, metrics={"processes": processes})
             )
-        if self.context.timeline.traced:
-            self.controller.store.trace(self.context.timeline.take_trace())
+        if events := self.context.timeline.take_trace():
+            self.controller.store.trace(events)
 
     def _processes(self) -> list[dict[str, Any]]:
         status = self.controller.status()
