@@ -125,8 +125,8 @@ class Taken:
     """Means of a run of the loop."""
 
     step_s: float  # of a step
-    in_loop_s: float  # of it, that the loop's thread spends on what is told of it
-    telling: float  # part of all time in which the thread that tells of processes is at work
+    in_loop_s: float  # of it, that the loop's thread works for what is told of it
+    telling: float  # part of all time in which the thread that tells of processes works
 
 
 def take_steps(kind: str, run: RunDir, work: Work, steps: int) -> Taken:
@@ -183,7 +183,7 @@ SETTINGS = (
 
 
 class Stopwatch:
-    """Adds up the seconds of calls."""
+    """Adds up the seconds that calls are on a core, which other work on the machine changes little."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -191,11 +191,11 @@ class Stopwatch:
     def timed(self, method: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(method)
         def work(*arguments: Any) -> Any:
-            began = time.perf_counter()
+            began = time.thread_time()
             try:
                 return method(*arguments)
             finally:
-                self.seconds += time.perf_counter() - began
+                self.seconds += time.thread_time() - began
 
         return work
 

@@ -4,10 +4,10 @@
 
 `loop`: the loop of stage 3 (its pools, buffer, publisher and gang, with the fake workers of benchmarks/runtime.py)
 with `events`, spans and the telling of processes, and `traced`, by turns with none of it; medians. A step of it takes
-100 ms, the shortest that was seen on a GPU. `in_loop_ms` of a step the loop's thread spends on what is told of it,
-`telling` is the part of all time in which the thread that tells of processes is at work, for which the loop may have
-to wait: `share` is both. `longer` is by how much the steps took longer, and `free_ms` by how much do those of workers
-that need no time, where work for events in any process makes a step longer.
+100 ms, the shortest that was seen on a GPU. `in_loop_ms` of a step the loop's thread works, on a core, for what is
+told of it, and `telling` is the part of all time in which the thread that tells of processes does, for which the loop
+may have to wait: `share` is both. `longer` is by how much the steps took longer, and `free_ms` by how much do those
+of workers that need no time, where work for events in any process makes a step longer.
 
 `runs`: a run of so many events, of realistic kinds and sizes, whose summary its store has kept. Each command runs in
 a fresh process: `watch` until its first screen stands in a terminal, `report` until it is written, both with the kept
