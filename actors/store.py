@@ -22,6 +22,8 @@ STORE_DEADLINE_S = 600.0
 #: Every call leaves the same behind however often it is made, but for events, which may then stand there twice, or
 #: out of order.
 RETRIES = 3
+#: Emitting calls that are held before it is looked which of them are done.
+HELD = 64
 
 
 class StoreActor(RunStore):
@@ -50,7 +52,7 @@ class RemoteStore:
     def emit(self, *events: Event) -> None:
         # Held until they are done: Ray repeats no call that nobody holds.
         with self._lock:
-            if self._emitting:
+            if len(self._emitting) >= HELD:
                 _, self._emitting = ray.wait(self._emitting, num_returns=len(self._emitting), timeout=0)
             self._emitting.append(self.actor.emit.remote(*events))
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial, wraps
 from types import SimpleNamespace
 from typing import Any
@@ -31,7 +32,7 @@ from actors.calls import RayRuntime
 from actors.pool import Pool, wait_started
 from actors.reward import RewardPool
 from actors.store import RemoteStore
-from cli.controller import Controller
+from cli.conductor import Conductor
 from cli.telling import Telling
 from learners.publisher import WeightPublisher
 from learners.ranks import RankGroup
@@ -41,7 +42,7 @@ from streamrec_dist.rl.ports import Published
 from streamrec_dist.rundir import RunDir
 from streamrec_dist.spans import Spans, Timeline
 from streamrec_dist.stages.rl import RlLoop, rl
-from streamrec_dist.types import RewardBreakdown, RolloutBatch
+from streamrec_dist.types import REWARDS, RewardBreakdown, RolloutBatch
 
 KINDS = ("none", "events", "traced")
 ACTORS, SKIP = 2, 20
@@ -73,7 +74,8 @@ class ToldReward(FakeReward):
         self.spans.begin()
         with self.spans.part("score"):
             receipt, rewards = super().score(batch)
-        return receipt | {"spans": self.spans.told()}, rewards
+        report = {f"{kind}/{name}": 0.5 for kind in ("reward", "spread", "share") for name in REWARDS}
+        return receipt | {"report": report, "spans": self.spans.told()}, rewards
 
 
 class ToldRank(FakeRank):
@@ -118,11 +120,17 @@ class TimedPublisher(WeightPublisher):
         return super().publish(vector)
 
 
-def seconds_a_step(kind: str, run: RunDir, work: Work, steps: int) -> tuple[float, float]:
-    """Mean seconds of a step, and those of it that the loop's thread spends on telling.
+@dataclass(frozen=True)
+class Taken:
+    """Means of a run of the loop."""
 
-    `kind` is one of KINDS.
-    """
+    step_s: float  # of a step
+    in_loop_s: float  # of it, that the loop's thread works for what is told of it
+    telling: float  # part of all time in which the thread that tells of processes works
+
+
+def take_steps(kind: str, run: RunDir, work: Work, steps: int) -> Taken:
+    """Run the loop for so many steps; `kind` is one of KINDS."""
     config = parse_config("", "benchmark", [*SETTINGS, f"stages.rl.steps={steps}"])
     told, idle = kind != "none", ActorConfig(replicas=ACTORS, minimum=ACTORS, cpus=0, gpus=0)
     runtime, publisher = RayRuntime(), TimedPublisher()
@@ -138,13 +146,14 @@ def seconds_a_step(kind: str, run: RunDir, work: Work, steps: int) -> tuple[floa
         config, None, runtime, learners, store, NoEvaluators(), publisher, None, rollouts, rewards,  # type: ignore[arg-type]
         timeline=Timeline(traced=kind == "traced"),
     )  # fmt: skip
-    spent = Stopwatch()
+    inside, telling, began = Stopwatch(), Stopwatch(), time.perf_counter()
     try:
         with ExitStack() as stack:
             if told:
                 for name in ("report", "_took", "_adopted"):
-                    stack.enter_context(mock.patch.object(RlLoop, name, spent.timed(getattr(RlLoop, name))))
-                stack.enter_context(Telling(controller_of(context), context))
+                    stack.enter_context(mock.patch.object(RlLoop, name, inside.timed(getattr(RlLoop, name))))
+                stack.enter_context(mock.patch.object(Telling, "_tell", telling.timed(Telling._tell)))
+                stack.enter_context(Telling(conductor_of(context), context))
             else:
                 stack.enter_context(mock.patch.object(RlLoop, "report", lambda *_: None))
             rl(context)
@@ -155,8 +164,10 @@ def seconds_a_step(kind: str, run: RunDir, work: Work, steps: int) -> tuple[floa
         if told:
             store.flush()
             ray.kill(store.actor)
-    taken = np.diff(publisher.moments)[SKIP:]
-    return float(taken.mean()), spent.seconds / steps
+    seconds = time.perf_counter() - began
+    return Taken(
+        float(np.diff(publisher.moments)[SKIP:].mean()), inside.seconds / steps, telling.seconds / seconds
+    )
 
 
 SETTINGS = (
@@ -172,7 +183,7 @@ SETTINGS = (
 
 
 class Stopwatch:
-    """Adds up the seconds of calls."""
+    """Adds up the seconds that calls are on a core, which other work on the machine changes little."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -180,18 +191,18 @@ class Stopwatch:
     def timed(self, method: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(method)
         def work(*arguments: Any) -> Any:
-            began = time.perf_counter()
+            began = time.thread_time()
             try:
                 return method(*arguments)
             finally:
-                self.seconds += time.perf_counter() - began
+                self.seconds += time.thread_time() - began
 
         return work
 
 
-def controller_of(context: Bare) -> Any:
-    """What Telling asks of a controller, answered by the code of the real one."""
-    controller: Any = SimpleNamespace(
+def conductor_of(context: Bare) -> Any:
+    """What Telling asks of a conductor, answered by the code of the real one."""
+    conductor: Any = SimpleNamespace(
         stage="rl",
         store=context.store,
         stop=threading.Event(),
@@ -203,5 +214,5 @@ def controller_of(context: Bare) -> Any:
         publisher=context.publisher,
         _broadcasts=dict,
     )
-    controller.status = partial(Controller.status, controller)
-    return controller
+    conductor.status = partial(Conductor.status, conductor)
+    return conductor

@@ -3,15 +3,17 @@
     python benchmarks/events.py --json
 
 `loop`: the loop of stage 3 (its pools, buffer, publisher and gang, with the fake workers of benchmarks/runtime.py)
-with `events`, spans and the telling of processes, and `traced`, by turns with none of it. `free` are the
-milliseconds of a step whose work needs no time, so that all that is done for events, in whichever process, makes it
-longer: `cost_ms`; `in_loop_ms` of it the loop's own thread spends. `share` is `cost_ms` of a step of 100 ms, the
-shortest that was seen on a GPU. Where training a batch takes these 100 ms, `paced`, a step is longer by that part.
+with `events`, spans and the telling of processes, and `traced`, by turns with none of it; medians. A step of it takes
+100 ms, the shortest that was seen on a GPU. `in_loop_ms` of a step the loop's thread works, on a core, for what is
+told of it, and `telling` is the part of all time in which the thread that tells of processes does, for which the loop
+may have to wait: `share` is both. `longer` is by how much the steps took longer, and `free_ms` by how much do those
+of workers that need no time, where work for events in any process makes a step longer.
 
 `runs`: a run of so many events, of realistic kinds and sizes, whose summary its store has kept. Each command runs in
 a fresh process: `watch` until its first screen stands in a terminal, `report` until it is written, both with the kept
-summary and, `_alone`, by the events alone; `store` is what a store needs before its first event. Peaks are the
-resident memory of the process.
+summary and, `_alone`, by the events alone; `store` is what the process that writes a run needs before its first one,
+once it is up; `parquet`, of the smaller runs, the export of all events. `cpu_s` of the seconds it was on a core,
+which other work on the machine changes little; peaks are the resident memory of the process.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ from typing import Any
 # Before Ray is imported, which reads its environment then.
 os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
 
+import psutil
 from measure import machine
 
 from cli.app import app
@@ -50,48 +53,50 @@ from streamrec_dist.stages.run_store import RunStore
 from streamrec_dist.types import REWARDS
 
 REPO = Path(__file__).parents[1]
-STEP_MS = 100.0
+STEP_S = 0.1
 RUN = "long"
 #: Variants of the metrics of a step, lines that are written at a time, and the events that go through a store.
 VARIANTS, LINES, STORED = 997, 20_000, 20_000
 #: Bytes that a run of a million events needs, at most, and what is to be left of a disk.
 MILLION, LEFT = 1_500_000_000, 5_000_000_000
 FIRST_SCREEN_S, POLL_S = 600.0, 0.05
+#: Runs of so many events are exported too, which takes as long as they have events.
+EXPORTED = 1_000_000
 
 
 # what events cost the loop
 
 
 def loop(repeats: int, steps: int) -> dict[str, Any]:
-    """Milliseconds of a step by what is told of it, medians of turns, and what telling comes to."""
+    """What a step takes by what is told of it, medians of turns, and what telling comes to."""
     import ray
-    from event_loops import KINDS, Work, seconds_a_step
+    from event_loops import KINDS, Taken, Work, take_steps
 
     ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    works = {"free": Work(), "paced": Work(train_s=STEP_MS / 1000)}
-    found: dict[tuple[str, str], list[tuple[float, float]]] = {
-        (how, kind): [] for how in works for kind in KINDS
-    }
+    works = {"paced": Work(train_s=STEP_S), "free": Work()}
+    found: dict[tuple[str, str], list[Taken]] = {(how, kind): [] for how in works for kind in KINDS}
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(repeats):
             for (how, kind), taken in found.items():
                 run = RunDir.create(Path(folder), f"{how}-{kind}-{turn}", Config())
-                taken.append(seconds_a_step(kind, run, works[how], steps))
+                taken.append(take_steps(kind, run, works[how], steps))
     ray.shutdown()
 
-    def median_ms(how: str, kind: str, place: int = 0) -> float:
-        return round(1000 * statistics.median(one[place] for one in found[how, kind]), 3)
+    def median(how: str, kind: str, name: str = "step_s") -> float:
+        return statistics.median(getattr(one, name) for one in found[how, kind])
 
-    told = {
-        kind: {
-            "cost_ms": round(median_ms("free", kind) - median_ms("free", "none"), 3),
-            "in_loop_ms": median_ms("free", kind, 1),
-            "share": round((median_ms("free", kind) - median_ms("free", "none")) / STEP_MS, 4),
-            "paced": round(median_ms("paced", kind) / median_ms("paced", "none") - 1, 4),
+    told: dict[str, Any] = {}
+    for kind in KINDS[1:]:
+        inside, telling = (median("paced", kind, name) for name in ("in_loop_s", "telling"))
+        told[kind] = {
+            "in_loop_ms": round(1000 * inside, 3),
+            "telling": round(telling, 5),
+            "share": round(inside / median("paced", kind) + telling, 4),
+            "longer": round(median("paced", kind) / median("paced", "none") - 1, 4),
+            "free_ms": round(1000 * (median("free", kind) - median("free", "none")), 3),
         }
-        for kind in KINDS[1:]
-    }
-    return {"steps_ms": {how: {kind: median_ms(how, kind) for kind in KINDS} for how in works}, **told}
+    steps_ms = {how: {kind: round(1000 * median(how, kind), 2) for kind in KINDS} for how in works}
+    return {"turns": repeats, "steps": steps, "steps_ms": steps_ms, **told}
 
 
 # a run of millions of events
@@ -179,8 +184,11 @@ def measure_run(folder: Path, events: int) -> dict[str, Any]:
     commands: dict[str, Callable[[], dict[str, float]]] = {"watch": lambda: first_screen(folder)}
     if any(one.callback and one.callback.__name__ == "report" for one in app.registered_commands):
         commands["report"] = lambda: timed(["-m", "cli.app", "report", RUN], folder)
-    commands["store"] = lambda: timed(["-c", STORE], folder)
+    commands["store"] = lambda: timed(["-c", STORE], folder, says=True)
     found |= {name: measured() for name, measured in commands.items()}
+    if events <= EXPORTED:
+        found["parquet"] = timed(["-m", "cli.app", "export", RUN, "--parquet"], folder)
+        found["parquet"]["bytes"] = (run.path / "events.parquet").stat().st_size
     run.summary_path.rename(folder / "kept")
     for name, measured in commands.items():
         found[f"{name}_alone"] = measured()
@@ -188,11 +196,16 @@ def measure_run(folder: Path, events: int) -> dict[str, Any]:
     return found
 
 
-#: What a store does before it can write an event.
+#: What a store reads before it can write an event, and what that takes.
 STORE = f"""
+import json, time
 from pathlib import Path
-from streamrec_dist.stages.run_store import RunStore
-RunStore(Path("runs/{RUN}")).summary
+from streamrec_dist.rundir import RunDir
+from streamrec_dist.summary_file import summarised
+began = time.perf_counter(), time.process_time()
+summarised(RunDir(Path("runs/{RUN}")))
+took = time.perf_counter() - began[0], time.process_time() - began[1]
+print(json.dumps(dict(zip(("seconds", "cpu_s"), (round(one, 2) for one in took)))))
 """
 
 
@@ -200,28 +213,31 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(REPO), "TERM": "xterm-256color"}
 
 
-def timed(arguments: Sequence[str], folder: Path) -> dict[str, float]:
-    """Seconds and peak memory of a Python process that works in a folder."""
+def timed(arguments: Sequence[str], folder: Path, says: bool = False) -> dict[str, float]:
+    """Seconds, those of them on a core, and peak memory of a Python process that works in a folder.
+
+    One that `says` them on its last line knows better.
+    """
     began, peak = time.perf_counter(), 0
     with tempfile.TemporaryFile() as said:
         child = subprocess.Popen(
-            [sys.executable, *arguments],
-            cwd=folder,
-            env=environment(),
-            stdout=subprocess.DEVNULL,
-            stderr=said,
+            [sys.executable, *arguments], cwd=folder, env=environment(), stdout=said, stderr=said
         )
-        while child.poll() is None:
+        while not (ended := os.wait4(child.pid, os.WNOHANG))[0]:
             peak = max(peak, peak_mib(child.pid))
             time.sleep(POLL_S)
-        if child.returncode:
-            said.seek(0)
-            raise SystemExit(f"{' '.join(arguments)} ended with {child.returncode}:\n{said.read().decode()}")
-    return {"seconds": round(time.perf_counter() - began, 2), "peak_mib": peak}
+        seconds, used = time.perf_counter() - began, ended[2]
+        child.returncode = os.waitstatus_to_exitcode(ended[1])
+        said.seek(0)
+        words = said.read().decode()
+    if child.returncode:
+        raise SystemExit(f"{' '.join(arguments)} ended with {child.returncode}:\n{words}")
+    own = {"seconds": round(seconds, 2), "cpu_s": round(used.ru_utime + used.ru_stime, 2)}
+    return (json.loads(words.splitlines()[-1]) if says else own) | {"peak_mib": peak}
 
 
 def first_screen(folder: Path) -> dict[str, float]:
-    """Seconds until `watch` has drawn the run in a terminal of its own, and its peak memory then."""
+    """Seconds until `watch` has drawn the run in a terminal of its own, on a core until then, and its peak memory."""
     terminal, inner = pty.openpty()
     fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
     began = time.perf_counter()
@@ -243,7 +259,12 @@ def first_screen(folder: Path) -> dict[str, float]:
                 seconds = time.perf_counter() - began
             elif RUN.encode() in screen:
                 # Nothing more comes for now: the picture stands.
-                return {"seconds": round(seconds, 2), "peak_mib": peak_mib(child.pid)}
+                cpu_s = sum(psutil.Process(child.pid).cpu_times()[:2])
+                return {
+                    "seconds": round(seconds, 2),
+                    "cpu_s": round(cpu_s, 2),
+                    "peak_mib": peak_mib(child.pid),
+                }
         raise SystemExit(f"watch has drawn nothing:\n{screen.decode(errors='replace')}")
     finally:
         child.kill()
@@ -265,7 +286,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    parser.add_argument("--events", type=int, nargs="*", default=[1_000_000, 10_000_000], help="of each run")
+    parser.add_argument(
+        "--events", type=int, nargs="*", default=[100_000, 1_000_000, 10_000_000], help="of each run"
+    )
     parser.add_argument("--repeats", type=int, default=5, help="turns of the loop; 0 leaves it out")
     parser.add_argument("--steps", type=int, default=200, help="of a turn")
     parser.add_argument(

@@ -53,8 +53,8 @@ class Telling:
             self.conductor.store.emit(
                 Event("workers", self.conductor.stage, metrics={"processes": processes})
             )
-        if self.context.timeline.traced:
-            self.conductor.store.trace(self.context.timeline.take_trace())
+        if events := self.context.timeline.take_trace():
+            self.conductor.store.trace(events)
 
     def _processes(self) -> list[dict[str, Any]]:
         status = self.conductor.status()

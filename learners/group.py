@@ -50,10 +50,11 @@ class LearnerGroup(RankGroup):
         refs = [rank.train_rows.remote(epoch, first, last) for rank in self.ranks]
         count = last - first
 
-        def merge(ranks: list[list[dict[str, float]]]) -> list[dict[str, float]]:
-            steps = [average(list(step)) for step in zip(*ranks, strict=True)]
+        def merge(ranks: list[tuple[list[dict[str, float]], dict[str, Any]]]) -> list[dict[str, Any]]:
+            steps = [average(list(step)) for step in zip(*(metrics for metrics, _ in ranks), strict=True)]
             self.pace.took("train_rows", sum(step["seconds"] for step in steps), count)
-            return steps
+            self.told = [spans for _, spans in ranks]
+            return [*steps[:-1], {**steps[-1], "spans": self.told}]
 
         return Task(refs, merge=merge, limit=time.monotonic() + self.pace.limit("train_rows", count))
 

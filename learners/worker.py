@@ -44,9 +44,11 @@ class LearnerWorker(Keeper, Rank):
     def annotate(self, *parts: Annotation) -> None:
         self.learner.annotate(parts)
 
-    def train_rows(self, epoch: int, first: int, last: int) -> list[dict[str, float]]:
+    def train_rows(self, epoch: int, first: int, last: int) -> tuple[list[dict[str, float]], dict[str, Any]]:
+        """The metrics of each step, and the spans of all."""
         with self.together():
-            return self.learner.train_rows(epoch, first, last)
+            steps = self.learner.train_rows(epoch, first, last)
+        return steps, self.learner.spans.told()
 
     def train_groups(
         self,

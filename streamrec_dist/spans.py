@@ -28,6 +28,7 @@ class Spans:
 
     def __init__(self) -> None:
         self.parts: list[tuple[str, float, float]] = []
+        self.process, self.machine = psutil.Process(), socket.gethostname()
 
     def begin(self) -> None:
         """Begin a piece of work. Since the one before ended, this process has waited."""
@@ -42,11 +43,10 @@ class Spans:
 
     def told(self) -> dict[str, Any]:
         """The parts, and where and with how much memory they were done, as they travel in a receipt."""
-        resident = psutil.Process().memory_info().rss / 2**20
         return {
-            "machine": socket.gethostname(),
-            "pid": os.getpid(),
-            "memory_mib": round(resident),
+            "machine": self.machine,
+            "pid": self.process.pid,
+            "memory_mib": round(self.process.memory_info().rss / 2**20),
             "parts": self.parts,
         }
 

@@ -27,6 +27,8 @@ WARNINGS, ROUNDS, EVALUATIONS = 100, 100, 500
 RATE_WINDOW = 30
 #: Metrics of one stage that are followed, and stages; a file of events may come from anybody.
 METRICS, NAMES = 200, 50
+#: Beyond are no measures, and their sum may be no number.
+LARGEST_VALUE = 1e200
 #: Versions behind that are told apart.
 STALENESS = 64
 #: Processes of which a state is kept.
@@ -225,7 +227,7 @@ class RunSummary:
 def _follow(courses: dict[str, Course], step: int, metrics: Mapping[str, Any]) -> None:
     """Add the metrics that are numbers to their courses."""
     for name, value in metrics.items():
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST_VALUE:
             course = courses.get(name)
             if course is None:
                 if len(courses) >= METRICS:

@@ -32,8 +32,10 @@ from streamrec_dist.rundir import STAGES, RunDir, newest_run
 from streamrec_dist.stages.run_store import RunStore
 from streamrec_dist.summary_file import summarised
 from tests.conftest import REPO, TINY, end_controller, last_json, run_cli, write_shop
+from tests.event_docs import missing, unknown
 from tests.hostile import files_of, kinds
 from tests.test_hostile_files import READERS, UNREAD
+from tests.traces import checked, spans
 
 pytestmark = pytest.mark.cluster
 
@@ -97,6 +99,26 @@ def here(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     if done.exception and not isinstance(done.exception, SystemExit):
         raise done.exception
     return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
+
+
+def typed_into(root: Path, *arguments: str, lines: int) -> str:
+    """Type a command whose output is read for so many lines and no longer; what it says on stderr until it ends."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", "cli.app", *arguments],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(REPO), "RAY_worker_niceness": "0"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout is not None and child.stderr is not None
+    for _ in range(lines):
+        assert child.stdout.readline()
+    child.stdout.close()
+    with child.stderr:
+        said = child.stderr.read()
+    child.wait(timeout=60)
+    return said
 
 
 def steps_of(run: RunDir, stage: str, part: int = 1) -> list[int]:
@@ -171,13 +193,14 @@ def test_evaluation_on_a_cluster_gives_the_same_numbers(trained: RunDir, outside
 
 def test_a_second_run_gives_the_same_bits_and_a_third_takes_its_first_stages_from_it(trained: RunDir) -> None:
     root = trained.path.parents[1]
-    done = run_cli("train", "--stage", "sft", "--run", "again", "--json", cwd=root, timeout=400)
+    first = ("train", "--stage", "sft", "--run", "again", "--trace", "--json")
+    done = run_cli(*first, cwd=root, timeout=400)
     assert done.returncode == 0, done.stderr
     body = last_json(done)
     assert (body["run"], body["state"], set(body["stages"])) == ("again", "done", set(STAGES) - {"rl"})
     assert done.stdout.count("\n") == 1, "with --json the rest goes to stderr"
     again = RunDir.open(root / "runs" / "again")
-    command = ("train", "--stage", "rl", "--run", "branch", "--from", "again")
+    command = ("train", "--stage", "rl", "--run", "branch", "--from", "again", "--trace", "--tensorboard")
     done = run_cli(*command, "--set", "baselines.tiger.epochs=1", "--json", cwd=root)
     assert done.returncode == 0, done.stderr
     run = RunDir.open(root / "runs" / "branch")
@@ -207,10 +230,60 @@ def test_a_second_run_gives_the_same_bits_and_a_third_takes_its_first_stages_fro
     assert "run branch has not finished pretrain" in refused("branch", "--stage", "rl")
 
 
+def test_a_traced_run_tells_when_every_role_did_what(trained: RunDir) -> None:
+    """Of the run that the test before has made: its bits are those of one that is not traced."""
+    run = RunDir.open(trained.path.parent / "branch")
+    events = checked(run.trace_path)
+    parts = ("generate", "score", "wait", "prepare", "forward", "backward", "optimise", "publish", "adopt")
+    found = {name: spans(events, name) for name in parts}
+    assert all(found.values()) and not trained.trace_path.exists()
+    threads = {event["tid"]: event["args"]["name"] for event in events if event["name"] == "thread_name"}
+    assert {name.split()[0] for name in threads.values()} == {"controller", "rollout", "reward", "learner"}
+    for name, role in (("generate", "rollout"), ("score", "reward"), ("publish", "learner")):
+        assert {threads[span["tid"]].split()[0] for span in found[name]} == {role}
+    ends = {name: sorted(span["ts"] + span["dur"] for span in found[name]) for name in parts}
+    # As many units are scored as are generated, each after it was; the first weights are not a rank's to publish.
+    assert len(found["score"]) == len(found["generate"]) >= 4
+    for scored, generated in zip(found["score"], ends["generate"], strict=True):
+        assert scored["ts"] >= generated
+    later = [span["ts"] for span in found["adopt"] if span["ts"] > ends["publish"][0]]
+    assert len(found["publish"]) == 4 and later
+    assert all(sum(end <= at for end in ends["publish"]) for at in later)
+    assert {event["name"] for event in events if event["ph"] == "b"} == {"evaluate"}
+    earlier = checked(trained.path.parent / "again" / "trace.json")
+    assert all(spans(earlier, name) for name in ("wait", "forward", "backward", "optimise"))
+    assert {event["name"] for event in earlier if event["ph"] == "b"} == {"train", "evaluate"}
+    steps = [event for event in EventReader(run.events_path).new() if event.kind == "step"]
+    told = sum(event.metrics.get("time/generate", 0.0) for event in steps)
+    assert told == pytest.approx(sum(span["dur"] for span in found["generate"]) / 1e6, rel=0.2)
+
+
+def test_every_metric_of_a_whole_run_is_documented(trained: RunDir) -> None:
+    events = [*trained.all_events(), *RunDir.open(trained.path.parent / "branch").all_events()]
+    assert {event.kind for event in events} >= {"run", "stage", "step", "round", "eval", "workers"}
+    assert unknown(events) == set() and missing(events) == set()
+    named = {name for event in events if event.stage == "rl" for name in event.metrics}
+    parts = (
+        "adopt",
+        "generate",
+        "score",
+        "prepare",
+        "forward",
+        "backward",
+        "optimise",
+        "publish",
+        "evaluate",
+    )
+    waits = ("wait_rollout", "wait_reward", "wait_learner")
+    assert named >= {"adopted_s", "staleness_counts", *(f"time/{part}" for part in (*parts, *waits))}
+    assert (trained.path.parent / "branch" / "tensorboard" / "rl").is_dir(), "exported beside the view"
+
+
 def test_hostile_files_are_all_that_a_run_has(trained: RunDir) -> None:
     """After runs that were made, judged and taken from others."""
     for run in (trained, RunDir.open(trained.path.parent / "branch")):
-        assert kinds(files_of(run.path)) <= kinds([*READERS, *UNREAD])
+        files = [name for name in files_of(run.path) if not name.startswith("tensorboard/")]
+        assert kinds(files) <= kinds([*READERS, *UNREAD])
 
 
 def test_baselines_are_trained_with_what_they_need_and_join_a_run(trained: RunDir, outside: Path) -> None:
@@ -348,9 +421,10 @@ def test_a_detached_run_is_stopped_and_continued(trained: RunDir, tmp_path: Path
     stopped = run_cli("stop", "--json", cwd=root)
     assert stopped.returncode == 0 and last_json(stopped) == {"run": "long", "state": "stopped"}
     assert run_cli("stop", "long", cwd=root).returncode == 2
-    again = run_cli("train", "--resume", "--detach", cwd=root)
-    assert again.returncode == 0 and "run long: rl" in again.stderr, again.stderr
-    wait_for_steps(run, "rl", part=2)
+    # Whoever reads what train shows may leave: the run goes on.
+    shown = typed_into(root, "train", "--resume", lines=1)
+    assert "run long: rl" in shown and "Traceback" not in shown and "Broken pipe" not in shown, shown
+    wait_for_steps(run, "rl", part=2, count=len(steps_of(run, "rl", part=2)) + 3)
     assert steps_of(run, "rl", part=2)[0] == steps_of(run, "rl", part=1)[-1] + 1
 
 

@@ -245,10 +245,19 @@ def test_no_metric_takes_the_place_of_a_field_or_makes_too_many_columns(
     assert json.loads(row["more"]) == {"step": 7, "more": 8, "b": 4}
 
 
-def test_a_table_that_finds_no_room_leaves_nothing_behind(done: RunDir) -> None:
+def test_a_table_that_is_not_finished_leaves_nothing_behind(
+    done: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
     table = ParquetTable(done)
     with no_file_beyond(100), pytest.raises(OSError):
         exported(table)
+    assert not [path for path in done.path.iterdir() if "parquet" in path.name]
+
+    def interrupted(table: ParquetTable, events: list[Event]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ParquetTable, "take", interrupted)
+    assert typed(done.path.parents[1], "export", "one", "--parquet").exit_code == 130
     assert not [path for path in done.path.iterdir() if "parquet" in path.name]
 
 
@@ -474,8 +483,11 @@ def test_the_end_of_a_run_is_there_to_be_asked_for(done: RunDir, monkeypatch: py
 
 
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="the extra `wandb` is not installed")
-def test_weights_and_biases_gets_every_curve(done: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_and_biases_gets_every_curve(
+    done: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     from cli.exports.wandb import WeightsAndBiases
 
     exporter = WeightsAndBiases(done)
@@ -486,7 +498,9 @@ def test_weights_and_biases_gets_every_curve(done: RunDir, monkeypatch: pytest.M
     assert (summary["rl/reward/total"], summary["rl/step"], summary["rl/valid/ndcg@10"]) == (3.5, 7, 0.125)
     assert summary["retrieve-fold-1/loss"] == 1 and summary["sft/round/distance/1"] == 0.2
     assert config["seed"] == 1 and "cluster" not in config
-    assert list((done.path / "wandb").glob("offline-run-*/*.wandb"))
+    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+    # What it keeps has links that lead anywhere: not in a run.
+    assert RunDir.open(done.path).path == done.path and not list(done.path.glob("wandb*"))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="the extra `wandb` is installed")

@@ -222,6 +222,16 @@ def test_the_store_keeps_the_summary_of_what_it_wrote(run: RunDir, monkeypatch: 
     assert summarised(run)[0].ended == ""
 
 
+def test_values_whose_sum_is_no_number_do_not_spoil_the_summary(run: RunDir) -> None:
+    store = RunStore(run.path)
+    store.emit(
+        *(Event("step", "rl", n, metrics={"a": 1e308, "b": -1e308, "c": 1.0}, t=5.0) for n in range(9))
+    )
+    store.emit(Event("run", state="done", t=6.0))
+    assert kept_summary(run) is not None
+    assert set(summarised(run)[0].stages["rl"].courses) == {"c"}
+
+
 def test_a_store_that_emits_nothing_does_not_read_the_events(run: RunDir) -> None:
     run.events_path.mkdir()
     store = RunStore(run.path)

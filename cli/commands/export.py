@@ -90,8 +90,9 @@ def export(
     try:
         _export(exporter, directory, follow, forever=prometheus and not follow)
     except KeyboardInterrupt:
-        # What was exported so far is to be whole.
-        exporter.close()
+        # Who leaves a run that goes on has exported it so far.
+        if follow:
+            exporter.close()
         raise
     exporter.close()
     if not prometheus:
@@ -112,7 +113,7 @@ def refuse_detached(name: str | None, wanted: Sequence[bool]) -> None:
     if any(wanted):
         line = " ".join(("streamrec-dist export", *([name] if name else []), "--tensorboard --follow"))
         raise UsageError(
-            f"what shows a run exports it, and --detach shows nothing; leave it out, or export with, such as: {line}"
+            f"what shows a run exports it, and --detach shows nothing; leave one of them out, or type then: {line}"
         )
 
 

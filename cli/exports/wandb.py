@@ -38,14 +38,13 @@ class WeightsAndBiases(Exporter):
                 project=project or os.environ.get("WANDB_PROJECT") or PROJECT,
                 name=run.name,
                 config=run.config().model_dump(mode="json", exclude=PRIVATE),
-                dir=str(run.path),
                 settings=settings,
             )
         except wandb.errors.Error as error:
             raise EnvironmentProblem(
-                f"Weights & Biases: {error}; log in with `wandb login`, or set WANDB_MODE=offline"
+                f"Weights & Biases: {error} (WANDB_MODE=offline keeps what is logged on disk)"
             ) from None
-        self.about = f"Weights & Biases: {self.logged.url or self.logged.dir}"
+        self.about = f"Weights & Biases: {self.logged.dir if self.logged.offline else self.logged.url}"
         self.known: set[str] = set()
 
     def take(self, events: Sequence[Event]) -> None:

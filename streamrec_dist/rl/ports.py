@@ -85,7 +85,7 @@ class Learners(Protocol):
     def annotate(self, parts: Sequence[Payload]) -> None: ...
 
     def train_rows(self, epoch: int, first: int, last: int) -> Task:
-        """Receipt: the metrics of each step, in order."""
+        """Receipt: the metrics of each step, in order; the last may have `spans`, what each rank told (spans.py)."""
         ...
 
     def train_groups(

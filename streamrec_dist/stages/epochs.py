@@ -95,6 +95,8 @@ def train_epoch(
         task = context.learners.train_rows(epoch, done, last)
         steps = context.runtime.receipt(task, f"{stage} step {epoch * per_epoch + last}", DEADLINE_S)
         context.timeline.did("train", began)
+        for told in steps[-1].pop("spans", ()):
+            context.timeline.took("learner", told, began, time.time())
         step_seconds = (time.monotonic() - before) / (last - done)
         context.steps(stage, epoch * per_epoch + done + 1, total, [{**metrics, **extra} for metrics in steps])
         context.leave_if_stopped()

@@ -256,8 +256,9 @@ class RlLoop:
         now = self.context.clock()
         elapsed, self.stepped = max(now - self.stepped, 1e-9), now
         counts = np.array([unit.unit.count for unit in units])
-        names = units[0].report
-        rewards = {name: float(np.average([u.report[name] for u in units], weights=counts)) for name in names}
+        reports = np.array([list(unit.report.values()) for unit in units])
+        means = np.average(reports, axis=0, weights=counts).tolist()
+        rewards = dict(zip(units[0].report, means, strict=True))
         silent = int(sum((~unit.signal).sum() for unit in units))
         metrics = (
             dict(metrics)
