@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -84,6 +84,28 @@ class Course:
         """Lowest and highest values, float64 [n, 2]."""
         return np.array([(bucket.low, bucket.high) for bucket in self.buckets]).reshape(-1, 2)
 
+    def ends(self, share: float = 0.2) -> tuple[float, float]:
+        """Means over the first and the last `share` of the steps, in whole buckets. Raises ValueError for none."""
+        if not self.buckets:
+            raise ValueError("the course is empty")
+        first, last = self.buckets[0].first, self.buckets[-1].last
+        width = share * (last - first + 1)
+        early = [bucket for bucket in self.buckets if bucket.first < first + width]
+        late = [bucket for bucket in self.buckets if bucket.last > last - width]
+        return _mean(early), _mean(late)
+
+    def total_before(self, steps: np.ndarray) -> np.ndarray:
+        """The sum of the values of all steps before each of `steps` [k]; those of a bucket are alike: float64 [k]."""
+        edges = [edge for bucket in self.buckets for edge in (bucket.first, bucket.last + 1)]
+        sums = np.cumsum([part for bucket in self.buckets for part in (0.0, bucket.total)])
+        return np.interp(steps, edges, sums, left=0.0) if edges else np.zeros(len(steps))
+
+    def thinned(self, points: int) -> Course:
+        """The same course in at most so many buckets."""
+        every = -(-len(self.buckets) // points)
+        groups = (self.buckets[at : at + every] for at in range(0, len(self.buckets), max(every, 1)))
+        return Course(self.width * max(every, 1), [_joined(group) for group in groups])
+
     def state(self) -> bytes:
         """What `restored` makes it of again: float64 [1 + n, 6], little-endian; the width stands in the first row."""
         rows = [(b.first, b.last, b.count, b.total, b.low, b.high) for b in self.buckets]
@@ -100,3 +122,14 @@ class Course:
             raise ValueError("this is no course of a metric")
         buckets = [Bucket(int(a), int(b), int(c), *rest) for a, b, c, *rest in rows[1:].tolist()]
         return Course(int(width), buckets)
+
+
+def _mean(buckets: list[Bucket]) -> float:
+    return sum(bucket.total for bucket in buckets) / sum(bucket.count for bucket in buckets)
+
+
+def _joined(buckets: list[Bucket]) -> Bucket:
+    joined = replace(buckets[0])
+    for bucket in buckets[1:]:
+        joined.take(bucket)
+    return joined

@@ -27,6 +27,8 @@ WARNINGS, ROUNDS, EVALUATIONS = 100, 100, 500
 RATE_WINDOW = 30
 #: Metrics of one stage that are followed, and stages; a file of events may come from anybody.
 METRICS, NAMES = 200, 50
+#: Characters of what describes a run.
+WORDS = 500
 #: Versions behind that are told apart.
 STALENESS = 64
 #: Processes of which a state is kept.
@@ -100,6 +102,7 @@ class RunSummary:
     paused: bool = False
     planned: list[str] = field(default_factory=list)  # what it was last started for
     lives: Count = 0  # how often it was started
+    environment: dict[str, str] = field(default_factory=dict)  # versions and machines, as of its last start
     #: Processes of the roles, as they were last told of.
     processes: list[dict[str, Any]] = field(default_factory=list)
     told: Time = 0.0  # when
@@ -148,6 +151,7 @@ class RunSummary:
             self.lives += 1
             planned = event.metrics.get("stages")
             self.planned = [str(name) for name in planned[:NAMES]] if isinstance(planned, list) else []
+            self.environment = _texts(event.metrics.get("environment"))
             self.processes = []
             self._forget_rates()
 
@@ -218,6 +222,12 @@ class RunSummary:
             raise DataError(f"not a summary of a run ({first_problem(error)})") from None
         except (msgpack.UnpackException, ValueError) as error:
             raise DataError(f"not a summary of a run ({error})") from None
+
+
+def _texts(found: Any) -> dict[str, str]:
+    """Name -> text, both short, NAMES of them at most."""
+    rows = list(found.items())[:NAMES] if isinstance(found, dict) else []
+    return {str(name)[:WORDS]: str(value)[:WORDS] for name, value in rows}
 
 
 def _follow(courses: dict[str, Course], step: int, metrics: Mapping[str, Any]) -> None:

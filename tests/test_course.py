@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamrec_dist.course import BUCKETS, Course
@@ -36,6 +36,7 @@ def test_a_long_course_keeps_its_mean_and_its_extremes() -> None:
     np.testing.assert_allclose(course.means()[0], values[: first.count].mean())
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=8))
 def test_steps_made_again_take_the_place_of_those_before(ends: list[int]) -> None:
     """A run that goes back now and then has the course of one that never did, as long as no buckets were joined."""
@@ -58,6 +59,37 @@ def test_a_bucket_that_is_cut_in_two_keeps_its_mean() -> None:
     course.add(middle, 5.0)
     assert course.buckets[-1].last == middle
     assert sum(bucket.count for bucket in course.buckets) == middle
+
+
+def test_the_ends_are_means_of_a_fifth_of_the_steps() -> None:
+    course = course_of([float(value) for value in range(1, 101)])
+    assert course.ends() == (10.5, 90.5)
+    assert course_of([3.0]).ends() == (3.0, 3.0) and course_of([1.0, 5.0]).ends() == (1.0, 5.0)
+    with pytest.raises(ValueError, match="empty"):
+        Course().ends()
+
+
+def test_totals_are_those_of_the_steps_there_were() -> None:
+    course = Course()
+    for step in (2, 3, 7):
+        course.add(step, float(step))
+    assert course.total_before(np.arange(10)).tolist() == [0, 0, 0, 2, 5, 5, 5, 5, 12, 12]
+    values = np.random.default_rng(0).random(5000)
+    long = course_of(values.tolist())
+    edges = np.array([1] + [bucket.last + 1 for bucket in long.buckets])
+    sums = np.concatenate([[0], np.cumsum(values)])
+    np.testing.assert_allclose(long.total_before(edges), sums[edges - 1])
+    assert Course().total_before(np.arange(3)).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("points", [1, 7, 200, 5000])
+def test_a_thinned_course_has_the_same_total_and_extremes(points: int) -> None:
+    course = course_of(np.random.default_rng(0).random(3000).tolist())
+    thin = course.thinned(points)
+    assert len(thin.buckets) <= points
+    assert thin.total_before(np.array([10_000])) == pytest.approx(course.total_before(np.array([10_000])))
+    assert (thin.ranges().min(), thin.ranges().max()) == (course.ranges().min(), course.ranges().max())
+    assert len(course.buckets) == 750, "the course itself stays"
 
 
 def test_a_state_gives_the_course_again_and_nonsense_an_error() -> None:
