@@ -12,8 +12,6 @@ from streamrec_dist.summary import RunSummary, StageSummary
 
 #: Curves of one chart at most, and how many times the range of each all together may span.
 TOGETHER, LIKE = 6, 4.0
-#: Differences of values beyond this, which an events file may have, could not be drawn.
-LARGEST = 1e100
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +30,8 @@ class Curve:
     def of(run: str, stage: str, metric: str, course: Course, points: int) -> Curve:
         """A course in at most so many points."""
         thin = course.thinned(points)
-        lows, highs = np.clip(thin.ranges().T, -LARGEST, LARGEST)
-        return Curve(run, stage, metric, thin.steps(), np.clip(thin.means(), -LARGEST, LARGEST), lows, highs)
+        lows, highs = thin.ranges().T
+        return Curve(run, stage, metric, thin.steps(), thin.means(), lows, highs)
 
     @property
     def span(self) -> tuple[float, float]:

@@ -8,6 +8,8 @@ import numpy as np
 
 #: Buckets at most; when there are more, two neighbours become one.
 BUCKETS = 1024
+#: Values beyond are taken for it, so that no sum of them is infinite.
+LARGEST = 1e100
 
 
 @dataclass
@@ -38,6 +40,7 @@ class Course:
 
     def add(self, step: int, value: float) -> None:
         """Take the value of a step. Steps made again take the place of what was made of them and after them."""
+        value = min(max(value, -LARGEST), LARGEST)
         if self.buckets and step <= self.buckets[-1].last:
             self.cut(step)
         new = Bucket(step, step, 1, value, value, value)
@@ -115,7 +118,7 @@ class Course:
     def restored(state: bytes) -> Course:
         """Raises ValueError for what `state` has not made."""
         rows = np.frombuffer(state, dtype="<f8").reshape(-1, 6)
-        if not 1 <= len(rows) <= BUCKETS + 1 or not np.isfinite(rows).all():
+        if not 1 <= len(rows) <= BUCKETS + 1 or not (np.abs(rows) <= LARGEST**2).all():
             raise ValueError("this is no course of a metric")
         width, (first, last, count, *_) = rows[0, 0], rows[1:].T
         if width < 1 or (count < 1).any() or (first > last).any() or (first[1:] <= last[:-1]).any():

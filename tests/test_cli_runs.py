@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from cli.app import app
@@ -31,7 +32,7 @@ from streamrec_dist.rundir import STAGES, RunDir, newest_run
 from streamrec_dist.stages.run_store import RunStore
 from tests.conftest import REPO, TINY, end_controller, last_json, run_cli, write_shop
 from tests.hostile import files_of, kinds
-from tests.test_hostile_files import READERS, UNREAD
+from tests.test_hostile_files import READERS
 
 pytestmark = pytest.mark.cluster
 
@@ -208,7 +209,7 @@ def test_a_second_run_gives_the_same_bits_and_a_third_takes_its_first_stages_fro
 def test_hostile_files_are_all_that_a_run_has(trained: RunDir) -> None:
     """After runs that were made, judged and taken from others."""
     for run in (trained, RunDir.open(trained.path.parent / "branch")):
-        assert kinds(files_of(run.path)) <= kinds([*READERS, *UNREAD])
+        assert kinds(files_of(run.path)) <= kinds(READERS)
 
 
 def test_baselines_are_trained_with_what_they_need_and_join_a_run(trained: RunDir, outside: Path) -> None:
@@ -277,6 +278,30 @@ def test_recommendations_are_items_of_the_catalogue(trained: RunDir, outside: Pa
     assert joint["decoding"]["thoughts"] == "beam" and len({row["item"] for row in joint["items"]}) == 10
     shown = here(*command, "--history", "i1,i2", cwd=outside)
     assert shown.returncode == 0 and "recommended by rl" in shown.stdout, shown.stderr
+
+
+def test_the_report_of_a_run_says_what_it_was_made_with_and_what_its_processes_did(
+    trained: RunDir, tmp_path: Path
+) -> None:
+    shutil.copytree(trained.path, tmp_path / "runs" / "copy")
+    done = last_json(here("report", "copy", "--examples", "1", "--json", cwd=tmp_path))
+    pictures = {Path(path).stem for path in done["pictures"]}
+    assert done["left_out"] == [] and {"reward-ledger", "staleness", "utilisation", "rounds"} <= pictures
+    shown = Path(done["report"]).read_text(encoding="utf-8")
+    for words in (
+        "learner ranks",
+        "generate",
+        "backward",
+        "waiting",
+        "Ten best",
+        "near to",
+        torch.__version__,
+    ):
+        assert words in shown, words
+    assert shown.count("<article>") == 1
+    drawn = here("plot", trained.name, "reward/total", "--json", cwd=trained.path.parents[1])
+    (curve,) = last_json(drawn)["curves"]
+    assert (curve["stage"], curve["steps"]) == ("rl", [1, 2, 3, 4])
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,12 @@ def test_a_bucket_that_is_cut_in_two_keeps_its_mean() -> None:
     assert sum(bucket.count for bucket in course.buckets) == middle
 
 
+def test_no_value_is_so_large_that_its_sums_are_none() -> None:
+    course = course_of([1.7e308] * 3000 + [-1.7e308] * 3000)
+    assert np.isfinite(course.means()).all() and course.ends() == pytest.approx((1e100, -1e100))
+    assert Course.restored(course.state()) == course
+
+
 def test_the_ends_are_means_of_a_fifth_of_the_steps() -> None:
     course = course_of([float(value) for value in range(1, 101)])
     assert course.ends() == (10.5, 90.5)
@@ -97,6 +103,7 @@ def test_a_state_gives_the_course_again_and_nonsense_an_error() -> None:
     assert Course.restored(course.state()) == course
     head = (1.0, 0, 0, 0, 0, 0)
     wrong = [
+        [head, (1, 1, 1, 1e300, 0, 0)],
         [(0.0,) * 6],
         [head, (2, 1, 1, 0, 0, 0)],
         [head, (1, 1, 0, 0, 0, 0)],

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from cli.commands.options import JsonOption, examples
 from cli.commands.results import Judged, Split
 from cli.output import (
     chance,
+    clean,
     decoded,
     emit_json,
     four,
@@ -140,21 +142,19 @@ def _runs(results: Sequence[tuple[RunDir | None, str]]) -> dict[str, Any]:
 
 
 def _show(compared: Sequence[dict[str, Any]]) -> None:
-    first = compared[0]
+    first, several = compared[0], len(compared) > 1
     sides = [first["a"], *(one["b"] for one in compared)]
-    letters = LETTERS[: len(sides)]
+    named = [f"{letter} = {_label(side)}" for letter, side in zip(LETTERS, sides, strict=False)]
     masked = "masked" if first["masked"] else "allowed"
     kind = " - SYNTHETIC demo data" if first["a"].get("synthetic") else ""
-    named = ", ".join(f"{letter} = {_label(side)}" for letter, side in zip(letters, sides, strict=True))
-    several = len(compared) > 1
-    what = "differences from A" if several else "B - A"
-    title = (
-        f"{named}; {first['split']} split, {first['users']} users, history {masked}, 95 % intervals of "
-        f"{what}{kind}"
-    )
+    about = f"{first['split']} split, {first['users']} users, history {masked}"
     if several:
-        _show_values(title, letters, compared)
-    for letter, one in zip(letters[1:], compared, strict=True):
+        _head("\n".join([*named, f"{about}{kind}"]))
+        _show_values(compared)
+    for letter, one in zip(LETTERS[1:], compared, strict=False):
+        title = "" if several else f"{', '.join(named)}; {about}, 95 % intervals of B - A{kind}"
+        if several:
+            _head(f"\n{letter} against A, with 95 % intervals of the difference")
         rows = [_row(name, found, several) for name, found in one["measures"].items()]
         adjusted = ["p, Holm"] if several else []
         columns = [
@@ -170,7 +170,7 @@ def _show(compared: Sequence[dict[str, Any]]) -> None:
             "worse",
             "equal",
         ]
-        show(table("" if several else title, columns, rows))
+        show(table(title, columns, rows))
     for text in dict.fromkeys(text for one in compared for text in one["notes"]):
         note(text)
     note("better, worse and equal count users; p is of a paired randomisation test of one measure by itself")
@@ -178,14 +178,21 @@ def _show(compared: Sequence[dict[str, Any]]) -> None:
         note(f"p, Holm: adjusted for the {len(compared)} comparisons of that measure")
 
 
-def _show_values(title: str, letters: Sequence[str], compared: Sequence[dict[str, Any]]) -> None:
+def _head(text: str) -> None:
+    """A title that may be wider than the table below it."""
+    show(Text(clean(text), style="italic"))
+
+
+def _show_values(compared: Sequence[dict[str, Any]]) -> None:
     """All models beside one another, with a star where one differs from A by more than chance."""
     rows = []
     for name in compared[0]["measures"]:
         found = [one["measures"][name] for one in compared]
         cells = [four(one["b"]) + ("*" if one["p_holm"] < LEVEL else " ") for one in found]
         rows.append([title_of(name), four(found[0]["a"]) + " ", *cells])
-    show(table(title, ["", *letters], rows))
+    # A cell that ends in a space keeps it: numbers stand below one another.
+    aligned = [[row[0], *map(Text, row[1:])] for row in rows]
+    show(table("", ["", *LETTERS[: len(compared) + 1]], aligned))
     note(f"*: differs from A, p below {four(LEVEL).rstrip('0')} after Holm's adjustment")
 
 
@@ -197,13 +204,13 @@ def _show_runs(runs: dict[str, Any]) -> None:
         for key, values in runs["config"].items()
     ]
     if rows:
-        show(table("configuration: the keys that differ", ["", *runs["runs"]], rows))
+        _head("\nconfiguration: the keys that differ")
+        show(table("", ["", *runs["runs"]], rows))
     else:
         note("the configurations of these runs are equal")
     took = [[name, *(_took(one) for one in values)] for name, values in runs["stages"].items()]
-    show(
-        table("stages: time, and validation NDCG@10 of the weights that were kept", ["", *runs["runs"]], took)
-    )
+    _head("\nstages: time, and validation NDCG@10 of the weights that were kept")
+    show(table("", ["", *runs["runs"]], took))
 
 
 def _took(one: dict[str, Any] | None) -> str:

@@ -11,12 +11,13 @@ from cli.dashboard.marks import number
 from cli.output import four, interval, span
 from cli.report.judged import MEASURE, Setting, settings
 from cli.report.verdict import ends_of
+from streamrec_dist.baselines.config import TRAINED
 from streamrec_dist.config import Config
 from streamrec_dist.config_file import differing_values
 from streamrec_dist.errors import StreamRecError
 from streamrec_dist.results import Results, results_of
 from streamrec_dist.rl.ledger import Entry, ledger
-from streamrec_dist.rundir import RunDir, StageResult
+from streamrec_dist.rundir import STAGES, RunDir, StageResult
 from streamrec_dist.summary import RunSummary, StageSummary
 from streamrec_dist.summary_file import whole_summary
 
@@ -68,7 +69,8 @@ def gather(run: RunDir) -> Facts:
     notes, stages = list(results.notes), []
     for stage in summary.stages.values():
         try:
-            ended = run.stage_result(stage.name) if known(stage.name) else None
+            # Events may name a stage anything, also what leads elsewhere as the name of a file.
+            ended = run.stage_result(stage.name) if stage.name in (*STAGES, *TRAINED) else None
         except StreamRecError as error:
             notes.append(str(error))
             ended = None
@@ -77,11 +79,6 @@ def gather(run: RunDir) -> Facts:
     rl = summary.stages.get("rl")
     entries = ledger(rl.courses, config.stages.rl.rewards) if rl else []
     return Facts(run, config, summary, taken, results, settings(run, results), stages, entries, notes)
-
-
-def known(stage: str) -> bool:
-    """Whether it can be the name of a stage's file: those of events may be anything."""
-    return stage.replace("-", "").isalnum() and stage.isascii()
 
 
 def _stage(stage: StageSummary, ended: StageResult | None, taken: bool) -> StageFacts:
