@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import numpy as np
 from rich.text import Text
@@ -47,8 +48,9 @@ def chart(
         picture.append(_value_label(row, height, values).rjust(LABELS))
         picture.append(" |" if ascii_only else " ┤")
         used = max((place + 1 for place, (_, owner) in enumerate(cells) if owner >= 0), default=0)
-        for sign, owner in cells[:used]:
-            picture.append(sign, COLOURS[owner % len(COLOURS)] if owner >= 0 else "")
+        for owner, alike in groupby(cells[:used], key=lambda one: one[1]):
+            signs = "".join(sign for sign, _ in alike)
+            picture.append(signs, COLOURS[owner % len(COLOURS)] if owner >= 0 else "")
         picture.append("\n")
     corner, line = ("+", "-") if ascii_only else ("└", "─")
     picture.append(" " * (LABELS + 1) + corner + line * columns + "\n")

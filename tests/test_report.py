@@ -17,7 +17,7 @@ from cli.report.making import make_report
 from cli.report.page import short, visible
 from cli.report.theme import THEME
 from cli.report.utilisation import WAITING, utilisation
-from cli.report.verdict import Tone, health, lines
+from cli.report.verdict import Tone, figures, health, lines
 from streamrec_dist.config import Config, RewardWeights
 from streamrec_dist.course import Course
 from streamrec_dist.events import Event, EventLog
@@ -217,6 +217,19 @@ def test_the_verdict_tells_of_rewards_that_are_gained_without_ranking_better() -
     assert [line.tone for line in said] == [Tone.warn, Tone.good, Tone.bad]
     assert "NDCG@10 did not rise with it, from .5000 to .3200" in said[-1].text
     assert health(entries) == (Tone.good, "all terms have a say")
+
+
+def test_without_results_the_last_stage_is_judged_by_its_last_evaluation() -> None:
+    judged = [
+        Event("eval", stage, step, metrics={"ndcg@10": value, "ndcg@10_ci": [0.1, 0.3]})
+        for stage, step, value in (("sft", 9, 0.15), ("rl", 0, 0.2), ("rl", 10, 0.25), ("sasrec", 5, 0.4))
+    ]
+    (first, *_) = figures(RunSummary("demo").apply_all(judged), None, [], 60.0)
+    assert (first.label, first.value, first.beside) == (
+        "rl, NDCG@10, validation",
+        ".2500",
+        "[.1000 .3000]",
+    )
 
 
 def test_a_run_is_judged_against_counting_and_what_was_read_is_told(run: RunDir) -> None:

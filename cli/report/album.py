@@ -16,6 +16,7 @@ from cli.report.canvas import Sheet, styled
 from cli.report.facts import Facts
 from cli.report.groups import grouped
 from cli.report.judged import MEASURE, scalings
+from cli.report.theme import SERIES
 from cli.report.utilisation import Utilisation
 from cli.report.verdict import validation
 from streamrec_dist.rundir import write_atomically
@@ -85,7 +86,7 @@ class Album:
             return self.keep("validation", sheet, "Validation NDCG@10 by step of each stage, with intervals")
 
     def scaling(self) -> Chart | None:
-        found = [one for one in scalings(self.facts.results.found) if one.sampled]
+        found = [one for one in scalings(self.facts.results.found) if one.sampled][: len(SERIES)]
         if not found:
             return None
         with styled():

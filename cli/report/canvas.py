@@ -134,14 +134,14 @@ def styled() -> Iterator[None]:
 
 
 def plain_axes(axes: Axes, title: str, value: str = "", x: str = "", ticks: int = 4) -> None:
-    """A title at the left, a value at the right, few ticks, written without offsets or exponents where they fit."""
+    """A title at the left, a value at the right, few ticks, and those written short."""
     room = int(axes.get_position().width * WIDTH / LETTER) - len(value)
     axes.set_title(_short(title, room), loc="left", size=8.5, weight="bold", pad=5)
     axes.set_title(value, loc="right", size=8, color=light("muted"), pad=5)
     if x:
         axes.set_xlabel(x, size=7.5, labelpad=2)
     axes.tick_params(length=2)
-    plain = FuncFormatter(lambda tick, _: f"{tick:g}")
+    plain = FuncFormatter(lambda tick, _: _tick(tick))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 5, 10]))
         axis.set_major_formatter(plain)
@@ -154,6 +154,13 @@ def legend(axes: Axes, columns: int = 8, inside: bool = False) -> None:
         return
     above = {"loc": "lower right", "bbox_to_anchor": (1, 1.01), "borderaxespad": 0}
     axes.legend(ncols=columns, handlelength=1.2, columnspacing=1.2, **above)
+
+
+def _tick(value: float) -> str:
+    """10k and 2.5M for large ones."""
+    if 1e6 <= abs(value) < 1e9:
+        return f"{value / 1e6:g}M"
+    return f"{value / 1e3:g}k" if 1e4 <= abs(value) < 1e6 else f"{value:g}"
 
 
 def _short(text: str, most: int) -> str:

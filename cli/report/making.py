@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import time
-from collections import Counter
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from cli.dashboard.marks import number
-from cli.output import chance, decoded, four, interval, signed, title_of
-from cli.report import verdict
+from cli.output import decoded
+from cli.report import sections
 from cli.report.album import Album
-from cli.report.facts import Facts, gather, moment, settings_of
-from cli.report.judged import MEASURE, Row, Setting, breakdown, differences, scalings
+from cli.report.facts import Facts, gather
+from cli.report.judged import Setting, differences
 from cli.report.page import render
-from cli.report.utilisation import utilisation
 from streamrec_dist.errors import StreamRecError
-from streamrec_dist.metrics import MEASURES
-from streamrec_dist.rl.ledger import Entry, Mark
 from streamrec_dist.rundir import RunDir, write_atomically
-from streamrec_dist.summary import RunSummary
 
-#: Warnings that are shown at once; the others unfold.
-WARNINGS = 10
-SHOWN_MEASURES = ("recall@5", "recall@10", "ndcg@5", "ndcg@10", "mrr@20")
+#: Settings in which models are tested against one another: each test reads all ranks.
+TESTED = 6
 
 
 def make_report(run: RunDir, examples: int) -> tuple[Path, list[str]]:
@@ -34,16 +26,18 @@ def make_report(run: RunDir, examples: int) -> tuple[Path, list[str]]:
     """
     facts = gather(run)
     shown = _examples(facts, examples) if examples else None
-    paired = [_paired(facts, setting) for setting in facts.settings]
+    paired = [
+        _paired(facts, setting) if place < TESTED else [] for place, setting in enumerate(facts.settings)
+    ]
     album = Album(run.report_path, facts)
     run.report_path.mkdir(exist_ok=True)
     content = {
-        **_head(facts, shown, paired),
-        **_evaluation(facts, album, paired),
-        **_stage_3(facts, album),
-        **_curves(facts, album),
+        **sections.head(facts, shown, paired),
+        **sections.evaluation(facts, album, paired),
+        **sections.stage_3(facts, album),
+        **sections.curves(facts, album),
         "examples": shown,
-        **_ending(facts),
+        **sections.ending(facts),
     }
     page = run.report_path / "index.html"
     write_atomically(page, render(**content))
@@ -66,44 +60,10 @@ def _examples(facts: Facts, count: int) -> dict[str, Any] | None:
         return None
 
 
-Pairs = list[tuple[Row, dict[str, Any]]]
-
-
-def _paired(facts: Facts, setting: Setting) -> Pairs:
+def _paired(facts: Facts, setting: Setting) -> sections.Pairs:
     found, notes = differences(facts.run, setting)
     facts.notes += notes
     return found
-
-
-def _head(facts: Facts, shown: dict[str, Any] | None, paired: list[Pairs]) -> dict[str, Any]:
-    summary = facts.summary
-    against = {row.stage: one["measures"][MEASURE] for row, one in (paired or [[]])[0] if row.usual}
-    whole = max((stage.seconds for stage in facts.stages), default=0.0)
-    return {
-        "run": facts.run.name,
-        "state": summary.ended or ("paused" if summary.paused else "going" if summary.first else "not begun"),
-        "began": moment(summary.first),
-        "ended": moment(summary.last),
-        "made": moment(time.time()),
-        "synthetic": (shown or {}).get("synthetic")
-        or (facts.setting is not None and facts.setting.synthetic),
-        "about": _about(facts, shown),
-        "figures": verdict.figures(summary, facts.setting, facts.entries, facts.seconds),
-        "lines": verdict.lines(summary, facts.setting, facts.entries, against),
-        "stages": [(stage, round(100 * stage.seconds / whole, 1) if whole else 0) for stage in facts.stages],
-        "taken": facts.taken,
-    }
-
-
-def _about(facts: Facts, shown: dict[str, Any] | None) -> list[str]:
-    """What was trained, in a few words each."""
-    config = facts.config
-    model = f"{config.model.layers} + {config.model.layers} layers, width {config.model.d_model}"
-    if shown:
-        model = f"{_many(shown['parameters'])} parameters ({model})"
-    ids = f"ids of {config.items.levels} x {config.items.codes} codes"
-    data = shown["data"] if shown else config.data.path or config.data.format
-    return [str(data), model, ids, f"{config.stages.sft.thoughts} thoughts", f"seed {config.seed}"]
 
 
 def _told_once(thoughts: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -115,160 +75,3 @@ def _told_once(thoughts: list[dict[str, Any]]) -> list[dict[str, Any]]:
         where = f"step {first}" if first == last else f"steps {first} to {last}"
         found.append({"steps": where, "token": token, "nearest": steps[0][1]["nearest"]})
     return found
-
-
-def _many(count: int) -> str:
-    return f"{count / 1e6:.1f} M" if count >= 1e5 else f"{count:,}"
-
-
-def _evaluation(facts: Facts, album: Album, paired: list[Pairs]) -> dict[str, Any]:
-    tables = [
-        {
-            "setting": setting,
-            "rows": [_measures(row) for row in setting.rows],
-            "differences": [_difference(row, one["measures"][MEASURE]) for row, one in pairs],
-            "groups": _groups(setting),
-        }
-        for setting, pairs in zip(facts.settings, paired, strict=True)
-    ]
-    found = scalings(facts.results.found)
-    return {
-        "tables": tables,
-        "measures": [title_of(name) for name in SHOWN_MEASURES],
-        "evaluation_chart": album.evaluation(),
-        "validation_chart": album.validation(),
-        "scalings": [_scaling(one) for one in found],
-        "scaling_chart": album.scaling(),
-        "all_measures": ", ".join(map(title_of, MEASURES)),
-    }
-
-
-def _measures(row: Row) -> dict[str, Any]:
-    cells = [
-        (four(row.measures[name].value), interval(row.measures[name].interval)) for name in SHOWN_MEASURES
-    ]
-    return {"stage": row.stage, "decoding": row.decoding, "usual": row.usual, "cells": cells}
-
-
-def _difference(row: Row, found: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "label": row.label,
-        "difference": signed(found["difference"]),
-        "interval": interval(found["difference_ci"], signed),
-        "relative": "-" if found["relative"] is None else f"{100 * found['relative']:+.1f} %",
-        "p": chance(found["p"]),
-        "p_holm": chance(found["p_holm"]),
-        "tone": ("" if found["p_holm"] >= 0.05 else "bad" if found["difference"] > 0 else "good"),
-        "users": f"{found['wins']:,} / {found['losses']:,} / {found['ties']:,}",
-    }
-
-
-def _groups(setting: Setting) -> dict[str, Any] | None:
-    """NDCG@10 of the last model and of counting by groups of targets."""
-    rows = [setting.rows[0], setting.last]
-    if rows[0] is rows[1]:
-        return None
-    tables = [
-        (
-            title,
-            [
-                (name, f"{targets:,}", [_group(group.ndcg, group.interval) for group in groups])
-                for name, targets, groups in made
-            ],
-        )
-        for title, made in breakdown(rows)
-    ]
-    return {"models": [row.label for row in rows], "tables": tables}
-
-
-def _group(value: float | None, ends: list[float] | None) -> str:
-    return "-" if value is None or ends is None else f"{four(value)} {interval(ends)}"
-
-
-def _scaling(one: Any) -> dict[str, Any]:
-    rows = [(name, four(value), interval(ends)) for name, value, ends in one.others]
-    rows += [(f"{count} sampled", four(value), interval(ends)) for count, value, ends in one.sampled]
-    return {"title": one.title, "rows": rows}
-
-
-def _stage_3(facts: Facts, album: Album) -> dict[str, Any]:
-    rl = facts.summary.stages.get("rl")
-    found = utilisation(rl.courses) if rl else None
-    shares = []
-    if found:
-        for role in found.roles:
-            parts = [(part, f"{100 * role.share(part, found.lengths):.0f} %") for part in role.parts]
-            shares.append((role.name, parts))
-    return {
-        "entries": [_entry(entry) for entry in facts.entries],
-        "ledger_chart": album.ledger(rl) if rl else None,
-        "staleness_chart": album.staleness(rl) if rl else None,
-        "bound": facts.config.stages.rl.max_staleness,
-        "utilisation_chart": album.utilisation(found) if found else None,
-        "shares": shares,
-        "processes": _processes(facts.summary),
-        "told": moment(facts.summary.told),
-    }
-
-
-def _entry(entry: Entry) -> dict[str, Any]:
-    def way(pair: tuple[float, float] | None, text: Any) -> tuple[str, str]:
-        return (text(pair[0]), text(pair[1])) if pair else ("", "")
-
-    tone = {Mark.ok: "good", Mark.met: "good", Mark.off: ""}.get(entry.mark, "warn")
-    return {
-        "name": entry.name,
-        "weight": "" if entry.weight is None else f"{entry.weight:g}",
-        "reward": way(entry.reward, number),
-        "spread": way(entry.spread, number),
-        "share": way(entry.share, lambda share: f"{round(100 * share)} %"),
-        "mark": str(entry.mark),
-        "tone": tone,
-    }
-
-
-def _processes(summary: RunSummary) -> list[tuple[str, int, str, str, str, str]]:
-    """By role: how many, on how many nodes, their states, MiB of memory, and how often they were replaced."""
-    roles: dict[str, list[dict[str, Any]]] = {}
-    for process in summary.processes:
-        roles.setdefault(str(process.get("role")), []).append(process)
-    found = []
-    for role, members in roles.items():
-        states = Counter(str(one.get("state")) for one in members)
-        memory = [one["memory_mib"] for one in members if isinstance(one.get("memory_mib"), int | float)]
-        replaced = [one["restarts"] for one in members if isinstance(one.get("restarts"), int | float)]
-        found.append(
-            (
-                role,
-                len(members),
-                str(len({str(one.get("node")) for one in members})),
-                ", ".join(f"{count} {state}" for state, count in states.items()),
-                f"{sum(memory):,.0f}" if memory else "-",
-                f"{sum(replaced):g}" if replaced else "-",
-            )
-        )
-    return found
-
-
-def _curves(facts: Facts, album: Album) -> dict[str, Any]:
-    made = []
-    for place, stage in enumerate(facts.summary.stages.values()):
-        charts = list(album.curves(stage, place))
-        rounds = album.rounds(stage)
-        metrics = next((one.metrics for one in facts.stages if one.name == stage.name), [])
-        if charts or rounds or metrics:
-            made.append({"name": stage.name, "charts": charts, "rounds": rounds, "metrics": metrics})
-    return {"curves": made, "left_out": album.left_out}
-
-
-def _ending(facts: Facts) -> dict[str, Any]:
-    warnings = [(moment(event.t), event.stage, event.message) for event in reversed(facts.summary.warnings)]
-    return {
-        "warned": facts.summary.warned,
-        "warnings": warnings[:WARNINGS],
-        "more_warnings": warnings[WARNINGS:],
-        "notes": facts.notes,
-        "settings": settings_of(facts.config),
-        "config": (facts.run.path / "config.yaml").read_text(encoding="utf-8"),
-        "environment": facts.summary.environment,
-    }

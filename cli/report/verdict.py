@@ -11,6 +11,7 @@ from cli.output import chance, four, interval, span
 from cli.report.judged import COUNTING, MEASURE, Row, Setting
 from streamrec_dist.results import Measured
 from streamrec_dist.rl.ledger import TOTAL, Entry, Mark
+from streamrec_dist.rundir import STAGES
 from streamrec_dist.summary import RunSummary, StageSummary
 
 #: Below this p a difference is told as one.
@@ -52,11 +53,9 @@ def figures(
             found.append(_measured(sft, "SFT"))
         if counting and counting is not last:
             found.append(_measured(counting, "counting baseline"))
-    elif event := summary.evaluation():
-        value, ends = event.metrics.get(MEASURE), ends_of(event.metrics)
-        if isinstance(value, int | float):
-            beside = interval(ends) if ends else ""
-            found.append(Figure(f"{event.stage}, NDCG@10, validation", four(value), beside))
+    elif judged := [(name, validation(stage)[-1]) for name, stage in _in_order(summary) if validation(stage)]:
+        name, (_, value, ends) = judged[-1]
+        found.append(Figure(f"{name}, NDCG@10, validation", four(value), interval(ends)))
     found.append(Figure("time of all stages", span(seconds), _lives(summary)))
     if entries:
         tone, words = health(entries)
@@ -199,6 +198,11 @@ def ends_of(metrics: Mapping[str, Any]) -> list[float] | None:
     if isinstance(ends, list) and len(ends) == 2 and all(isinstance(end, int | float) for end in ends):
         return [float(end) for end in ends]
     return None
+
+
+def _in_order(summary: RunSummary) -> list[tuple[str, StageSummary]]:
+    """Stages by name, baselines before those of the method."""
+    return sorted(summary.stages.items(), key=lambda one: STAGES.index(one[0]) if one[0] in STAGES else -1)
 
 
 def _measured(row: Row, label: str) -> Figure:
