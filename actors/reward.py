@@ -27,15 +27,16 @@ class RewardActor(Worker):
         device = start_worker(cpus, materials.config.deterministic)
         self.config = materials.config.stages.rl
         self.scorer = Scorer(materials, frozen(materials, reference, device))
+        self.spans = Spans()
 
     @ray.method(num_returns=2)
     def score(self, batch: RolloutBatch) -> tuple[dict[str, Any], RewardBreakdown]:
-        spans = Spans()
-        with spans.part("score"):
+        self.spans.begin()
+        with self.spans.part("score"):
             rewards = self.scorer.score(batch)
             signal = has_signal(rewards.total, self.config.signal)
             report = reward_report(rewards, self.config)
-        return {"signal": signal, "report": report, "spans": spans.told()}, rewards
+        return {"signal": signal, "report": report, "spans": self.spans.told()}, rewards
 
 
 class RewardPool:

@@ -31,6 +31,7 @@ class RolloutActor(Worker):
         self.sampler = Sampler(materials, self.slot.engine)
         size = sum(value.numel() for _, value in policy_parameters(self.slot.model))
         self.inbox = Inbox(size, materials.config.stages.rl.max_staleness + 1)
+        self.spans = Spans()
 
     def receive(self, plan: Plan, rank: int) -> None:
         """Take part in a broadcast of weights, in a thread of its own."""
@@ -41,15 +42,15 @@ class RolloutActor(Worker):
         self, cursor: int, count: int, version: PolicyVersion, vector: np.ndarray | Kept
     ) -> tuple[dict[str, Any], RolloutBatch]:
         started = time.perf_counter()
-        spans = Spans()
+        self.spans.begin()
         if version != self.slot.version:
-            with spans.part("adopt"):
+            with self.spans.part("adopt"):
                 self.slot.adopt(version, self.inbox.take(vector) if isinstance(vector, Kept) else vector)
-        with spans.part("generate"):
+        with self.spans.part("generate"):
             batch = self.sampler.rollout(version, cursor, count)
         seconds = time.perf_counter() - started
         receipt = {"version": version, "tokens": batch.tokens.size, "seconds": seconds}
-        return receipt | {"spans": spans.told()}, batch
+        return receipt | {"spans": self.spans.told()}, batch
 
 
 class RolloutPool:

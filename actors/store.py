@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,12 +45,14 @@ class RemoteStore:
         )
         self._saving: Any = None
         self._emitting: list[Any] = []
+        self._lock = threading.Lock()  # more than one thread of the controller has events
 
     def emit(self, *events: Event) -> None:
         # Held until they are done: Ray repeats no call that nobody holds.
-        if self._emitting:
-            _, self._emitting = ray.wait(self._emitting, num_returns=len(self._emitting), timeout=0)
-        self._emitting.append(self.actor.emit.remote(*events))
+        with self._lock:
+            if self._emitting:
+                _, self._emitting = ray.wait(self._emitting, num_returns=len(self._emitting), timeout=0)
+            self._emitting.append(self.actor.emit.remote(*events))
 
     def trace(self, events: list[dict[str, Any]]) -> None:
         """Does not wait, and does not try twice: a trace is worth no more."""
@@ -68,7 +71,8 @@ class RemoteStore:
 
         So a checkpoint is on disk after the events before it: who goes on from it has them.
         """
-        emitting, self._emitting = self._emitting, []
+        with self._lock:
+            emitting, self._emitting = self._emitting, []
         if emitting:
             self._call(emitting)
         if self._saving is not None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import ray
 
+from cli.conductor import Conductor
 from cli.controller import Controller
 from learners.publisher import WeightPublisher
 from streamrec_dist.rl.ports import Payload, Published, Publisher
@@ -57,7 +58,7 @@ class FaultyPublisher(WeightPublisher):
         return asked
 
 
-class FaultyController(Controller):
+class FaultyConductor(Conductor):
     """As the real one, but for the publisher."""
 
     def __init__(self, run: Path, *arguments: Any):
@@ -66,3 +67,10 @@ class FaultyController(Controller):
 
     def new_publisher(self) -> Publisher:
         return FaultyPublisher(self.path)
+
+
+class FaultyController(Controller):
+    """That of a FaultyConductor."""
+
+    def make(self, *arguments: Any) -> Conductor:
+        return FaultyConductor(*arguments)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import sys
-from typing import Any
+from importlib.metadata import version
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -12,6 +13,7 @@ from typer.core import TyperGroup
 from cli.commands import (
     compare,
     data,
+    export,
     ids,
     lifecycle,
     machines,
@@ -77,8 +79,18 @@ app = typer.Typer(
 )
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"streamrec-dist {version('streamrec-dist')}")
+        raise typer.Exit
+
+
 @app.callback()
-def streamrec_dist() -> None:
+def streamrec_dist(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
     """Train generative recommenders that think before they recommend, on a Ray cluster.
 
     Exit codes: 0 done, 1 the run failed, 2 wrong use or configuration, 3 something is missing on this
@@ -93,6 +105,7 @@ training.add_to(app)
 scaling.add_to(app)
 results.add_to(app)
 compare.add_to(app)
+export.add_to(app)
 reporting.add_to(app)
 app.add_typer(data.app, name="data")
 app.add_typer(ids.app, name="ids")

@@ -70,7 +70,7 @@ def scale_run(run: Path, wanted: dict[str, int]) -> dict[str, int]:
 
 
 def run_status(run: Path) -> dict[str, Any]:
-    """What a run does just now (`Controller.status`). Raises UsageError when it is not running."""
+    """What a run does just now (`Conductor.status`). Raises UsageError when it is not running."""
     return _ask(run, "status")
 
 

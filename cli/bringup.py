@@ -81,18 +81,18 @@ def up(config_path: Path) -> Brought:
         return _join(record, state, nodes)
 
 
-def down(root: Path, forget: bool = False) -> Ended:
+def down(root: Path, forget: bool = False) -> Ended | None:
     """End the cluster of a folder and remove every trace of it; one we only attached to is left alone.
 
     Nodes that cannot be reached stay in the record, so that `down` can be tried again, unless they are to be
-    forgotten; so is, then, a whole cluster of another machine. Raises EnvironmentProblem when there is no cluster, or
-    it runs on another machine, RunError when a process of this machine cannot be ended.
+    forgotten; so is, then, a whole cluster of another machine. None where there is no cluster. Raises
+    EnvironmentProblem when it runs on another machine, RunError when a process of this machine cannot be ended.
     """
     with locked(root):
         # Read here and not before: what another `up` or `down` has just left is what there is.
         record = read_record(root)
         if record is None:
-            raise EnvironmentProblem(f"no cluster in {root}; start one with: streamrec-dist up cluster.yaml")
+            return None
         if not record.created_by_us or (forget and not record.place.is_here()):
             record.remove()
             return Ended(record, "forgotten")

@@ -70,16 +70,18 @@ class Follower:
         """Wait without showing anything. Raises RunError at the deadline."""
         give_up = time.monotonic() + seconds
         while time.monotonic() < give_up:
-            self._read()
-            if self.state.ended:
-                return self.state.ended
-            if self._is_dead():
-                return "lost"
+            if ended := self.end():
+                return ended
             time.sleep(TICK_SECONDS)
         raise RunError(
             f"run {self.run.name} has not ended {seconds:.0f} s after it was asked to; {self.last_words()}; "
             "`streamrec-dist down` ends it with the whole cluster"
         )
+
+    def end(self) -> str:
+        """How the run ended, as `follow` says it; empty while it goes."""
+        self._read()
+        return self.state.ended or ("lost" if self._is_dead() else "")
 
     def last_words(self) -> str:
         return last_words(self.run)

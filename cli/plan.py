@@ -122,7 +122,8 @@ def _new_name(record: ClusterRecord, run: str | None, config: Config) -> str:
     check_name(name)
     if (record.runs / name).exists():
         raise UsageError(
-            f"run {name} exists already; continue it with --resume, or choose another --run NAME"
+            f"run {name} exists already; continue it with --resume, or choose another --run NAME "
+            f"(`streamrec-dist watch {name}` shows it)"
         )
     return name
 

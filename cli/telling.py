@@ -14,16 +14,17 @@ from streamrec_dist.events import WORKER_FIELDS, Event
 from streamrec_dist.stages.context import Context
 
 if TYPE_CHECKING:
-    from cli.controller import Controller
+    from cli.conductor import Conductor
 
-TELL_S = 5.0
+#: Seconds between two events, and for each process that one tells of: a large cluster must not fill the disk.
+TELL_S, TELL_EACH_S = 5.0, 0.05
 
 
 class Telling:
     """Emits a `workers` event now and then while the block runs, where something changed, and once at its end."""
 
-    def __init__(self, controller: Controller, context: Context):
-        self.controller, self.context = controller, context
+    def __init__(self, conductor: Conductor, context: Context):
+        self.conductor, self.context = conductor, context
         self.here = ray.util.get_node_ip_address()
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._tell_on, daemon=True)
@@ -38,31 +39,33 @@ class Telling:
     ) -> None:
         self.over.set()
         self.thread.join()
-        self._tell_trace()
 
     def _tell_on(self) -> None:
-        while not self.over.wait(TELL_S):
-            processes = self._processes()
-            if processes != self.told:
-                self.told = processes
-                self.controller.store.emit(
-                    Event("workers", self.controller.stage, metrics={"processes": processes})
-                )
-            self._tell_trace()
+        over = False
+        while not over:
+            over = self.over.wait(max(TELL_S, TELL_EACH_S * len(self.told)))
+            self._tell()
 
-    def _tell_trace(self) -> None:
+    def _tell(self) -> None:
+        processes = self._processes()
+        if processes != self.told:
+            self.told = processes
+            self.conductor.store.emit(
+                Event("workers", self.conductor.stage, metrics={"processes": processes})
+            )
         if self.context.timeline.traced:
-            self.controller.store.trace(self.context.timeline.take_trace())
+            self.conductor.store.trace(self.context.timeline.take_trace())
 
     def _processes(self) -> list[dict[str, Any]]:
-        status = self.controller.status()
-        shift = status.get("first_version", 0)
+        status = self.conductor.status()
+        # Known with the first step.
+        first = status.get("first_version")
         found = []
         for role, state in status["roles"].items():
             for replica in state["replicas"]:
                 row = {"role": role, **replica}
                 if "version" in replica:
-                    row["version"] = replica["version"] - shift
+                    row["version"] = None if first is None else replica["version"] - first
                 elif role == "learners":
                     row["version"] = status.get("version")
                 row["rate"] = self._rate(role, replica)

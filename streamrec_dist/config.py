@@ -20,6 +20,7 @@ from streamrec_dist.baselines.config import (
 )
 from streamrec_dist.cluster_config import ClusterConfig as ClusterConfig
 from streamrec_dist.data.formats import Format
+from streamrec_dist.errors import UsageError
 from streamrec_dist.section import Epochs, Optimiser, Section
 
 
@@ -96,6 +97,8 @@ def _whole_above_one(gpus: float) -> float:
     return gpus
 
 
+#: The training ranks, as a role.
+LEARNERS = "learners"
 #: Of one role: more than any cluster has use for. What finds no room waits, and Ray holds a place for each of them.
 MOST_PROCESSES = 1_000
 #: GPUs of one process. auto: those of the cluster are shared out (actors/placement.py), none where there are none.
@@ -324,6 +327,16 @@ class Config(Section):
     def _batches(self) -> dict[str, int]:
         batches = {name: getattr(self.stages, name).batch for name in ("pretrain", "retrieve", "sft")}
         return batches | {name: self.baselines.of(name).batch for name in TRAINED}
+
+    def check_scale(self, role: str, count: int) -> None:
+        """Raise UsageError where a role, or the learners, cannot be so many processes."""
+        roles = [*type(self.actors).model_fields, LEARNERS]
+        if role not in roles:
+            raise UsageError(f"there is no role {role!r}; there are: {', '.join(roles)}")
+        if not 1 <= count <= MOST_PROCESSES:
+            raise UsageError(f"{role}={count}: a role has 1 to {MOST_PROCESSES:,} processes")
+        if role == LEARNERS and not self.can_share(count):
+            raise UsageError(f"learners={count}: so many ranks cannot share every batch evenly")
 
     def can_share(self, world_size: int) -> bool:
         """Whether so many learner ranks can share every batch evenly."""

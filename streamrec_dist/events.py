@@ -24,7 +24,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -75,10 +75,13 @@ class Event:
     metrics: Metrics = field(default_factory=dict)
     t: Annotated[float, Field(ge=0, lt=LATEST)] = field(default_factory=time.time)
 
+    def plain(self) -> Event:
+        """The event as it is read back from its line."""
+        return replace(self, metrics=_plain(self.metrics), t=round(self.t, 3))
+
     def to_json(self) -> str:
-        body = {key: value for key, value in vars(self).items() if value not in ("", 0, {})}
-        body["metrics"] = {key: _plain(value) for key, value in self.metrics.items()}
-        return json.dumps({"schema": SCHEMA, **body, "t": round(self.t, 3)}, ensure_ascii=False)
+        body = {key: value for key, value in vars(self.plain()).items() if key == "t" or value not in ("", 0)}
+        return json.dumps({"schema": SCHEMA, **body}, ensure_ascii=False)
 
     @staticmethod
     def from_json(line: str) -> Event:
@@ -123,29 +126,33 @@ class EventReader:
 
     def parts(self, end: int | None = None) -> Iterator[list[Event]]:
         """The same, READ_BYTES of them at a time, and none from byte `end` on."""
-        for data, at in whole_lines(self.path, self.offset, end):
-            self.offset = at + len(data)
+        for data, after in whole_lines(self.path, self.offset, end):
+            self.offset = after
             yield list(events_in(data))
 
 
 def whole_lines(path: Path, offset: int, end: int | None = None) -> Iterator[tuple[bytes, int]]:
-    """The whole lines of a file from a byte on, READ_BYTES at a time, more for longer ones, and where they begin.
+    """The whole lines of a file from a byte on, some READ_BYTES at a time, and the byte after them.
 
-    The last line may still be being written: it is left out. So is what comes from byte `end` on.
+    The last line may still be being written: it is left out. So is what comes from byte `end` on. Of a line of many
+    READ_BYTES a part is missing, so that memory is bounded whatever the file holds.
     """
     if not path.exists():
         return
     with path.open("rb") as file:
         file.seek(offset)
         rest = b""
-        left = math.inf if end is None else end - offset
-        while data := file.read(int(min(READ_BYTES, left))):
-            left -= len(data)
-            whole, broken, after = (rest + data).rpartition(b"\n")
-            rest = after
+        while True:
+            left = READ_BYTES if end is None else end - file.tell()
+            data = file.read(max(0, min(READ_BYTES, left)))
+            if not data:
+                return
+            whole, broken, after = data.rpartition(b"\n")
             if broken:
-                yield whole + broken, offset
-                offset += len(whole) + 1
+                yield rest + whole + broken, file.tell() - len(after)
+                rest = after
+            elif len(rest) < READ_BYTES:
+                rest += data
 
 
 def last_event(path: Path) -> Event | None:
@@ -167,10 +174,13 @@ def last_event(path: Path) -> Event | None:
 
 
 def events_in(data: bytes) -> Iterator[Event]:
-    """The events of whole lines; a warning for one that is none."""
+    """The events of whole lines; a warning for one that is none, of the time of the event before."""
+    at = 0.0
     for line in data.decode("utf-8", errors="replace").split("\n"):
         if line.strip():
             try:
-                yield Event.from_json(line)
+                event = Event.from_json(line)
             except ValueError:
-                yield Event(kind="warning", message=f"unreadable line in the events file: {line[:80]!r}")
+                event = Event("warning", message=f"unreadable line in the events file: {line[:80]!r}", t=at)
+            yield event
+            at = event.t

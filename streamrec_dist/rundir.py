@@ -21,7 +21,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,8 +42,6 @@ from streamrec_dist.json_file import read_json
 
 STAGES = ("tokenize", "retrieve", "pretrain", "sft", "rl")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-#: How a trace ends.
-CLOSED = b"\n]\n"
 #: Checksums of a checkpoint's other files, as `sha256sum -c` reads them.
 SUMS = "SHA256SUMS"
 STEP = re.compile(r"step-(\d{8,18})")
@@ -178,8 +176,9 @@ class RunDir:
                 if _stage_of(inside) in (DATA, *stages):
                     (run.path / inside).parent.mkdir(parents=True, exist_ok=True)
                     os.link(path, run.path / inside)
-            inherited = [event for event in self.all_events() if event.stage in stages]
-            write_atomically(run.inherited_path, "".join(f"{event.to_json()}\n" for event in inherited))
+            with run.inherited_path.open("w", encoding="utf-8") as file:
+                for part in self.event_parts():
+                    file.writelines(f"{event.to_json()}\n" for event in part if event.stage in stages)
         except BaseException:
             shutil.rmtree(run.path)
             raise
@@ -187,7 +186,12 @@ class RunDir:
 
     def all_events(self) -> list[Event]:
         """Of the stages that it has from other runs, and its own."""
-        return [*EventReader(self.inherited_path).new(), *EventReader(self.events_path).new()]
+        return [event for part in self.event_parts() for event in part]
+
+    def event_parts(self) -> Iterator[list[Event]]:
+        """The same, a part of them at a time."""
+        for path in (self.inherited_path, self.events_path):
+            yield from EventReader(path).parts()
 
     def config(self, overrides: Sequence[str] = ()) -> Config:
         """The run's configuration, with `key.sub=value` on top of it. Raises ConfigError."""
@@ -201,20 +205,6 @@ class RunDir:
                 f"run {self.name} was started with another configuration; "
                 "give it back, or choose another --run NAME:\n  " + "\n  ".join(differing)
             )
-
-    def add_to_trace(self, events: Sequence[Mapping[str, Any]]) -> None:
-        """Write events of a trace behind those there are, in a JSON array that is whole again. Raises OSError."""
-        if not events:
-            return
-        body = ",\n".join(json.dumps(event) for event in events).encode()
-        descriptor = os.open(self.trace_path, os.O_RDWR | os.O_CREAT, 0o644)
-        with open(descriptor, "r+b") as file:
-            end = file.seek(0, os.SEEK_END)
-            # One that was cut short goes on with a line of its own: viewers pass over what is none.
-            file.seek(max(end - len(CLOSED), 0))
-            closed = file.read() == CLOSED
-            file.seek(end - len(CLOSED) if closed else end)
-            file.write((b",\n" if end else b"[\n") + body + CLOSED)
 
     # stage results
 
@@ -404,5 +394,10 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file so that readers see the old or the new content, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(unfinished, path)
+    try:
+        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(unfinished, path)
+    except OSError:
+        # A part of it would take room that there may be none of.
+        unfinished.unlink(missing_ok=True)
+        raise

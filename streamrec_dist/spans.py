@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import time
+import zlib
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,18 +15,24 @@ from typing import Any
 
 import psutil
 
-#: Shorter gaps between two pieces of work of a process are not worth a part of a trace.
+WAIT = "wait"
+#: Shorter waits between two pieces of work of a process are not worth a part of a trace.
 GAP_S = 1e-4
 
 
 class Spans:
-    """The parts of one piece of work in this process, in seconds since the epoch.
+    """The parts of the work of this process, one piece of it after the other, in seconds since the epoch.
 
     On a GPU a part ends when its work is given to the device; the last, which waits for results, when that is done.
     """
 
     def __init__(self) -> None:
         self.parts: list[tuple[str, float, float]] = []
+
+    def begin(self) -> None:
+        """Begin a piece of work. Since the one before ended, this process has waited."""
+        ended = self.parts[-1][2] if self.parts else None
+        self.parts = [] if ended is None else [(WAIT, ended, time.time())]
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -64,37 +73,34 @@ class Timeline:
     """What all roles did since it was last asked, by part, and, `traced`, all of it as events of a trace.
 
     A trace is in the JSON array format of Chrome's trace viewer, which Perfetto reads: a process there is a machine
-    here, a thread there a process here.
+    here, a thread there a process here. One thread adds to it; another may take the trace.
     """
 
     traced: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
-    trace: list[dict[str, Any]] = field(default_factory=list)
+    trace: deque[dict[str, Any]] = field(default_factory=deque)
     clocks: dict[str, Clock] = field(default_factory=dict)
-    ended: dict[tuple[str, int], float] = field(default_factory=dict)  # when a process was last seen to work
+    #: When a process was last seen to work, by its own clock and by ours.
+    ended: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict)
     named: set[tuple[str, int]] = field(default_factory=set)
-    machines: dict[str, int] = field(default_factory=dict)
+    numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def took(self, role: str, told: Mapping[str, Any], asked: float, seen: float) -> None:
         """Take what a process of a role told (`Spans.told`) of work that was asked for, and whose result was seen."""
         parts = told["parts"]
-        for name, began, ended in parts:
-            self.seconds[name] = self.seconds.get(name, 0.0) + ended - began
-        if not parts:
+        work = [part for part in parts if part[0] != WAIT]
+        if not work:
             return
-        machine, process = told["machine"], (told["machine"], told["pid"])
-        before = self.ended.get(process)
-        idle = max(0.0, parts[0][1] - before) if before is not None else 0.0
-        self.ended[process] = parts[-1][2]
-        self.seconds[f"wait_{role}"] = self.seconds.get(f"wait_{role}", 0.0) + idle
+        self.clocks.setdefault(told["machine"], Clock()).learn(asked, work[0][1], work[-1][2], seen)
+        for name, began, ended in parts:
+            name = f"{WAIT}_{role}" if name == WAIT else name
+            self.seconds[name] = self.seconds.get(name, 0.0) + max(ended - began, 0.0)
         if self.traced:
-            clock = self.clocks.setdefault(machine, Clock())
-            clock.learn(asked, parts[0][1], parts[-1][2], seen)
-            self._name(process, role)
-            if idle > GAP_S and before is not None:
-                self._add("wait", role, process, before + clock.behind, parts[0][1] + clock.behind)
-            for name, began, ended in parts:
-                self._add(name, role, process, began + clock.behind, ended + clock.behind)
+            self._trace(role, (told["machine"], told["pid"]), parts)
+
+    def here(self, machine: str, moment: float) -> float:
+        """A moment by the clock of a machine, by ours."""
+        return moment + self.clocks[machine].behind if machine in self.clocks else moment
 
     def did(self, name: str, began: float) -> None:
         """Take what was waited for here, from `began` until now."""
@@ -103,7 +109,10 @@ class Timeline:
         if self.traced:
             here = (socket.gethostname(), os.getpid())
             self._name(here, "controller")
-            self._add(name, "controller", here, began, ended)
+            # Several may be waited for at a time, and spans of a thread are calls within one another.
+            span = {"name": name, "cat": "controller", "id": next(self.numbers), **_place(here)}
+            self.trace.append({"ph": "b", "ts": _microseconds(began), **span})
+            self.trace.append({"ph": "e", "ts": _microseconds(ended), **span})
 
     def take_seconds(self) -> dict[str, float]:
         """Seconds by part, of all processes together, since the last call."""
@@ -112,22 +121,35 @@ class Timeline:
 
     def take_trace(self) -> list[dict[str, Any]]:
         """Events of the trace since the last call."""
-        taken, self.trace = self.trace, []
-        return taken
+        return [self.trace.popleft() for _ in range(len(self.trace))]
+
+    def _trace(self, role: str, process: tuple[str, int], parts: list[tuple[str, float, float]]) -> None:
+        self._name(process, role)
+        before, floor = self.ended.get(process, (float("-inf"), float("-inf")))
+        # What is known of a clock grows: where it is now taken to be less behind, spans must not overlap for that.
+        floor = floor if parts[0][1] >= before else float("-inf")
+        for name, began, ended in parts:
+            first, last = (max(self.here(process[0], moment), floor) for moment in (began, ended))
+            if name != WAIT or last - first > GAP_S:
+                times = {"ts": _microseconds(first), "dur": _microseconds(last) - _microseconds(first)}
+                self.trace.append({"ph": "X", "name": name, "cat": role, **times, **_place(process)})
+            floor = last
+        if parts[-1][2] > before:
+            self.ended[process] = parts[-1][2], floor
 
     def _name(self, process: tuple[str, int], role: str) -> None:
-        machine, pid = process
         if process not in self.named:
             self.named.add(process)
-            place = {"ph": "M", "pid": self._machine(machine), "tid": pid}
-            self.trace.append({**place, "name": "process_name", "args": {"name": machine}})
-            self.trace.append({**place, "name": "thread_name", "args": {"name": f"{role} {pid}"}})
+            names = {"process_name": process[0], "thread_name": f"{role} {process[1]}"}
+            for kind, name in names.items():
+                self.trace.append({"ph": "M", "name": kind, "args": {"name": name}, **_place(process)})
 
-    def _add(self, name: str, role: str, process: tuple[str, int], began: float, ended: float) -> None:
-        machine, pid = process
-        place = {"pid": self._machine(machine), "tid": pid}
-        times = {"ts": round(began * 1e6), "dur": round((ended - began) * 1e6)}
-        self.trace.append({"name": name, "cat": role, "ph": "X", **times, **place})
 
-    def _machine(self, name: str) -> int:
-        return self.machines.setdefault(name, len(self.machines))
+def _place(process: tuple[str, int]) -> dict[str, int]:
+    """Machines have the same number whoever writes to a trace, and in which order."""
+    machine, pid = process
+    return {"pid": zlib.crc32(machine.encode()) >> 1, "tid": pid}
+
+
+def _microseconds(moment: float) -> int:
+    return round(moment * 1e6)

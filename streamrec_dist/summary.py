@@ -113,7 +113,7 @@ class RunSummary:
 
     def apply(self, event: Event) -> None:
         self.first = self.first or event.t
-        self.last = event.t
+        self.last = event.t or self.last
         take = {
             "run": self._take_run,
             "stage": self._take_stage,

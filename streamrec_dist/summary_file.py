@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from streamrec_dist.errors import DataError
-from streamrec_dist.events import Count, EventReader, events_in, whole_lines
+from streamrec_dist.events import SCHEMA, Count, EventReader, events_in, whole_lines
 from streamrec_dist.rundir import RunDir, write_atomically
 from streamrec_dist.summary import RunSummary
 
@@ -18,8 +18,10 @@ from streamrec_dist.summary import RunSummary
 WHOLE_BYTES = 2**26
 #: The last events are read whole whatever their number: a rate is that of the last steps.
 LAST_BYTES = 2**18
+#: No summary of a run has more.
+KEPT_BYTES = 2**27
 #: How a line of a step begins (`Event.to_json`).
-STEP = b'{"schema": 1, "kind": "step"'
+STEP = f'{{"schema": {SCHEMA}, "kind": "step"'.encode()
 
 
 @dataclass(frozen=True)
@@ -42,16 +44,21 @@ def keep_summary(run: RunDir, summary: RunSummary, covered: int) -> None:
 def kept_summary(run: RunDir) -> tuple[RunSummary, int] | None:
     """The summary that is kept, and the bytes that it covers; None where there is none that can be used."""
     try:
+        if run.summary_path.stat().st_size > KEPT_BYTES:
+            return None
         kept = _FILE.validate_python(msgpack.unpackb(run.summary_path.read_bytes()))
         summary = RunSummary.unpacked(kept.summary)
-    except FileNotFoundError:
-        return None
+        return (summary, kept.covered) if _ends_line(run.events_path, kept.covered) else None
     except (ValidationError, DataError, msgpack.UnpackException, ValueError, OSError):
-        # It is made of the events again.
+        # There is none, or it is none: it is made of the events again.
         return None
-    # Of a file that is shorter now it says nothing.
-    size = run.events_path.stat().st_size if run.events_path.exists() else 0
-    return (summary, kept.covered) if kept.covered <= size else None
+
+
+def _ends_line(path: Path, covered: int) -> bool:
+    """Whether a line ends before this byte: else a summary is not of this file, or of more than is left of it."""
+    with path.open("rb") as file:
+        file.seek(max(covered - 1, 0))
+        return file.read(1) == b"\n" if covered else True
 
 
 def summarised(run: RunDir) -> tuple[RunSummary, EventReader]:
@@ -89,10 +96,13 @@ def take_events(summary: RunSummary, path: Path, offset: int) -> int:
         return offset
     size = path.stat().st_size
     every = -(-(size - offset) // WHOLE_BYTES)
-    for data, at in whole_lines(path, offset):
-        thinned = _some(data, every) if every > 1 and at < size - LAST_BYTES else data
-        summary.apply_all(events_in(thinned))
-        offset = at + len(data)
+    if every > 1:
+        for data, after in whole_lines(path, offset, size - LAST_BYTES):
+            summary.apply_all(events_in(_some(data, every)))
+            offset = after
+    for data, after in whole_lines(path, offset):
+        summary.apply_all(events_in(data))
+        offset = after
     return offset
 
 

@@ -27,9 +27,11 @@ from streamrec_dist.items.rqvae import RQVAE
 from streamrec_dist.items.space import ItemSpace
 from streamrec_dist.ranks import TargetRanks
 from streamrec_dist.rundir import Checkpoint, RunDir, StageResult
+from streamrec_dist.spans import Timeline
 from streamrec_dist.stages.evaluate import judge, record
 from streamrec_dist.stages.run_store import RunStore
 from streamrec_dist.stages.tokenize import Tokenized, tokenizer_arrays, tokenizer_options
+from streamrec_dist.summary_file import keep_summary
 
 #: The same examples every time; FUZZ=1000 draws other ones, and as many for each kind of file.
 FUZZ = settings(
@@ -93,6 +95,10 @@ def build_run(runs: Path) -> RunStore:
         *(Event(kind, "pretrain", 3, 9, "started", metrics=metrics) for kind in ("run", "stage", "step"))
     )
     store.emit(Event("eval", "pretrain", 3, metrics=metrics), Event("round", "sft", 3, metrics=metrics))
+    keep_summary(run, store.summary, run.events_path.stat().st_size)
+    timeline = Timeline(traced=True)
+    timeline.did("evaluate", 1.5)
+    store.trace(timeline.take_trace())
     store.finish_stage(StageResult("pretrain", 1.5, 9, metrics))
     store.finish_stage(StageResult("tokenize", 1.5, 9, REPORT))
     weights = {"embed.weight": np.ones((26, 8), np.float32)}

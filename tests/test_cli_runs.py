@@ -30,6 +30,7 @@ from streamrec_dist.hardware import cpu_has_bf16
 from streamrec_dist.items.id_file import ItemIds, load_ids
 from streamrec_dist.rundir import STAGES, RunDir, newest_run
 from streamrec_dist.stages.run_store import RunStore
+from streamrec_dist.summary_file import summarised
 from tests.conftest import REPO, TINY, end_controller, last_json, run_cli, write_shop
 from tests.hostile import files_of, kinds
 from tests.test_hostile_files import READERS
@@ -320,6 +321,31 @@ def test_unknown_users_and_items_are_named(
     assert said in tried.stderr
 
 
+def look_after(run: RunDir, root: Path) -> None:
+    """Pause a run of stage rl, have it write a checkpoint, and let it go on."""
+    paused = run_cli("pause", run.name, cwd=root)
+    assert paused.returncode == 0 and "streamrec-dist resume long" in paused.stderr, paused.stderr
+    assert run_cli("pause", run.name, cwd=root).returncode == 2
+    assert "stage rl, paused, step" in run_cli("status", cwd=root).stdout
+    made, kept = len(steps_of(run, "rl")), set(run.checkpoint_steps("rl"))
+    asked = run_cli("checkpoint", run.name, cwd=root)
+    assert asked.returncode == 0 and "a checkpoint is written" in asked.stderr, asked.stderr
+    give_up = time.monotonic() + 60
+    while set(run.checkpoint_steps("rl")) == kept and time.monotonic() < give_up:
+        time.sleep(0.1)
+    assert run.checkpoint_steps("rl")[-1] == steps_of(run, "rl")[-1]
+    assert len(steps_of(run, "rl")) == made, "it rests"
+    assert run_cli("resume", run.name, cwd=root).returncode == 0
+    while len(steps_of(run, "rl")) < made + 3 and time.monotonic() < give_up:
+        time.sleep(0.1)
+    summary, _ = summarised(run)
+    assert summary.stages["rl"].step > made and not summary.paused
+    processes = {(process["role"], process["number"]): process for process in summary.processes}
+    assert {("rollout", 0), ("reward", 0), ("learners", 0)} <= set(processes)
+    assert all(process["memory_mib"] > 100 for process in processes.values())
+    assert processes["rollout", 0]["version"] > 0
+
+
 def test_a_detached_run_is_stopped_and_continued(trained: RunDir, tmp_path: Path) -> None:
     root = trained.path.parents[1]
     branch = ("--run", "long", "--from", trained.name, *LONG, *FEW_PROCESSES)
@@ -341,7 +367,8 @@ def test_a_detached_run_is_stopped_and_continued(trained: RunDir, tmp_path: Path
     assert re.search(r"^long: stage rl, step \d+ of 100000, version \d+", shown.stdout, re.MULTILINE)
     roles = re.findall(r"^(\w+) +\d+ +(\d+) +\d+ +0", shown.stdout, re.MULTILINE)
     assert {"rollout", "reward", "evaluate"} < {role for role, _ in roles} and ("learners", "1") in roles
-    assert re.search(r"^last event: (step|eval) rl \d+", shown.stderr, re.MULTILINE)
+    assert re.search(r"^last event: (step|eval|workers) rl( \d+)?", shown.stderr, re.MULTILINE)
+    look_after(run, root)
     stopped = run_cli("stop", "--json", cwd=root)
     assert stopped.returncode == 0 and last_json(stopped) == {"run": "long", "state": "stopped"}
     assert run_cli("stop", "long", cwd=root).returncode == 2

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from importlib.resources import files
@@ -27,7 +31,7 @@ from streamrec_dist.errors import EnvironmentProblem, RunError, UsageError
 from streamrec_dist.events import Event, EventLog
 from streamrec_dist.rundir import STAGES, RunDir, StageResult
 from streamrec_dist.stages.evaluate import BASELINES, WEIGHTS
-from tests.conftest import last_json, run_cli
+from tests.conftest import REPO, last_json, run_cli
 
 
 def commands(group: Any, path: str = "") -> Iterator[str]:
@@ -73,7 +77,6 @@ def test_help_waits_for_no_heavy_package_and_names_all_commands(tmp_path: Path) 
     "command",
     [
         "status",
-        "down",
         "train --stage rl",
         "train --stage all --detach",
         "train --baseline tiger",
@@ -89,6 +92,23 @@ def test_without_a_cluster_the_line_to_type_is_given(command: str, folder: Path)
     assert refused.returncode == 3
     assert "streamrec-dist up cluster.yaml" in refused.stderr
     assert refused.stdout == "" and "Traceback" not in refused.stderr
+
+
+def test_down_without_a_cluster_has_nothing_to_do(folder: Path) -> None:
+    done = run_cli("down", "--json", cwd=folder)
+    assert done.returncode == 0 and last_json(done) == {"state": "none"}
+    assert "nothing to take down" in done.stderr
+
+
+def test_who_asks_a_run_imports_its_controller_without_torch(tmp_path: Path) -> None:
+    program = "import sys; from cli.asking import run_status; from cli.controller import Controller; "
+    program += "sys.exit(bool({'torch', 'pyarrow', 'pandas'} & set(sys.modules)))"
+    environment = {**os.environ, "PYTHONPATH": str(REPO)}
+    assert subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment).returncode == 0
+
+
+def test_the_version_is_told(tmp_path: Path) -> None:
+    assert re.fullmatch(r"streamrec-dist \d+\.\d+\.\d+", run_cli("--version", cwd=tmp_path).stdout.strip())
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from streamrec_dist.rundir import RunDir
 from streamrec_dist.stages.run_store import RunStore
 from streamrec_dist.stages.tokenize import restore_tokenizer
 from streamrec_dist.summary import RunSummary
+from streamrec_dist.summary_file import summarised
 from tests.hostile import FUZZ, Yard, config, damaged, files_of, fresh_yard, kinds, replaced
 
 
@@ -42,6 +43,11 @@ def shown(run: Path) -> None:
     resume_line(directory), last_words(directory)
     facts = gather(directory)
     lines(facts.summary, facts.setting, facts.entries, {})
+
+
+def summary(run: Path) -> None:
+    state, _ = summarised(RunDir.open(run))
+    Console(file=open("/dev/null", "w"), width=80).print(render(state, 1e9))  # noqa: SIM115
 
 
 def materials(run: Path) -> object:
@@ -74,6 +80,8 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "config.yaml": lambda run: RunDir.open(run).config(),
     "events.jsonl": shown,
     "inherited.jsonl": shown,
+    "summary.msgpack": summary,
+    "trace.json": lambda run: RunStore(run).trace([]),
     "scaled.json": lambda run: RunDir.open(run).scaled(),
     "data.json": lambda run: RunDir.open(run).pin_dataset(Path("elsewhere"), "0" * 64),
     "stages/pretrain.json": lambda run: RunDir.open(run).last_model(),

@@ -17,7 +17,7 @@ FORBIDDEN = {
     "cli": set(),
 }
 #: Only these know both actors and learners.
-COMPOSERS = {"cli/launch.py", "cli/controller.py", "cli/estimate.py"}
+COMPOSERS = {"cli/launch.py", "cli/conductor.py", "cli/estimate.py"}
 
 
 def imported(source: str) -> Iterator[str]:

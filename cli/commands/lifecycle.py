@@ -19,7 +19,7 @@ from cli.commands.options import JsonOption, examples
 from cli.output import cell, clean, emit_json, note, show, span, table
 from cli.record import ClusterRecord
 from streamrec_dist.errors import EnvironmentProblem, StreamRecError, UsageError
-from streamrec_dist.events import last_event
+from streamrec_dist.events import ENDED, last_event
 from streamrec_dist.rundir import RunDir, list_runs
 
 NODE_COLUMNS = ("node", "address", "roles", "CPUs", "GPUs", "memory, GiB", "state")
@@ -106,14 +106,20 @@ def down(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """End the cluster and everything it started; a cluster that was attached to is only forgotten."""
+    """End the cluster and everything it started; a cluster that was attached to is only forgotten.
+
+    Runs that are going end with it, and can be resumed from their last checkpoints.
+    """
     record = cluster.find_record()
-    if record is None:
-        raise EnvironmentProblem(
-            f"no cluster in {Path.cwd()} or above it; start one with: streamrec-dist up cluster.yaml"
-        )
-    note(f"taking down the cluster of {record.root} ...")
-    ended = bringup.down(Path(record.root), forget)
+    ended = None
+    if record:
+        note(f"taking down the cluster of {record.root} ...")
+        ended = bringup.down(Path(record.root), forget)
+    if record is None or ended is None:
+        note(f"no cluster in {Path.cwd()} or above it: there is nothing to take down")
+        if as_json:
+            emit_json({"state": "none"})
+        return
     count = len(ended.pids) + sum(map(len, ended.nodes.values()))
     told = {
         "down": f"the cluster is down; {count} processes ended",
@@ -122,6 +128,9 @@ def down(
         "forgotten": f"forgot the cluster at {ended.record.address}; nothing was ended, it may go on",
     }
     note(told[ended.state])
+    for run in _cut_off(record) if ended.state in ("down", "given up") else ():
+        note(f"run {run} was going; it goes on from its last checkpoint with: streamrec-dist up, and then")
+        note(f"  streamrec-dist train --resume --run {run}")
     _failed(ended.failures, "given up" if forget else "error: could not be reached")
     if as_json:
         body = {"state": ended.state, "address": ended.record.address, "ended": ended.pids}
@@ -187,6 +196,16 @@ def _node_rows(nodes: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     ]
 
 
+def _cut_off(record: ClusterRecord) -> list[str]:
+    """Runs of this folder that were going when their cluster was taken down: their events have no end."""
+    last = {run.name: last_event(run.events_path) for run in list_runs(record.runs)}
+    return [
+        name
+        for name, event in last.items()
+        if event and event.t > record.started and not (event.kind == "run" and event.state in ENDED)
+    ]
+
+
 def _going(record: ClusterRecord, controllers: Collection[str]) -> list[str]:
     """Runs of this folder that have a controller; the cluster may hold those of other folders too."""
     return [run.name for run in list_runs(record.runs) if controller_name(run.path) in controllers]
@@ -209,6 +228,7 @@ def _show_run(run: str, going: Mapping[str, Any]) -> None:
         note(f"{run}: {going['error']}")
         return
     place = f"stage {going['stage']}" if going["stage"] else "beginning"
+    place += ", paused" if going.get("paused") else ""
     place += f", step {going['step']} of {going['total']}" if "step" in going else ""
     place += f", version {going['version']}" if "version" in going else ""
     if "prompts" in going:

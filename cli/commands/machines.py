@@ -87,6 +87,8 @@ def logs(
             body[-1][kind(path)], offsets[path] = reader.last_lines(log, path, lines)
             if not as_json:
                 _show_log(log, path, body[-1][kind(path)])
+        if role and not as_json and not (body[-1]["stdout"] or body[-1]["stderr"]):
+            note(f"{log.name} on {log.node}, process {log.worker.pid}, has printed nothing")
     if as_json:
         emit_json({"logs": body})
     elif not role:

@@ -34,6 +34,9 @@ def scale(
     """
     numbers = dict(_number(one) for one in wanted)
     directory = pick_run(run)
+    config = directory.config()
+    for role, count in numbers.items():
+        config.check_scale(role, count)
     record = cluster.find_cluster()
     cluster.connect(record, to_work=False)
 

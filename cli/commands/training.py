@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,15 @@ import typer
 
 from cli import cluster
 from cli.asking import going_already, keep_run, not_running, pause_run, request_stop, run_alive
+from cli.commands.export import (
+    PrometheusOption,
+    TensorBoardOption,
+    WandbOption,
+    exporters,
+    refuse_detached,
+)
 from cli.commands.options import JsonOption, RunArgument, examples
+from cli.exports.exporter import Exporting
 from cli.follow import Follower, finish, resume_line
 from cli.output import emit_json, note
 from cli.plan import (
@@ -59,6 +68,9 @@ def train(
     trace: Annotated[
         bool, typer.Option("--trace", help="Write what every process does when to trace.json, for Perfetto.")
     ] = False,
+    tensorboard: TensorBoardOption = False,
+    wandb: WandbOption = False,
+    prometheus: PrometheusOption = False,
     detach: Annotated[bool, typer.Option("--detach", help="Return at once; the run goes on.")] = False,
     only: Annotated[bool, typer.Option("--only", help="Refuse to run the stages before this one.")] = False,
     config: Annotated[
@@ -69,10 +81,13 @@ def train(
 ) -> None:
     """Train a run up to a stage, or a baseline on its data, first running the stages it lacks, and show it live.
 
-    Leaving the view (q, or Ctrl-C) leaves the run going on the cluster.
+    Leaving the view (q, or Ctrl-C) leaves the run going on the cluster. What is exported beside the view ends with
+    it; `export --follow` goes on.
     """
     if source is not None and resume:
         raise UsageError("--from begins a new run and --resume continues one: give one of them")
+    if detach:
+        refuse_detached(run, (tensorboard, wandb, prometheus))
     goal = training_goal(stage, baseline, run, resume)
     record = cluster.find_cluster()
     if source is not None:
@@ -97,23 +112,36 @@ def train(
 
     check_room(plan, stages)
     directory = plan.run() if resume else create_run(plan)
+    try:
+        exporting = Exporting(exporters(directory, tensorboard, wandb, prometheus))
+    except BaseException:
+        if not resume:
+            shutil.rmtree(directory.path)
+        raise
     follower = Follower(directory, record, starting=True)
     # A new run's own file has what was left to the machine settled; a resumed one may move to other hardware.
     start_run(plan.config if resume else directory.config(), record.runs, plan.name, stages, traced=trace)
     cluster.disconnect()
     note(f"run {plan.name}: {', '.join(stages)}; files in {directory.path}")
-    state = "detached" if detach else follower.follow(to_stderr=as_json)
+    if detach:
+        return finish(directory, "detached", begun, as_json)
+    with exporting:
+        state = follower.follow(to_stderr=as_json)
     return finish(directory, state, begun, as_json)
 
 
 def watch(
     run: RunArgument = None,
     plain: Annotated[bool, typer.Option("--plain", help="One line a step, even on a terminal.")] = False,
+    tensorboard: TensorBoardOption = False,
+    wandb: WandbOption = False,
+    prometheus: PrometheusOption = False,
 ) -> None:
     """Show a run: live while it goes, or how it ended."""
     directory = pick_run(run)
     begun = time.monotonic()
-    state = Follower(directory, living_cluster()).follow(plain=plain)
+    with Exporting(exporters(directory, tensorboard, wandb, prometheus)):
+        state = Follower(directory, living_cluster()).follow(plain=plain)
     finish(directory, state, begun, as_json=False)
 
 

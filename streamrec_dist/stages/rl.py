@@ -106,9 +106,11 @@ class RlLoop:
 
     def _adopted(self, receipt: Mapping[str, Any]) -> None:
         """Note how long after their publication weights were in an actor."""
-        ends = [ended for name, _, ended in receipt.get("spans", {}).get("parts", ()) if name == "adopt"]
+        told = receipt.get("spans", {})
+        ends = [ended for name, _, ended in told.get("parts", ()) if name == "adopt"]
         if ends and receipt["version"] in self.published_at:
-            self.adopted.append(max(0.0, ends[-1] - self.published_at[receipt["version"]]))
+            ended = self.context.timeline.here(told["machine"], ends[-1])
+            self.adopted.append(max(0.0, ended - self.published_at[receipt["version"]]))
 
     def publish(self, vector: Any) -> None:
         self.recent.append(self.context.publisher.publish(vector))

@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +32,18 @@ from streamrec_dist.materials import Materials, laid_rows
 from streamrec_dist.rl.ports import Weights
 from streamrec_dist.rundir import Checkpoint, RunDir, StageResult, write_atomically
 from streamrec_dist.stages.tokenize import Tokenized, check_given_ids
+from streamrec_dist.summary import RunSummary
 from streamrec_dist.summary_file import keep_summary, summarised
+from streamrec_dist.trace_file import add_to_trace
 
 #: Events kept while the disk has no room for them.
 UNWRITTEN = 10_000
+#: Of these, what is written at a time: so much is tried in vain.
+TOGETHER = 100
 #: Seconds between two times that the summary of a run is written.
 SUMMARY_S = 15.0
+#: A million parts of work; what shows traces takes no more.
+TRACE_BYTES = 2**27
 
 
 class RunStore:
@@ -46,27 +54,36 @@ class RunStore:
         self.events = EventLog(self.run.events_path)
         self.unwritten: deque[Event] = deque(maxlen=UNWRITTEN)
         self.no_room = ""
-        self.summary, _ = summarised(self.run)
         self.summary_due = time.monotonic() + SUMMARY_S
+        self.tracing = True
         self._dataset: Dataset | None = None
         self.shards = EmbeddingShards(self.run.items_path / "embeddings")
 
     def emit(self, *events: Event) -> None:
         """Write events to the run's file; those for which the disk has no room are written when it has."""
-        self.unwritten += events
-        try:
-            covered = self.events.append(list(self.unwritten))
-        except OSError as error:
-            self.no_room = str(error)
-            return
-        self.summary.apply_all(self.unwritten)
-        self.unwritten.clear()
-        if self.summary.ended or time.monotonic() > self.summary_due:
+        # Of what was there before.
+        summary, covered = self.summary, 0
+        self.unwritten += (event.plain() for event in events)
+        while part := list(islice(self.unwritten, TOGETHER)):
+            try:
+                covered = self.events.append(part)
+            except OSError as error:
+                self.no_room = str(error)
+                return
+            summary.apply_all(part)
+            for _ in part:
+                self.unwritten.popleft()
+        if covered and (summary.ended or time.monotonic() > self.summary_due):
             self._keep_summary(covered)
         if self.no_room:
             message = f"events could not be written for some time ({self.no_room}); the newest {UNWRITTEN} were kept"
             self.no_room = ""
             self.emit(Event("warning", message=message))
+
+    @cached_property
+    def summary(self) -> RunSummary:
+        """What the run's events come down to."""
+        return summarised(self.run)[0]
 
     def _keep_summary(self, covered: int) -> None:
         # Readers do without it.
@@ -79,10 +96,17 @@ class RunStore:
         return self.summary.paused
 
     def trace(self, events: list[dict[str, Any]]) -> None:
-        """Add events to the run's trace, which is a whole JSON array after each time."""
-        # As with the run's events: a disk that is full costs the run nothing else.
-        with suppress(OSError):
-            self.run.add_to_trace(events)
+        """Add events to the run's trace, up to a size, and as long as the disk has room; then say that it ends."""
+        if not self.tracing:
+            return
+        try:
+            full = add_to_trace(self.run.trace_path, events) > TRACE_BYTES
+            why = f"it has {TRACE_BYTES >> 20} MiB" if full else ""
+        except OSError as error:
+            why = str(error)
+        if why:
+            self.tracing = False
+            self.emit(Event("warning", message=f"nothing more is added to the trace: {why}"))
 
     # data and items
 

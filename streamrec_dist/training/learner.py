@@ -116,7 +116,7 @@ class Learner:
     def train_rows(self, epoch: int, first: int, last: int) -> list[dict[str, float]]:
         """Optimizer steps on batches `first`..`last` of an epoch; returns the metrics of each step."""
         started = time.perf_counter()
-        self.spans = Spans()
+        self.spans.begin()
         batches = self._batches(epoch)[first:last]
         steps = [
             self._optimise([partial(self.loss, part) for part in parts])
@@ -152,7 +152,7 @@ class Learner:
         in all; the first `counts.own` of them count.
         """
         started = time.perf_counter()
-        self.spans = Spans()
+        self.spans.begin()
         assert isinstance(self.trainee, RlTrainee)
         with self.spans.part("prepare"):
             batches = self.trainee.group_parts(shards, counts, version)

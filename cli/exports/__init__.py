@@ -1,0 +1,1 @@
+"""What a run measured, for other programs: followers of its events, outside of the training loop."""
