@@ -20,6 +20,7 @@ from cli.report.facts import gather
 from cli.report.verdict import lines
 from streamrec_dist.breakdown import breakdowns
 from streamrec_dist.data.files import load_dataset
+from streamrec_dist.errors import DataError
 from streamrec_dist.items.report import check_report
 from streamrec_dist.items.shards import EmbeddingShards
 from streamrec_dist.ranks import load_ranks
@@ -75,6 +76,12 @@ def reported(run: Path) -> None:
     check_report(result.metrics)
 
 
+def judged(run: Path) -> None:
+    """A report leaves out what it cannot read, and says so."""
+    for note in results_of(RunDir.open(run)).notes:
+        raise DataError(note)
+
+
 #: The files of a run, by the name of each in its folder, and what reads them.
 READERS: dict[str, Callable[[Path], Any]] = {
     "config.yaml": lambda run: RunDir.open(run).config(),
@@ -105,7 +112,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "results/pretrain-valid.parquet": lambda run: breakdowns(
         load_ranks(run / "results" / "pretrain-valid.parquet")
     ),
-    "results/pretrain-valid.json": lambda run: results_of(RunDir.open(run)),
+    "results/pretrain-valid.json": judged,
 }
 
 
