@@ -24,7 +24,7 @@ WIDTH, LEFT, RIGHT, TOP, BOTTOM, ACROSS, DOWN = 1080, 52, 14, 58, 34, 52, 56
 LETTER = 7
 #: Pixels of an inch, and dots of a PNG for each.
 INCH, SHARP = 96, 2
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 8.5,
     "text.parse_math": False,
@@ -152,7 +152,7 @@ def legend(axes: Axes, columns: int = 8, inside: bool = False) -> None:
     if inside:
         axes.legend(loc="best", handlelength=1.2)
         return
-    above = {"loc": "lower right", "bbox_to_anchor": (1, 1.01), "borderaxespad": 0}
+    above: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1.01), "borderaxespad": 0}
     axes.legend(ncols=columns, handlelength=1.2, columnspacing=1.2, **above)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from cli.curves import Curve
 from cli.dashboard.marks import number
@@ -220,7 +221,7 @@ def rounds(
                 color=light(SERIES[place % len(SERIES)]),
                 label=clean(label),
             )
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         legend(axes, inside=True)
     return sheet
 
@@ -229,9 +230,9 @@ def _draw(axes: Axes, curve: Curve, shade: str, band: bool, label: str = "") -> 
     colour = light(shade)
     if band and (curve.highs > curve.lows).any():
         axes.fill_between(curve.steps, curve.lows, curve.highs, color=colour, alpha=0.16, linewidth=0)
-    marker = (
-        {"marker": "o", "markersize": 2.5 if len(curve.steps) > 1 else 5} if len(curve.steps) <= FEW else {}
-    )
+    marker: dict[str, Any] = {}
+    if len(curve.steps) <= FEW:
+        marker = {"marker": "o", "markersize": 2.5 if len(curve.steps) > 1 else 5}
     axes.plot(curve.steps, curve.means, color=colour, label=clean(label) or None, **marker)
 
 
