@@ -1,4 +1,4 @@
-"""Draws docs/figures from what benchmarks/method.py found of a run (needs the extra [plots]).
+"""Draws docs/figures from what benchmarks/method.py found of a run.
 
 python benchmarks/method_plots.py benchmarks/results/method-*.json
 """

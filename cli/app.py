@@ -10,7 +10,19 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cli.commands import compare, data, export, ids, lifecycle, machines, planning, results, scaling, training
+from cli.commands import (
+    compare,
+    data,
+    export,
+    ids,
+    lifecycle,
+    machines,
+    planning,
+    reporting,
+    results,
+    scaling,
+    training,
+)
 from cli.commands.options import examples
 from cli.output import clean
 from streamrec_dist.errors import EnvironmentProblem, StreamRecError
@@ -94,6 +106,7 @@ scaling.add_to(app)
 results.add_to(app)
 compare.add_to(app)
 export.add_to(app)
+reporting.add_to(app)
 app.add_typer(data.app, name="data")
 app.add_typer(ids.app, name="ids")
 

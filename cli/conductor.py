@@ -35,6 +35,7 @@ from actors.pool import wait_started
 from actors.reward import RewardPool
 from actors.rollout import RolloutPool
 from actors.store import STORE_DEADLINE_S, RemoteStore
+from cli.environment import environment
 from cli.telling import Telling
 from learners.broadcaster import BroadcastPublisher
 from learners.group import LearnerGroup
@@ -204,7 +205,8 @@ class Conductor:
             ray.kill(itself)
 
     def _run_stages(self) -> None:
-        self._emit(Event("run", state="started", metrics={"stages": list(self.stages)}))
+        about = {"stages": list(self.stages), "environment": environment(living_nodes())}
+        self._emit(Event("run", state="started", metrics=about))
         if self.pausing.is_set():
             self._emit(Event("run", state="paused"))
         try:

@@ -44,12 +44,14 @@ from streamrec_dist.stages.evaluate import (
     result_name,
 )
 from streamrec_dist.stages.item_ranking import item_model_ranks
-from streamrec_dist.stages.recommend import given_history, user_history
+from streamrec_dist.stages.recommend import explain_rows, given_history, user_history
 from streamrec_dist.stages.recommend import recommend as rank_items
 from streamrec_dist.stages.run_store import RunStore
 from streamrec_dist.types import PolicyVersion
 
 CONTROLLER_RESTARTS = 100
+#: Users that are drawn for an example that is shown, so that some of them are hits; items of an example.
+DRAWN, EXAMPLE_ITEMS = 16, 10
 #: Users of one evaluation call: enough to fill batches, few enough to show progress.
 EVALUATION_CHUNK = 256
 
@@ -187,6 +189,24 @@ def recommend(
     retriever = _item_model(materials, store, "retrieve") if config.model.evidence else None
     found = rank_items(_recommender(materials, store, stage), retriever, dataset, items, k)
     return {"run": run.name, "stage": stage, "user": user, "synthetic": dataset.synthetic, **found}
+
+
+def examples(run: RunDir, count: int) -> dict[str, Any]:
+    """Recommendations of the run's last model to some validation users, chosen by the run's seed, in this process.
+
+    As `streamrec_dist.stages.recommend.explain_rows` has them; most of those that are drawn are not shown. Raises
+    UsageError for a run without a trained model, DataError as `evaluate_run` does.
+    """
+    stage = run.last_model()
+    config, store = run.config(), RunStore(run.path)
+    dataset, materials = store.dataset(), store.materials(config, stage)
+    rows = split_rows(dataset, "valid")
+    drawn = np.random.default_rng([config.seed, 3]).permutation(len(rows))[: DRAWN * count]
+    recommender = _recommender(materials, store, stage)
+    found = explain_rows(recommender, dataset, rows[np.sort(drawn)], count, EXAMPLE_ITEMS)
+    parameters = sum(parameter.numel() for parameter in recommender.model.parameters())
+    data = f"{dataset.name}: {dataset.users:,} users, {dataset.n_items:,} items, {dataset.n_interactions:,} events"
+    return {"stage": stage, "data": data, "synthetic": dataset.synthetic, "parameters": parameters, **found}
 
 
 def _recommender(materials: Materials, store: RunStore, stage: str) -> Recommender:

@@ -1,7 +1,8 @@
-"""Two results on the same targets: whether they may be compared at all, and how they differ."""
+"""Results on the same targets: whether they may be compared at all, and how they differ."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pyarrow.compute as pc
 from streamrec_dist.errors import UsageError
 from streamrec_dist.metrics import MEASURED_DEPTH, MEASURES, measured
 from streamrec_dist.ranks import TargetRanks
-from streamrec_dist.statistics import FLIPS, SAMPLES, paired
+from streamrec_dist.statistics import FLIPS, SAMPLES, holm, paired
 
 
 def compare(first: TargetRanks, second: TargetRanks, seed: int = 0) -> dict[str, Any]:
@@ -48,6 +49,19 @@ def compare(first: TargetRanks, second: TargetRanks, seed: int = 0) -> dict[str,
         },
         "notes": [note for ranks in (first, second) for note in _notes(ranks)],
     }
+
+
+def compare_each(first: TargetRanks, others: Sequence[TargetRanks], seed: int = 0) -> list[dict[str, Any]]:
+    """Each of k `others` against `first`, as `compare` says it; the measures have `p_holm` too.
+
+    That is p adjusted for k comparisons of one measure. Raises UsageError as `compare` does.
+    """
+    found = [compare(first, other, seed) for other in others]
+    for name in MEASURES:
+        together = [one["measures"][name] for one in found]
+        for one, adjusted in zip(together, holm(np.array([one["p"] for one in together])), strict=True):
+            one["p_holm"] = float(adjusted)
+    return found
 
 
 def check_comparable(first: TargetRanks, second: TargetRanks) -> None:

@@ -107,15 +107,20 @@ def dump_config(config: Config) -> str:
 
 def differing_keys(one: Config, other: Config) -> list[str]:
     """Dotted names of the keys in which two configurations differ, with both values."""
+    return [f"{key}: {a!r} -> {b!r}" for key, (a, b) in differing_values([one, other]).items()]
 
-    def walk(a: Any, b: Any, at: str) -> Iterator[str]:
-        if isinstance(a, dict) and isinstance(b, dict):
-            for key in a:
-                yield from walk(a[key], b.get(key), f"{at}.{key}" if at else key)
-        elif a != b:
-            yield f"{at}: {a!r} -> {b!r}"
 
-    return list(walk(one.model_dump(mode="json"), other.model_dump(mode="json"), ""))
+def differing_values(configs: Sequence[Config]) -> dict[str, list[Any]]:
+    """Dotted name of each key in which configurations differ -> its value in each of them."""
+
+    def walk(values: list[Any], at: str) -> Iterator[tuple[str, list[Any]]]:
+        if all(isinstance(value, dict) for value in values):
+            for key in values[0]:
+                yield from walk([value.get(key) for value in values], f"{at}.{key}" if at else key)
+        elif any(value != values[0] for value in values):
+            yield at, values
+
+    return dict(walk([config.model_dump(mode="json") for config in configs], ""))
 
 
 def _key_lines(node: yaml.Node, source: str, at: KeyPath = ()) -> Iterator[tuple[KeyPath, int]]:

@@ -5,7 +5,7 @@ Every event has `schema`, `t` (seconds since the epoch), `kind` and `stage`; the
 | kind     | fields                                                                     |
 |----------|----------------------------------------------------------------------------|
 | run      | state: started, paused, resumed, done, failed, stopped; message;             |
-|          | metrics (started): stages                                                   |
+|          | metrics (started): stages, environment: versions and machines, name -> text |
 | stage    | state: started, done, skipped; total (steps), metrics                        |
 | step     | step, total, metrics: name -> number                                        |
 | round    | step (number of the round), metrics: leak, distance (stage 2)              |

@@ -28,7 +28,9 @@ class _Said(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
 
-class _Decoding(_Said):
+class Decoding(_Said):
+    """How a result was decoded (`decoding_of`)."""
+
     thoughts: Literal["none", "greedy", "sampled", "beam"]
     samples: int | None
     beam: int
@@ -41,7 +43,7 @@ class _About(_Said):
     stage: str
     split: str
     masked: bool
-    decoding: _Decoding | None
+    decoding: Decoding | None
     data: str
     depth: int
     popularity_quartiles: Annotated[list[int], Field(min_length=3, max_length=3)]

@@ -12,6 +12,7 @@ runs/NAME/config.yaml                       the resolved configuration
           stages/STAGE.json                 the result of a finished stage, or of a baseline
           results/NAME.json, NAME.parquet   evaluations: measures, and the rank of every target
           scaled.json                       replicas that were asked for while it went
+          report/index.html, *.png          what `report` made of all this
 """
 
 from __future__ import annotations
@@ -117,6 +118,10 @@ class RunDir:
     @property
     def inherited_path(self) -> Path:
         return self.path / "inherited.jsonl"
+
+    @property
+    def report_path(self) -> Path:
+        return self.path / "report"
 
     @property
     def dataset_path(self) -> Path:

@@ -68,6 +68,18 @@ def sign_flip_p(differences: np.ndarray, seed: int = 0, flips: int = FLIPS) -> n
     return (1 + extreme) / (1 + flips)
 
 
+def holm(p: np.ndarray) -> np.ndarray:
+    """p-values float64 [k] of k tests, adjusted by Holm's method: float64 [k], in the same order.
+
+    Those below a level are significant together: the chance that any of them is so by luck is below it.
+    """
+    order = np.argsort(p, kind="stable")
+    raised = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(raised, 1.0)
+    return adjusted
+
+
 @dataclass(frozen=True)
 class Paired:
     """One measure of two models on the same targets."""

@@ -27,8 +27,8 @@ WARNINGS, ROUNDS, EVALUATIONS = 100, 100, 500
 RATE_WINDOW = 30
 #: Metrics of one stage that are followed, and stages; a file of events may come from anybody.
 METRICS, NAMES = 200, 50
-#: Beyond are no measures, and their sum may be no number.
-LARGEST_VALUE = 1e200
+#: Characters of what describes a run.
+WORDS = 500
 #: Versions behind that are told apart.
 STALENESS = 64
 #: Processes of which a state is kept.
@@ -103,6 +103,7 @@ class RunSummary:
     planned: list[str] = field(default_factory=list)  # what it was last started for
     lives: Count = 0  # how often it was started
     begun: Time = 0.0  # when it last was
+    environment: dict[str, str] = field(default_factory=dict)  # versions and machines, as of its last start
     #: Processes of the roles, as they were last told of.
     processes: list[dict[str, Any]] = field(default_factory=list)
     told: Time = 0.0  # when
@@ -152,6 +153,7 @@ class RunSummary:
             self.begun = event.t
             planned = event.metrics.get("stages")
             self.planned = [str(name) for name in planned[:NAMES]] if isinstance(planned, list) else []
+            self.environment = _texts(event.metrics.get("environment"))
             self.processes = []
             self._forget_rates()
 
@@ -224,10 +226,16 @@ class RunSummary:
             raise DataError(f"not a summary of a run ({error})") from None
 
 
+def _texts(found: Any) -> dict[str, str]:
+    """Name -> text, both short, NAMES of them at most."""
+    rows = list(found.items())[:NAMES] if isinstance(found, dict) else []
+    return {str(name)[:WORDS]: str(value)[:WORDS] for name, value in rows}
+
+
 def _follow(courses: dict[str, Course], step: int, metrics: Mapping[str, Any]) -> None:
     """Add the metrics that are numbers to their courses."""
     for name, value in metrics.items():
-        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST_VALUE:
+        if isinstance(value, int | float) and not isinstance(value, bool):
             course = courses.get(name)
             if course is None:
                 if len(courses) >= METRICS:

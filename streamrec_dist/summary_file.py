@@ -76,6 +76,17 @@ def inherited(run: RunDir) -> RunSummary:
     return summary
 
 
+def whole_summary(run: RunDir) -> tuple[RunSummary, list[str]]:
+    """What a run did so far, with the stages that it has from another run, and the names of these."""
+    summary, taken = summarised(run)[0], []
+    for name, stage in inherited(run).stages.items():
+        own = summary.stages.get(name)
+        if stage.started and not (own and (own.courses or own.evaluations)):
+            summary.stages[name] = stage
+            taken.append(name)
+    return summary, taken
+
+
 def take_events(summary: RunSummary, path: Path, offset: int) -> int:
     """Add the events of a file from a byte on, in bounded memory; returns the byte after the last whole one.
 

@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from benchmarks.terminal import Terminal, has_tmux
@@ -352,6 +353,30 @@ def test_recommendations_are_items_of_the_catalogue(trained: RunDir, outside: Pa
     assert joint["decoding"]["thoughts"] == "beam" and len({row["item"] for row in joint["items"]}) == 10
     shown = here(*command, "--history", "i1,i2", cwd=outside)
     assert shown.returncode == 0 and "recommended by rl" in shown.stdout, shown.stderr
+
+
+def test_the_report_of_a_run_says_what_it_was_made_with_and_what_its_processes_did(
+    trained: RunDir, tmp_path: Path
+) -> None:
+    shutil.copytree(trained.path, tmp_path / "runs" / "copy")
+    done = last_json(here("report", "copy", "--examples", "1", "--json", cwd=tmp_path))
+    pictures = {Path(path).stem for path in done["pictures"]}
+    assert done["left_out"] == [] and {"reward-ledger", "staleness", "utilisation", "rounds"} <= pictures
+    shown = Path(done["report"]).read_text(encoding="utf-8")
+    for words in (
+        "learner ranks",
+        "generate",
+        "backward",
+        "waiting",
+        "Ten best",
+        "near to",
+        torch.__version__,
+    ):
+        assert words in shown, words
+    assert shown.count("<article>") == 1
+    drawn = here("plot", trained.name, "reward/total", "--json", cwd=trained.path.parents[1])
+    (curve,) = last_json(drawn)["curves"]
+    assert (curve["stage"], curve["steps"]) == ("rl", [1, 2, 3, 4])
 
 
 @pytest.mark.parametrize(

@@ -9,17 +9,20 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
+from cli.app import app
 from cli.output import signed
-from streamrec_dist.comparison import compare
+from streamrec_dist.comparison import compare, compare_each
 from streamrec_dist.config_file import load_config
 from streamrec_dist.data.split import split_rows
 from streamrec_dist.data.strings import Strings
 from streamrec_dist.errors import UsageError
 from streamrec_dist.metrics import MEASURES
-from streamrec_dist.ranks import TargetRanks, load_ranks
+from streamrec_dist.ranks import TargetRanks, load_ranks, save_ranks
 from streamrec_dist.rundir import RunDir, StageResult
 from streamrec_dist.stages.evaluate import judge
+from streamrec_dist.stages.run_store import RunStore
 from tests.conftest import last_json, run_cli
 from tests.test_ranks import ABOUT, by_time, judged
 
@@ -163,3 +166,64 @@ def test_wrong_names_are_refused(names: tuple[str, str], said: str, folder: Path
     refused = run_cli("compare", *names, cwd=folder)
     assert refused.returncode == 2 and said in refused.stderr, refused.stderr
     assert "Traceback" not in refused.stderr and refused.stdout == ""
+
+
+def test_several_are_each_compared_with_the_first_and_p_is_adjusted():
+    first, second, third = (judged(by_time(), seed=seed) for seed in (1, 2, 3))
+    found = compare_each(first, [second, third])
+    for one, other in zip(found, (second, third), strict=True):
+        alone = compare(first, other)["measures"]
+        for name, measure in one["measures"].items():
+            assert {key: measure[key] for key in alone[name]} == alone[name]
+    for name in MEASURES:
+        pairs = [(one["measures"][name]["p"], one["measures"][name]["p_holm"]) for one in found]
+        (low, low_adjusted), (high, high_adjusted) = sorted(pairs)
+        assert low_adjusted == pytest.approx(min(1, 2 * low))
+        assert high_adjusted == pytest.approx(max(min(1, 2 * low), high))
+    (alone,) = compare_each(first, [second])
+    assert all(one["p"] == one["p_holm"] for one in alone["measures"].values())
+
+
+def test_runs_are_compared_with_what_they_were_told_and_what_they_took(folder: Path, monkeypatch):
+    monkeypatch.chdir(folder)
+    shop = RunStore(
+        RunDir.create(folder / "runs", "base", load_config(folder / "cluster.yaml")).path
+    ).dataset()
+    rows = split_rows(shop, "test")
+    for place, name in enumerate(("base", "no-kl", "wide")):
+        overrides = ["stages.rl.kl=0", "model.d_ff=128"][:place]
+        if place:
+            RunDir.create(folder / "runs", name, load_config(folder / "cluster.yaml", overrides))
+        run = RunDir.open(folder / "runs" / name)
+        run.finish_stage(StageResult("rl", 60.0 + place, 4, {"ndcg@10": 0.125}))
+        ranks = np.random.default_rng(place).integers(1, 30 - 10 * place, len(rows))
+        save_ranks(
+            run.ranks_path("rl-test"),
+            judge(shop, rows, ranks, **{**ABOUT, "run": name}),
+        )
+    shown = CliRunner(env={"COLUMNS": "100"}).invoke(
+        app, ["compare", "base", "no-kl", "wide", "--split", "test"]
+    )
+    assert shown.exit_code == 0, shown.stderr
+    lines = [line.split() for line in shown.stdout.splitlines()]
+    assert ["C", "=", "wide:rl"] in lines and ["stages.rl.kl", "0.001", "0.0", "0.0"] in lines
+    assert ["model.d_ff", "64", "64", "128"] in lines
+    took = [" ".join(line) for line in lines if line[:1] == ["rl"]]
+    assert took == ["rl 1 min 00 s, .1250 1 min 01 s, .1250 1 min 02 s, .1250"]
+    (values,) = (line for line in lines if line[0:1] == ["MRR@20"] and len(line) == 4)
+    assert values[1][-1] != "*" and values[3].endswith("*"), "the third ranks higher by far"
+    assert "adjusted for the 2 comparisons" in shown.stderr
+    told = CliRunner().invoke(app, ["compare", "base", "no-kl", "wide", "--split", "test", "--json"])
+    body = json.loads(told.stdout)
+    assert body["runs"] == ["base", "no-kl", "wide"] and body["config"]["model.d_ff"] == [64, 64, 128]
+    assert [one["b"]["run"] for one in body["compared"]] == ["no-kl", "wide"]
+    assert [one["seconds"] for one in body["stages"]["rl"]] == [60.0, 61.0, 62.0]
+    pair = json.loads(
+        CliRunner().invoke(app, ["compare", "base", "no-kl", "--split", "test", "--json"]).stdout
+    )
+    assert set(pair["config"]) == {"stages.rl.kl"} and pair["b"]["run"] == "no-kl"
+    file = str(folder / "runs" / "wide" / "results" / "rl-test.parquet")
+    assert json.loads(CliRunner().invoke(app, ["compare", "base", file, "--split", "test", "--json"]).stdout)[
+        "config"
+    ] == {"stages.rl.kl": [0.001, 0.0], "model.d_ff": [64, 128]}
+    assert CliRunner().invoke(app, ["compare", "base"]).exit_code == 2

@@ -62,11 +62,49 @@ def test_a_bucket_that_is_cut_in_two_keeps_its_mean() -> None:
     assert sum(bucket.count for bucket in course.buckets) == middle
 
 
+def test_no_value_is_so_large_that_its_sums_are_none() -> None:
+    course = course_of([1.7e308] * 3000 + [-1.7e308] * 3000)
+    assert np.isfinite(course.means()).all() and course.ends() == pytest.approx((1e100, -1e100))
+    assert Course.restored(course.state()) == course
+
+
+def test_the_ends_are_means_of_a_fifth_of_the_steps() -> None:
+    course = course_of([float(value) for value in range(1, 101)])
+    assert course.ends() == (10.5, 90.5)
+    assert course_of([3.0]).ends() == (3.0, 3.0) and course_of([1.0, 5.0]).ends() == (1.0, 5.0)
+    with pytest.raises(ValueError, match="empty"):
+        Course().ends()
+
+
+def test_totals_are_those_of_the_steps_there_were() -> None:
+    course = Course()
+    for step in (2, 3, 7):
+        course.add(step, float(step))
+    assert course.total_before(np.arange(10)).tolist() == [0, 0, 0, 2, 5, 5, 5, 5, 12, 12]
+    values = np.random.default_rng(0).random(5000)
+    long = course_of(values.tolist())
+    edges = np.array([1] + [bucket.last + 1 for bucket in long.buckets])
+    sums = np.concatenate([[0], np.cumsum(values)])
+    np.testing.assert_allclose(long.total_before(edges), sums[edges - 1])
+    assert Course().total_before(np.arange(3)).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("points", [1, 7, 200, 5000])
+def test_a_thinned_course_has_the_same_total_and_extremes(points: int) -> None:
+    course = course_of(np.random.default_rng(0).random(3000).tolist())
+    thin = course.thinned(points)
+    assert len(thin.buckets) <= points
+    assert thin.total_before(np.array([10_000])) == pytest.approx(course.total_before(np.array([10_000])))
+    assert (thin.ranges().min(), thin.ranges().max()) == (course.ranges().min(), course.ranges().max())
+    assert len(course.buckets) == 750, "the course itself stays"
+
+
 def test_a_state_gives_the_course_again_and_nonsense_an_error() -> None:
     course = course_of([float(value) for value in range(3000)])
     assert Course.restored(course.state()) == course
     head = (1.0, 0, 0, 0, 0, 0)
     wrong = [
+        [head, (1, 1, 1, 1e300, 0, 0)],
         [(0.0,) * 6],
         [head, (2, 1, 1, 0, 0, 0)],
         [head, (1, 1, 0, 0, 0, 0)],

@@ -13,7 +13,7 @@ from streamrec_dist.data.demo import demo_catalogue
 from streamrec_dist.data.split import split_rows
 from streamrec_dist.decode.search import Plan
 from streamrec_dist.stages.decoding import Recommender, decoding_of, plan_of
-from streamrec_dist.stages.recommend import recommend
+from streamrec_dist.stages.recommend import explain_rows, recommend
 from streamrec_dist.tokens import BOS, FIRST_CODE
 from tests.local_ports import TINY, UNGUIDED, tiny_materials
 
@@ -156,3 +156,28 @@ def test_a_recommendation_says_how_it_was_decoded(overrides, thoughts):
     assert len(set(items)) == 7 and not set(items) & {entry["item"] for entry in found["history"]}
     scores = [entry["score"] for entry in found["items"]]
     assert scores == sorted(scores, reverse=True) and scores[0] < 0
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 40])
+def test_rows_that_are_explained_are_hits_and_misses_as_they_are_evaluated(count):
+    dataset, judge = validate(demo_catalogue(users=120, items=90, seed=0)), recommender("rl")
+    rows = split_rows(judge.materials.corpus, "valid")[:60]
+    found = explain_rows(judge, dataset, rows, count, 5)
+    ranks = judge.target_ranks(rows, False)
+    hits = int(((ranks > 0) & (ranks <= 5)).sum())
+    assert found["drawn"] == 60 and found["hits"] == hits and 2 < hits < 40
+    shown = found["shown"]
+    among = [any(item["item"] == one["target"]["item"] for item in one["items"]) for one in shown]
+    assert len(shown) == count and sum(among) == min(-(-count // 2), hits)
+    for one in shown:
+        (user,) = (user for user in range(dataset.users) if dataset.user_ids[user] == one["user"])
+        (position,) = rows[rows[:, 0] == user][:, 1]
+        history = [dataset.item_ids[item] for item in dataset.history(user)[:position]]
+        limit = judge.materials.corpus.max_history
+        assert [entry["item"] for entry in one["history"]] == history[-limit:]
+        assert one["target"]["item"] == dataset.item_ids[dataset.history(user)[position]]
+        assert [entry["rank"] for entry in one["items"]] == [1, 2, 3, 4, 5]
+        assert [len(thought["nearest"]) for thought in one["thoughts"]] == [3, 3]
+        assert (one["rank"] is not None and one["rank"] <= 5) == any(
+            item["item"] == one["target"]["item"] for item in one["items"]
+        )

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from streamrec_dist.errors import RunError
-from streamrec_dist.statistics import bootstrap_intervals, paired, sign_flip_p, user_sums
+from streamrec_dist.statistics import bootstrap_intervals, holm, paired, sign_flip_p, user_sums
 
 RNG = np.random.default_rng
 
@@ -175,3 +175,17 @@ def test_gains_and_losses_that_cancel_are_a_tie():
 def test_a_first_model_that_finds_nothing_has_no_relative_difference():
     (result,) = paired(np.zeros((4, 1)), np.ones((4, 1)), np.arange(4))
     assert result.relative is None and result.difference == 1
+
+
+def test_holm_is_the_closed_test_of_all_sets_of_hypotheses():
+    """A hypothesis is rejected where Bonferroni rejects every set that it is in."""
+    for seed in range(20):
+        p = RNG(seed).random(5) ** 3
+        p[1] = p[3]
+        sets = [chosen for size in range(1, 6) for chosen in itertools.combinations(range(5), size)]
+        expected = [
+            max(min(1.0, len(chosen) * min(p[place] for place in chosen)) for chosen in sets if one in chosen)
+            for one in range(5)
+        ]
+        assert holm(p) == pytest.approx(expected)
+    assert holm(np.array([0.03])).tolist() == [0.03] and holm(np.array([])).tolist() == []

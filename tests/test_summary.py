@@ -44,6 +44,17 @@ def test_an_end_counts_until_the_run_goes_on() -> None:
     assert summary.stages["rl"].rate() is None, "the time between is not part of the rate"
 
 
+def test_what_a_run_is_made_with_is_that_of_its_last_start() -> None:
+    summary = RunSummary("one")
+    for version in ("2.8", "2.9"):
+        about = {"torch": version, "CPUs": 2, "long": "x" * 5000}
+        summary.apply(Event("run", state="started", metrics={"environment": about}))
+    assert summary.environment == {"torch": "2.9", "CPUs": "2", "long": "x" * 500}
+    assert RunSummary.unpacked(summary.packed()) == summary
+    summary.apply(Event("run", state="started", metrics={"environment": ["no", "names"]}))
+    assert summary.environment == {}
+
+
 def test_what_is_kept_is_bounded() -> None:
     summary = RunSummary("one")
     for number in range(3 * EVALUATIONS):

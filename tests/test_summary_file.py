@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from streamrec_dist import events as events_module
 from streamrec_dist import summary_file
 from streamrec_dist.config import Config
+from streamrec_dist.course import LARGEST
 from streamrec_dist.events import Event, EventLog, EventReader, whole_lines
 from streamrec_dist.rundir import RunDir
 from streamrec_dist.stages import run_store
@@ -229,7 +230,9 @@ def test_values_whose_sum_is_no_number_do_not_spoil_the_summary(run: RunDir) -> 
     )
     store.emit(Event("run", state="done", t=6.0))
     assert kept_summary(run) is not None
-    assert set(summarised(run)[0].stages["rl"].courses) == {"c"}
+    courses = summarised(run)[0].stages["rl"].courses
+    assert courses["a"].means().tolist() == [LARGEST] * 9
+    assert courses["c"].means().tolist() == [1.0] * 9
 
 
 def test_a_store_that_emits_nothing_does_not_read_the_events(run: RunDir) -> None:

@@ -1,4 +1,4 @@
-"""Recommendations for one history, with the thoughts that led to them."""
+"""Recommendations for single histories, with the thoughts that led to them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from streamrec_dist.baselines.item_model import ItemModel
+from streamrec_dist.data.batches import targets
 from streamrec_dist.data.dataset import Dataset
 from streamrec_dist.data.evidence import no_evidence
 from streamrec_dist.data.strings import Strings
@@ -66,13 +67,56 @@ def recommend(
     ranked = [(item, score) for item, score in pairs if item >= 0]
     return {
         "history": [_named(dataset, int(item)) for item in seen],
-        "items": [
-            {"rank": rank, **_named(dataset, item), "score": score}
-            for rank, (item, score) in enumerate(ranked[:k], start=1)
-        ],
+        "items": _listed(dataset, ranked[:k]),
         "decoding": decoding_of(recommender.plan, beam),
-        "thoughts": [_explain(recommender, dataset, int(token)) for token in found.thoughts[0]],
+        "thoughts": _explain(recommender, dataset, found.thoughts[0]),
     }
+
+
+def explain_rows(
+    recommender: Recommender, dataset: Dataset, rows: np.ndarray, count: int, k: int
+) -> dict[str, Any]:
+    """What is recommended for some of the held-out targets rows int64 [n, 2] (user, position), as they are evaluated.
+
+    `count` of them at most: the first half of those whose target is among the best k, as far as there are so many,
+    and others. `hits` says of how many of the n it is. Each of `shown` has `user`, `history`, `target`, its `rank` in
+    the beam (None where it is not there), `items`, the best k, and `thoughts`, which lead to the first of them.
+    """
+    beam = max(k, recommender.config.stages.evaluate.beam)
+    found = recommender.rank(rows, beam, mask_history=False)
+    wanted = targets(recommender.materials.corpus, rows)
+    hit = (found.items[:, :k] == wanted[:, None]).any(axis=1)
+    hits, misses = np.flatnonzero(hit), np.flatnonzero(~hit)
+    half = max(count - count // 2, count - len(misses))
+    places = [*hits[:half], *misses[: count - min(half, len(hits))]]
+    thoughts = _explain(recommender, dataset, found.thoughts[places].ravel())
+    steps = found.thoughts.shape[1]
+    shown = []
+    for number, place in enumerate(places):
+        (user, position), target = rows[place].tolist(), int(wanted[place])
+        items = found.items[place].tolist()
+        ranked = [pair for pair in zip(items, found.scores[place].tolist(), strict=True) if pair[0] >= 0]
+        seen = dataset.history(user)[max(0, position - recommender.materials.corpus.max_history) : position]
+        shown.append(
+            {
+                "user": str(dataset.user_ids[user]),
+                "history": [_named(dataset, int(item)) for item in seen],
+                "target": _named(dataset, target),
+                "rank": items.index(target) + 1 if target in items else None,
+                "items": _listed(dataset, ranked[:k]),
+                "thoughts": thoughts[number * steps : (number + 1) * steps],
+            }
+        )
+    decoding = decoding_of(recommender.plan, beam)
+    return {"drawn": len(rows), "hits": len(hits), "decoding": decoding, "shown": shown}
+
+
+def _listed(dataset: Dataset, ranked: Sequence[tuple[int, float]]) -> list[dict[str, Any]]:
+    """Items and their scores, best first."""
+    return [
+        {"rank": rank, **_named(dataset, item), "score": score}
+        for rank, (item, score) in enumerate(ranked, start=1)
+    ]
 
 
 def _prompt(recommender: Recommender, retriever: ItemModel | None, history: np.ndarray) -> list[np.ndarray]:
@@ -85,21 +129,33 @@ def _prompt(recommender: Recommender, retriever: ItemModel | None, history: np.n
     return [tokens, *materials.laid_out(*found)]
 
 
-def _explain(recommender: Recommender, dataset: Dataset, token: int) -> dict[str, Any]:
-    """A thought as level and code, with the items whose representation is nearest to its embedding."""
-    level, code = divmod(token - FIRST_CODE, recommender.materials.corpus.codes_per_level)
-    model = recommender.model
+def _explain(recommender: Recommender, dataset: Dataset, tokens: np.ndarray) -> list[dict[str, Any]]:
+    """Thoughts int64 [n] as level and code, with the items whose representation is nearest to their embedding."""
+    corpus, model = recommender.materials.corpus, recommender.model
     with torch.no_grad():
-        every = recommender.materials.corpus.item_tokens(np.arange(dataset.n_items))
+        every = corpus.item_tokens(np.arange(dataset.n_items))
         states = torch.nn.functional.normalize(
             model.item_states(torch.from_numpy(every).to(recommender.device)), dim=-1
         )
-        thought = torch.nn.functional.normalize(model.embed.weight[token], dim=-1)
-        nearest = (states @ thought).topk(min(NEAREST, dataset.n_items)).indices.tolist()
-    return {
-        "token": f"level {level + 1}, code {code}",
-        "nearest": [_named(dataset, item)["title"] for item in nearest],
-    }
+        thoughts = torch.nn.functional.normalize(
+            model.embed.weight[torch.from_numpy(tokens).to(recommender.device)], dim=-1
+        )
+        nearest = [
+            (states @ thought).topk(min(NEAREST, dataset.n_items)).indices.tolist() for thought in thoughts
+        ]
+    return [
+        {
+            "token": "level {}, code {}".format(*_level_and_code(token, corpus.codes_per_level)),
+            "nearest": [_named(dataset, item)["title"] for item in items],
+        }
+        for token, items in zip(tokens.tolist(), nearest, strict=True)
+    ]
+
+
+def _level_and_code(token: int, codes: int) -> tuple[int, int]:
+    """Counted from 1, and from 0."""
+    level, code = divmod(token - FIRST_CODE, codes)
+    return level + 1, code
 
 
 def _named(dataset: Dataset, item: int) -> dict[str, str]:
