@@ -153,7 +153,7 @@ def take_steps(kind: str, run: RunDir, work: Work, steps: int) -> Taken:
                 for name in ("report", "_took", "_adopted"):
                     stack.enter_context(mock.patch.object(RlLoop, name, inside.timed(getattr(RlLoop, name))))
                 stack.enter_context(mock.patch.object(Telling, "_tell", telling.timed(Telling._tell)))
-                stack.enter_context(Telling(conductor_of(context), context))
+                stack.enter_context(Telling(conductor_of(context), context.timeline))
             else:
                 stack.enter_context(mock.patch.object(RlLoop, "report", lambda *_: None))
             rl(context)
@@ -210,6 +210,7 @@ def conductor_of(context: Bare) -> Any:
         scaled={},
         runtime=context.runtime,
         learners=context.learners,
+        tokenizers=None,
         context=context,
         publisher=context.publisher,
         _broadcasts=dict,

@@ -42,7 +42,7 @@ from streamrec_dist.config_file import parse_config
 from streamrec_dist.events import Event
 from streamrec_dist.rl import buffer
 from streamrec_dist.rl.ports import Published, Task
-from streamrec_dist.stages.context import Context
+from streamrec_dist.stages.context import Context, Evaluation
 from streamrec_dist.stages.rl import rl
 from streamrec_dist.types import PolicyVersion, RewardBreakdown, RolloutBatch
 
@@ -188,10 +188,13 @@ class NoStore:
 class Bare(Context):
     """A Context without a data set."""
 
-    def evaluation_parts(self, users: int) -> list[np.ndarray]:
-        return [np.zeros((1, 2), dtype=np.int64)]
+    def start_evaluation(self, model: str, users: int, weights: Any) -> Evaluation:
+        row = np.zeros((1, 2), dtype=np.int64)
+        return Evaluation([row], [self.evaluators.ranks(model, row, False, weights)], None, time.time())
 
-    def report_ranks(self, stage: str, step: int, rows: np.ndarray, ranks: np.ndarray) -> dict[str, Any]:
+    def report_ranks(
+        self, stage: str, step: int, rows: np.ndarray, ranks: np.ndarray, invalid: float | None = None
+    ) -> dict[str, Any]:
         return {"ndcg@10": 0.0}
 
 

@@ -83,6 +83,7 @@ class Conductor:
         self.stage = ""
         self.context: Context | None = None
         self.learners: LearnerGroup | None = None
+        self.tokenizers: TokenizerGroup | None = None
         self._thread: threading.Thread | None = None
         #: Replicas, and learner ranks, that were asked for since the run began, instead of those of its file.
         self.scaled: dict[str, int] = {}
@@ -165,7 +166,7 @@ class Conductor:
         body["paused"] = self.pausing.is_set()
         body["roles"] = {pool.role: pool.state() for pool in list(self.runtime.pools)}
         # The stage may end while this is being answered.
-        learners, context = self.learners, self.context
+        learners, context = self.learners or self.tokenizers, self.context
         if learners:
             told: list[dict[str, Any]] = learners.told or [{}] * len(learners.places)
             ranks = [
@@ -318,7 +319,7 @@ class Conductor:
             # What was asked for while they were being made.
             self._take_scaled()
             self.context = context
-            with Telling(self, context):
+            with Telling(self, context.timeline):
                 yield context
         finally:
             self.context = None
@@ -379,10 +380,13 @@ class Conductor:
         )
         try:
             group.start()
-            task = group.tokenize(*self.store.item_inputs())
-            report = self.runtime.receipt(task, "semantic ids", TOKENIZE_DEADLINE_S)
+            self.tokenizers = group
+            with Telling(self, Timeline(traced=False)):
+                task = group.tokenize(*self.store.item_inputs())
+                report = self.runtime.receipt(task, "semantic ids", TOKENIZE_DEADLINE_S)
             self.store.save_items(task.payload)
         finally:
+            self.tokenizers = None
             group.close()
         report["encoder"] = {"name": self.config.items.encoder, "sha256": encoder}
         report["seconds"] = {"embed": embedded - started, **report["seconds"]}

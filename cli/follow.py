@@ -185,10 +185,13 @@ def finish(run: RunDir, state: str, begun: float, as_json: bool) -> None:
     elif state == "failed":
         raise RunError(f"{_failure(run)}\ncontinue it with: {resume_line(run)}")
     else:
-        raise RunError(
-            f"run {run.name} died without a word: no controller works on it any more; {last_words(run)}\n"
-            f"continue it from its last checkpoint with: {resume_line(run)}"
-        )
+        lines = [f"run {run.name} died without a word: no controller works on it any more; {last_words(run)}"]
+        try:
+            cluster.find_cluster()
+        except EnvironmentProblem as none:
+            lines.append(str(none))
+        lines.append(f"continue it from its last checkpoint with: {resume_line(run)}")
+        raise RunError("\n".join(lines))
 
 
 def say_how_to_return(name: str) -> None:

@@ -40,6 +40,7 @@ from streamrec_dist.stages.evaluate import (
     WEIGHTS,
     baseline_ranks,
     judge,
+    of_users,
     record,
     result_name,
 )
@@ -167,7 +168,7 @@ def evaluate_run(
         rank = _rank_on_cluster if use_cluster else _rank_here
         ranks, invalid = rank(store, config, stage, rows, mask_history, on_progress)
     other = suffix(decoded) if decoded != decoding(stage, run.config()) else ""
-    other += f"-{users}users" if users is not None else ""
+    other += of_users(users)
     name = result_name(stage, split, mask_history, other)
     return record(run, name, judged(stage, ranks), counting, invalid)
 

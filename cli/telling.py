@@ -11,7 +11,7 @@ import psutil
 import ray
 
 from streamrec_dist.events import WORKER_FIELDS, Event
-from streamrec_dist.stages.context import Context
+from streamrec_dist.spans import Timeline
 
 if TYPE_CHECKING:
     from cli.conductor import Conductor
@@ -23,8 +23,8 @@ TELL_S, TELL_EACH_S = 5.0, 0.05
 class Telling:
     """Emits a `workers` event now and then while the block runs, where something changed, and once at its end."""
 
-    def __init__(self, conductor: Conductor, context: Context):
-        self.conductor, self.context = conductor, context
+    def __init__(self, conductor: Conductor, timeline: Timeline):
+        self.conductor, self.timeline = conductor, timeline
         self.here = ray.util.get_node_ip_address()
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._tell_on, daemon=True)
@@ -53,7 +53,7 @@ class Telling:
             self.conductor.store.emit(
                 Event("workers", self.conductor.stage, metrics={"processes": processes})
             )
-        if events := self.context.timeline.take_trace():
+        if events := self.timeline.take_trace():
             self.conductor.store.trace(events)
 
     def _processes(self) -> list[dict[str, Any]]:

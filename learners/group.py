@@ -25,8 +25,6 @@ class LearnerGroup(RankGroup):
     def __init__(self, config: LearnersConfig, materials: Any, **options: Any):
         """`materials` is an object reference; `options` are those of a RankGroup."""
         self.kept = KeptVectors()
-        #: What each rank told of the newest step (`Spans.told`).
-        self.told: list[dict[str, Any]] = []
         threads = CONCURRENCY if config.transport == "collective" else None
         super().__init__(LearnerWorker, config, [materials], threads=threads, **options)
 

@@ -120,6 +120,8 @@ class RankGroup:
         self.ranks: list[Any] = []
         self.places: list[dict[str, Any]] = []
         self.lost = 0
+        #: What each rank told of the newest step (`Spans.told`), where ranks do.
+        self.told: list[dict[str, Any]] = []
 
     @property
     def world_size(self) -> int:

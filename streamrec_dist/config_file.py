@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -107,7 +108,14 @@ def dump_config(config: Config) -> str:
 
 def differing_keys(one: Config, other: Config) -> list[str]:
     """Dotted names of the keys in which two configurations differ, with both values."""
-    return [f"{key}: {a!r} -> {b!r}" for key, (a, b) in differing_values([one, other]).items()]
+    return [
+        f"{key}: {as_written(a)} -> {as_written(b)}" for key, (a, b) in differing_values([one, other]).items()
+    ]
+
+
+def as_written(value: Any) -> str:
+    """A value as a configuration file may have it."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def differing_values(configs: Sequence[Config]) -> dict[str, list[Any]]:

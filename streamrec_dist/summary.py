@@ -60,6 +60,8 @@ class StageSummary:
         default_factory=partial(deque, maxlen=EVALUATIONS)
     )
     rounds: Annotated[deque[Event], _newest(ROUNDS)] = field(default_factory=partial(deque, maxlen=ROUNDS))
+    #: The newest event of an annotation that goes on.
+    annotation: Event | None = None
     #: Prompts trained on, by how many versions their rollouts were behind.
     staleness: Annotated[list[Count], AfterValidator(lambda found: found[:STALENESS])] = field(
         default_factory=list
@@ -121,6 +123,7 @@ class RunSummary:
             "step": self._take_step,
             "eval": self._take_evaluation,
             "round": self._take_round,
+            "annotate": self._take_annotation,
             "warning": self._take_warning,
             "workers": self._take_workers,
         }.get(event.kind)
@@ -164,7 +167,7 @@ class RunSummary:
 
     def _take_stage(self, event: Event) -> None:
         stage = self._stage(event.stage)
-        stage.state = event.state
+        stage.state, stage.annotation = event.state, None
         stage.total = event.total or stage.total
         if event.state == "started":
             self.stage = event.stage
@@ -177,7 +180,7 @@ class RunSummary:
         self.stage = event.stage
         stage = self._stage(event.stage)
         stage.started = stage.started or event.t
-        stage.state = "started"
+        stage.state, stage.annotation = "started", None
         stage.step, stage.total = event.step, event.total or stage.total
         stage.metrics.update(event.metrics)
         if stage.steps and event.step <= stage.steps[-1][1]:
@@ -188,11 +191,15 @@ class RunSummary:
 
     def _take_evaluation(self, event: Event) -> None:
         stage = self._stage(event.stage)
+        stage.annotation = None
         stage.evaluations.append(event)
         _follow(stage.evaluated, event.step, event.metrics)
 
     def _take_round(self, event: Event) -> None:
         self._stage(event.stage).rounds.append(event)
+
+    def _take_annotation(self, event: Event) -> None:
+        self._stage(event.stage).annotation = event
 
     def _take_warning(self, event: Event) -> None:
         self.warned += 1

@@ -35,7 +35,7 @@ from streamrec_dist.summary_file import summarised
 from tests.conftest import REPO, TINY, end_controller, last_json, run_cli, write_shop
 from tests.event_docs import missing, unknown
 from tests.hostile import files_of, kinds
-from tests.test_hostile_files import READERS, UNREAD
+from tests.test_hostile_files import READERS
 from tests.traces import checked, spans
 
 pytestmark = pytest.mark.cluster
@@ -128,7 +128,7 @@ def steps_of(run: RunDir, stage: str, part: int = 1) -> list[int]:
     steps = []
     for event in EventReader(run.events_path).new():
         assert (event.kind, event.state) != ("run", "failed"), event.message
-        parts += event.kind == "run" and event.state in ("started", "resumed")
+        parts += (event.kind, event.state) == ("run", "started")
         if parts == part and event.kind == "step" and event.stage == stage:
             steps.append(event.step)
     return steps
@@ -284,7 +284,7 @@ def test_hostile_files_are_all_that_a_run_has(trained: RunDir) -> None:
     """After runs that were made, judged and taken from others."""
     for run in (trained, RunDir.open(trained.path.parent / "branch")):
         files = [name for name in files_of(run.path) if not name.startswith("tensorboard/")]
-        assert kinds(files) <= kinds([*READERS, *UNREAD])
+        assert kinds(files) <= kinds(READERS)
 
 
 def test_baselines_are_trained_with_what_they_need_and_join_a_run(trained: RunDir, outside: Path) -> None:
@@ -349,6 +349,9 @@ def test_recommendations_are_items_of_the_catalogue(trained: RunDir, outside: Pa
     assert all(entry["item"].startswith("i") and "number" in entry["title"] for entry in body["items"])
     assert [entry["item"] for entry in body["history"]][:2] == ["i21", "i23"]
     assert len(body["thoughts"]) == 2 and "level" in body["thoughts"][0]["token"]
+    told = here(*command, "--user", "u3", "-k", "4", "--explain", cwd=outside).stderr
+    same = body["thoughts"][0] == body["thoughts"][1]
+    assert re.findall(r"thoughts? (\d(?: to \d)?): level", told) == (["1 to 2"] if same else ["1", "2"])
     joint = last_json(here(*command, "--user", "u3", "--thoughts", "beam", "--json", cwd=outside))
     assert joint["decoding"]["thoughts"] == "beam" and len({row["item"] for row in joint["items"]}) == 10
     shown = here(*command, "--history", "i1,i2", cwd=outside)

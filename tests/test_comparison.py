@@ -227,3 +227,16 @@ def test_runs_are_compared_with_what_they_were_told_and_what_they_took(folder: P
         "config"
     ] == {"stages.rl.kl": [0.001, 0.0], "model.d_ff": [64, 128]}
     assert CliRunner().invoke(app, ["compare", "base"]).exit_code == 2
+
+
+def test_results_of_some_users_are_compared_where_they_are_asked_for(folder: Path, monkeypatch):
+    monkeypatch.chdir(folder)
+    for name in ("one", "other"):
+        run = RunDir.create(folder / "runs", name, load_config(folder / "cluster.yaml"))
+        save_ranks(run.ranks_path("rl-test-7users"), judged(by_time()))
+    pair = ["compare", "one:rl", "other:rl", "--split", "test"]
+    told = CliRunner().invoke(app, [*pair, "--users", "7", "--json"])
+    assert json.loads(told.stdout)["measures"]["ndcg@10"]["difference"] == 0
+    refused = CliRunner().invoke(app, [*pair, "--users", "9"])
+    assert refused.exit_code == 2 and "allowed of 9 users" in refused.stderr
+    assert refused.stderr.rstrip().endswith("evaluate one --stage rl --split test --users 9")

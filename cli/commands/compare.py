@@ -53,6 +53,12 @@ def compare(
     mask_history: Annotated[
         bool, typer.Option("--mask-history", help="The results with the history masked; a file says its own.")
     ] = False,
+    users: Annotated[
+        int | None,
+        typer.Option(
+            min=1, show_default=False, help="The results of `evaluate --users N`; a file says its own."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say how far B, and each further one, is ahead of A on the same users, and whether that may be chance.
@@ -64,7 +70,7 @@ def compare(
 
     if not 2 <= len(names) <= len(LETTERS):
         raise UsageError(f"{len(names)} given: two to {len(LETTERS)} can be compared, each {RESULT}")
-    found = [_result(name, split.value, mask_history) for name in names]
+    found = [_result(name, split.value, mask_history, users) for name in names]
     ranks = [one for one, _, _ in found]
     compared = compare_each(ranks[0], ranks[1:])
     runs = _runs([(run, stage) for _, run, stage in found])
@@ -86,14 +92,14 @@ def add_to(app: typer.Typer) -> None:
     )(compare)
 
 
-def _result(name: str, split: str, masked: bool) -> tuple[TargetRanks, RunDir | None, str]:
+def _result(name: str, split: str, masked: bool, users: int | None) -> tuple[TargetRanks, RunDir | None, str]:
     """The ranks that `name` means, the run they are of where it is known, and the stage.
 
     Raises UsageError with the line to type where there are none.
     """
     from streamrec_dist.ranks import load_ranks
     from streamrec_dist.rundir import RunDir, run_exists
-    from streamrec_dist.stages.evaluate import result_name
+    from streamrec_dist.stages.evaluate import of_users, result_name
 
     if name.endswith(".parquet"):
         ranks, folder = load_ranks(Path(name)), Path(name).absolute().parents[1]
@@ -104,13 +110,15 @@ def _result(name: str, split: str, masked: bool) -> tuple[TargetRanks, RunDir | 
         raise UsageError(f"{name}: no stage or baseline {stage!r}; expected one of {', '.join(Judged)}")
     run = pick_run(run_name or None)
     stage = stage or run.last_model()
-    path = run.ranks_path(result_name(stage, split, masked))
+    path = run.ranks_path(result_name(stage, split, masked, of_users(users)))
     if not path.is_file():
         how = "masked" if masked else "allowed"
+        whose = f" of {users} users" if users else ""
         line = f"streamrec-dist evaluate {run.name} --stage {stage} --split {split}"
+        line += (" --mask-history" if masked else "") + (f" --users {users}" if users else "")
         raise UsageError(
-            f"run {run.name} has no ranks of stage {stage} on the {split} split with the history {how}; make them "
-            f"with: {line}{' --mask-history' if masked else ''}"
+            f"run {run.name} has no ranks of stage {stage} on the {split} split with the history {how}{whose}; make "
+            f"them with: {line}"
         )
     return load_ranks(path), run, stage
 
@@ -197,10 +205,12 @@ def _show_values(compared: Sequence[dict[str, Any]]) -> None:
 
 
 def _show_runs(runs: dict[str, Any]) -> None:
+    from streamrec_dist.config_file import as_written
+
     if len(runs["runs"]) < 2:
         return
     rows = [
-        [key, *("-" if value is None else value for value in values)]
+        [key, *("-" if value is None else as_written(value) for value in values)]
         for key, values in runs["config"].items()
     ]
     if rows:

@@ -56,6 +56,8 @@ def up(
     if print_commands:
         _print_commands(config, as_json)
         return
+    if not config.is_file():
+        raise UsageError(f"{config}: no such file; `streamrec-dist init` writes one")
     begun = time.monotonic()
     note(f"bringing up the cluster of {config} ...")
     brought = bringup.up(config)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
+from itertools import groupby
 from typing import Annotated, Any
 
 import typer
@@ -229,12 +231,22 @@ def _group_label(group: str, counts: dict[str, Any]) -> str:
     return f"{group} ({first}+)" if last is None else f"{group} ({first}-{last})"
 
 
+def _thoughts(thoughts: Sequence[dict[str, Any]]) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """The numbers, from 1, of the first and the last of thoughts that are the same one after the other."""
+    first = 1
+    for _, same in groupby(thoughts):
+        alike = list(same)
+        yield first, first + len(alike) - 1, alike[0]
+        first += len(alike)
+
+
 def _show_recommendation(result: dict[str, Any]) -> None:
     history = [(entry["item"], entry["title"]) for entry in result["history"]]
     kind = " - SYNTHETIC demo data" if result["synthetic"] else ""
     show(table(f"history, oldest first{kind}", ["item", "title"], history, left=2))
-    for number, thought in enumerate(result.get("thoughts", ()), start=1):
-        note(f"thought {number}: {thought['token']}, near {'; '.join(thought['nearest'])}")
+    for first, last, thought in _thoughts(result.get("thoughts", ())):
+        numbers = f"thought {first}" if first == last else f"thoughts {first} to {last}"
+        note(f"{numbers}: {thought['token']}, near {'; '.join(thought['nearest'])}")
     items = [(row["rank"], row["item"], row["title"], f"{row['score']:.3f}") for row in result["items"]]
     title = f"recommended by {result['stage']}, {decoded(result['decoding'])}{kind}"
     show(table(title, ["", "item", "title", "score"], items, left=3))

@@ -58,6 +58,9 @@ def line(event: Event) -> str:
         of = f"/{event.total}" if event.total else ""
         names = HEADLINES.get(event.stage) or tuple(event.metrics)[:6]
         return clean(f"{event.stage} {event.step}{of} {_measures(event, names)}".rstrip())
+    if event.kind == "annotate":
+        done = f"{event.stage} annotated {event.step}/{event.total}"
+        return clean(f"{done} {_measures(event, ('round', 'rows_per_s'))}".rstrip())
     if event.kind in ("eval", "round"):
         what = f"{event.stage} {event.kind} {event.step} {event.split}".rstrip()
         return clean(f"{what} {_measures(event, tuple(event.metrics))}".rstrip())

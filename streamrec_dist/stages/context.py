@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from streamrec_dist.baselines.config import SCORES_ITEMS
 from streamrec_dist.config import Config
 from streamrec_dist.data.split import rows_of_some, split_rows
 from streamrec_dist.errors import StreamRecError
@@ -26,6 +27,7 @@ from streamrec_dist.rl.ports import (
     Rollouts,
     Runtime,
     Store,
+    Task,
 )
 from streamrec_dist.rundir import Checkpoint
 from streamrec_dist.spans import Timeline
@@ -37,6 +39,8 @@ DEADLINE_S = 1800.0
 REPORT_S = 2.0
 #: How often a paused stage looks whether it may go on.
 REST_S = 0.2
+#: Users of an evaluation of whom the unconstrained beam is looked at: one in so many.
+INVALID_EACH = 10
 
 
 class Stopped(StreamRecError):
@@ -45,6 +49,20 @@ class Stopped(StreamRecError):
 
 class Regroup(StreamRecError):
     """The learners are to be another number; the stage has written a checkpoint, which they go on from."""
+
+
+@dataclass
+class Evaluation:
+    """Weights at work on validation rows, parts of int64 [n, 2]: a task for each, and that of the invalid beams."""
+
+    parts: list[np.ndarray]
+    ranks: list[Task]
+    invalid: Task | None
+    began: float
+
+    @property
+    def tasks(self) -> list[Task]:
+        return [*self.ranks, *([self.invalid] if self.invalid else [])]
 
 
 @dataclass
@@ -100,18 +118,41 @@ class Context:
 
     def evaluate(self, stage: str, model: str, step: int, users: int, weights: Published) -> dict[str, Any]:
         """Rank the validation targets of some users and emit the metrics."""
+        return self.finish_evaluation(stage, step, self.start_evaluation(model, users, weights))
+
+    def start_evaluation(self, model: str, users: int, weights: Published) -> Evaluation:
+        """Have the validation targets of some users ranked, and the unconstrained beam of a few of them looked at."""
         parts = self.evaluation_parts(users)
         began = time.time()
-        tasks = [self.evaluators.ranks(model, part, False, weights) for part in parts]
-        ranks = np.concatenate([self.runtime.receipt(task, "evaluation", DEADLINE_S) for task in tasks])
-        self.timeline.did("evaluate", began)
-        return self.report_ranks(stage, step, np.concatenate(parts), ranks)
+        ranks = [self.evaluators.ranks(model, part, False, weights) for part in parts]
+        invalid = None
+        if model not in SCORES_ITEMS:
+            some = self.evaluation_rows(-(-users // INVALID_EACH))
+            invalid = self.evaluators.invalid_share(model, some, weights)
+        return Evaluation(parts, ranks, invalid, began)
 
-    def report_ranks(self, stage: str, step: int, rows: np.ndarray, ranks: np.ndarray) -> dict[str, Any]:
-        """Emit the metrics of `ranks` [n], those of the targets of rows [n, 2]."""
+    def finish_evaluation(self, stage: str, step: int, evaluation: Evaluation) -> dict[str, Any]:
+        """Wait for an evaluation, and emit its metrics."""
+        ranks, invalid = [self._evaluated(task) for task in evaluation.ranks], None
+        if evaluation.invalid:
+            invalid = self._evaluated(evaluation.invalid)
+        self.timeline.did("evaluate", evaluation.began)
+        return self.report_ranks(
+            stage, step, np.concatenate(evaluation.parts), np.concatenate(ranks), invalid
+        )
+
+    def _evaluated(self, task: Task) -> Any:
+        return self.runtime.receipt(task, "evaluation", DEADLINE_S)
+
+    def report_ranks(
+        self, stage: str, step: int, rows: np.ndarray, ranks: np.ndarray, invalid: float | None = None
+    ) -> dict[str, Any]:
+        """Emit the metrics of `ranks` [n], those of the targets of rows [n, 2]; `invalid` is a share of beams."""
         users = rows[:, 0]
         (interval,) = bootstrap_intervals(measured(["ndcg@10"], ranks), users).tolist()
         metrics = ranking_metrics(ranks) | {"ndcg@10_ci": interval, "users": len(np.unique(users))}
+        if invalid is not None:
+            metrics["invalid_beam_share"] = invalid
         self.store.emit(Event("eval", stage, step=step, split="valid", metrics=metrics))
         return metrics
 

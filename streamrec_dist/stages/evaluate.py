@@ -41,6 +41,11 @@ def result_name(stage: str, split: str, masked: bool, other: str = "") -> str:
     return f"{stage}-{split}{'-masked' if masked else ''}{other}"
 
 
+def of_users(users: int | None) -> str:
+    """What the name of a result of some users only ends in."""
+    return f"-{users}users" if users is not None else ""
+
+
 def judge(
     dataset: Dataset,
     rows: np.ndarray,

@@ -302,20 +302,17 @@ class RlLoop:
     def start_evaluation(self, step: int, published: Published, weights: Weights) -> None:
         """Judge the `published` weights of a step, which are `weights` by name."""
         self.unjudged[step] = weights
-        parts = self.context.evaluation_parts(self.config.eval_users)
-        tasks = [self.context.evaluators.ranks(STAGE, part, False, published) for part in parts]
-        left, began = list(tasks), time.time()
+        evaluation = self.context.start_evaluation(STAGE, self.config.eval_users, published)
+        left = evaluation.tasks
 
         def one_done(task: Task) -> None:
             left.remove(task)
             if not left:
-                ranks = [self.context.runtime.receipt(t, "evaluation", DEADLINE_S) for t in tasks]
-                self.context.timeline.did("evaluate", began)
-                metrics = self.context.report_ranks(STAGE, step, np.concatenate(parts), np.concatenate(ranks))
+                metrics = self.context.finish_evaluation(STAGE, step, evaluation)
                 self.best.offer(step, metrics, self.unjudged.pop(step))
                 self.evaluated.append(step)
 
-        self.running |= dict.fromkeys(tasks, one_done)
+        self.running |= dict.fromkeys(evaluation.tasks, one_done)
 
     # bookkeeping
 

@@ -21,7 +21,7 @@ from streamrec_dist.errors import RunError
 from streamrec_dist.events import Event
 from streamrec_dist.rl.ports import Payload, Published, Task
 from streamrec_dist.rundir import Checkpoint, StageResult
-from streamrec_dist.stages.context import DEADLINE_S, Context
+from streamrec_dist.stages.context import DEADLINE_S, REPORT_S, Context
 from streamrec_dist.stages.epochs import train_epoch
 from streamrec_dist.stages.patience import Best
 from streamrec_dist.training.learner import steps_per_epoch
@@ -150,8 +150,14 @@ def annotate_rows(
         context.annotators.submit(first, min(first + batch, rows.stop), round_number, weights): None
         for first in rows[::batch]
     }
-    payloads, done = [], 0
+    payloads, done, told = [], 0, 0.0
     while running:
+        if (now := time.monotonic()) >= told + REPORT_S:
+            told, event = now, Event("annotate", STAGE, step=done, total=len(rows))
+            event.metrics["round"] = round_number + 1
+            if done:
+                event.metrics["rows_per_s"] = done / (now - before)
+            context.store.emit(event)
         task = context.runtime.wait(list(running), "annotation", DEADLINE_S)
         del running[task]
         context.leave_if_stopped()

@@ -8,8 +8,9 @@ from rich.text import Text
 
 from cli.dashboard.lines import ends, fit, line, words
 from cli.dashboard.marks import bar, brief, percent, short_span
-from cli.dashboard.scene import SILENCE_S, Scene
+from cli.dashboard.scene import SILENCE_S, Scene, figure
 from cli.output import span
+from streamrec_dist.events import Event
 from streamrec_dist.summary import StageSummary
 
 HEIGHT = 3
@@ -67,17 +68,22 @@ def _run(scene: Scene, width: int) -> Text:
 
 def _progress(scene: Scene, width: int) -> Text:
     stage = scene.stage
+    if stage and stage.annotation and not scene.ended:
+        return _annotation(scene, stage, stage.annotation, width)
     if stage is None or not stage.step:
         name = f"{words(stage.name, 30)} " if stage else ""
         return line(
             (name, "title"), ("it had not begun" if scene.ended else f"waits for {waits_for(scene)}", "")
         )
     facts = list(_facts(scene, stage))
-    of = f"{stage.step:,}/{stage.total:,}" if stage.total else f"step {stage.step:,}"
     start = line((f"{words(stage.name, 30)} ", "title"))
     if not stage.total:
-        return start.append("  ".join([of, *facts]))
-    share = stage.step / stage.total
+        return start.append("  ".join([f"step {stage.step:,}", *facts]))
+    return _bar(scene, start, f"{stage.step:,}/{stage.total:,}", stage.step / stage.total, facts, width)
+
+
+def _bar(scene: Scene, start: Text, of: str, share: float, facts: list[str], width: int) -> Text:
+    """`start`, a bar, and as many of the facts as there is room for."""
     while True:
         rest = "  ".join([f" {of}", percent(share), *facts])
         room = min(40, width - start.cell_len - len(rest))
@@ -86,6 +92,20 @@ def _progress(scene: Scene, width: int) -> Text:
         # What stands last is missed least.
         facts.pop()
     return start.append(bar(share, max(4, room), scene.ascii_only), "mark").append(rest)
+
+
+def _annotation(scene: Scene, stage: StageSummary, event: Event, width: int) -> Text:
+    """Rows that have their thoughts, before the learners go on with them."""
+    start = line((f"{words(stage.name, 30)} ", "title"))
+    number, rate = figure(event.metrics.get("round")), figure(event.metrics.get("rows_per_s"))
+    if number is not None:
+        start.append(f"round {number:.0f} ")
+    of = f"{event.step:,}/{event.total:,} rows annotated"
+    facts = []
+    if rate:
+        left = max(0.0, (event.total - event.step) / rate - (scene.now - event.t))
+        facts = [f"{short_span(left)} left", f"{brief(rate)} rows/s"]
+    return _bar(scene, start, of, event.step / max(event.total, 1), facts, width)
 
 
 def _facts(scene: Scene, stage: StageSummary) -> Iterator[str]:
