@@ -153,6 +153,29 @@ def test_time_left_goes_down_while_a_step_takes_its_time() -> None:
     assert "left" not in head.head(scene_of(paused, 205), 80)[1].plain
 
 
+def test_an_annotation_is_followed_until_the_learners_go_on() -> None:
+    began = Event("stage", "sft", state="started", t=100)
+    steps = [Event("step", "sft", 7, 90, metrics={}, t=101)]
+    first = Event("annotate", "sft", 0, 4000, metrics={"round": 2}, t=110)
+    second = Event("annotate", "sft", 1000, 4000, metrics={"round": 2, "rows_per_s": 100.0}, t=120)
+
+    def told(*events: Event, now: float = 120) -> str:
+        return head.head(scene_of(run_of(began, *steps, *events), now), 100)[1].plain
+
+    assert told(first).startswith("sft round 2 ") and "0/4,000 rows annotated  0 %" in told(first)
+    assert "1,000/4,000 rows annotated  25 %  30s left  100 rows/s" in told(first, second)
+    assert "20s left" in told(first, second, now=130)
+    for event in (
+        Event("step", "sft", 8, 90, metrics={}, t=150),
+        Event("eval", "sft", 90, metrics={"ndcg@10": 0.1}, t=150),
+        Event("stage", "sft", state="done", t=150),
+        Event("run", state="failed", t=150),
+    ):
+        assert "annotated" not in told(first, second, event)
+    restored = RunSummary.unpacked(run_of(began, first, second).packed())
+    assert restored.stages["sft"].annotation == second
+
+
 # the rewards that do not do their part
 
 

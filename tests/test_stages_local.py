@@ -25,7 +25,7 @@ from streamrec_dist.stages.rl import rl
 from streamrec_dist.stages.sft import calibrate, sft
 from streamrec_dist.training.optimiser import Optimiser
 from streamrec_dist.types import PolicyVersion
-from tests.local_ports import TINY, MemoryStore, local_context, tiny_materials
+from tests.local_ports import TINY, UNGUIDED, MemoryStore, local_context, tiny_materials
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +123,20 @@ def test_pretraining_lowers_the_loss_and_keeps_the_best(trained):
     assert len(evaluations) == 2
     best = max(evaluation.metrics["ndcg@10"] for evaluation in evaluations)
     assert trained.results["pretrain"].metrics["ndcg@10"] == pytest.approx(best)
+
+
+def test_evaluations_tell_of_beams_that_name_no_item(trained):
+    """Where codes compete with all others; on the trie there are none, and models that score items have no beam."""
+    assert {event.metrics["invalid_beam_share"] for event in trained.of_kind("eval", "sft")} == {0}
+    assert all("invalid_beam_share" not in event.metrics for event in trained.of_kind("eval", "retrieve"))
+    config = parse_config(TINY, "tiny", [*UNGUIDED, "stages.pretrain.epochs=1", "stages.rl.steps=2"])
+    store = MemoryStore()
+    for stage in (pretrain, rl):
+        store.finish_stage(stage(local_context(tiny_materials(config), store)))
+        store.weights.setdefault("sft", store.weights["pretrain"])
+        share = store.of_kind("eval", stage.__name__)[-1].metrics["invalid_beam_share"]
+        assert 0 < share <= 1
+        assert store.results[stage.__name__].metrics["invalid_beam_share"] > 0
 
 
 def test_sft_lowers_the_nll_of_sampled_thoughts():
