@@ -2,6 +2,7 @@
 
 python benchmarks/screens.py                    # all of them
 python benchmarks/screens.py --scene crashed --size 80x24 --theme light --out .
+python benchmarks/screens.py --run runs/demo --name demo     # a run as it is now
 """
 
 from __future__ import annotations
@@ -49,9 +50,18 @@ FORMAT = FONTS.sub("", CONSOLE_SVG_FORMAT).replace("Fira Code, monospace", "Menl
 
 def screen(scene: str, width: int, height: int, keys: tuple[str, ...] = ()) -> str:
     """What a terminal shows of a scene, with the escapes of its styles."""
-    command = [sys.executable, str(REPO / "benchmarks" / "scenes.py"), scene]
+    return shown([str(REPO / "benchmarks" / "scenes.py"), scene], REPO, width, height, keys)
+
+
+def watched(run: Path, width: int, height: int) -> str:
+    """What `watch` shows of a run at this moment."""
+    return shown(["-m", "cli.app", "watch", run.name], run.absolute().parents[1], width, height)
+
+
+def shown(arguments: list[str], folder: Path, width: int, height: int, keys: tuple[str, ...] = ()) -> str:
+    """What a view that Python runs in a folder shows, with the escapes of its styles."""
     variables = {"PYTHONPATH": str(REPO), "TERM": "screen-256color"}
-    with Terminal(command, width, height, variables=variables) as terminal:
+    with Terminal([sys.executable, *arguments], width, height, cwd=folder, variables=variables) as terminal:
         terminal.wait_for(lambda text: "? help" in text)
         terminal.press(*keys) if keys else None
         return terminal.styled()
@@ -74,21 +84,27 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--scene", help="one of benchmarks/scenes.py; default: those of the documents")
+    parser.add_argument("--run", type=Path, help="a run instead, such as runs/demo")
+    parser.add_argument("--name", default="run", help="what the picture of a run is called")
     parser.add_argument("--size", choices=SIZES, help="default: both")
     parser.add_argument("--theme", choices=THEMES, default="dark")
     parser.add_argument("--out", type=Path, default=FIGURES)
     arguments = parser.parse_args()
     wanted = {arguments.scene: (arguments.scene, ())} if arguments.scene else PICTURES
     arguments.out.mkdir(parents=True, exist_ok=True)
+    if arguments.run:
+        wanted = {"": (arguments.name, ())}
     for scene, (name, keys) in wanted.items():
         for size in [arguments.size] if arguments.size else SIZES:
             width, height = map(int, size.split("x"))
             light = "-light" if arguments.theme == "light" else ""
             path = arguments.out / f"watch-{name}-{size}{light}.svg"
-            picture = svg(
-                screen(scene, width, height, keys), "streamrec-dist watch", width, height, arguments.theme
+            styled = (
+                watched(arguments.run, width, height) if arguments.run else screen(scene, width, height, keys)
             )
-            path.write_text(picture, encoding="utf-8")
+            path.write_text(
+                svg(styled, "streamrec-dist watch", width, height, arguments.theme), encoding="utf-8"
+            )
             print(path)
 
 
