@@ -193,7 +193,13 @@ class Bare(Context):
         return Evaluation([row], [self.evaluators.ranks(model, row, False, weights)], None, time.time())
 
     def report_ranks(
-        self, stage: str, step: int, rows: np.ndarray, ranks: np.ndarray, invalid: float | None = None
+        self,
+        stage: str,
+        step: int,
+        rows: np.ndarray,
+        ranks: np.ndarray,
+        invalid: float | None = None,
+        first: np.ndarray | None = None,
     ) -> dict[str, Any]:
         return {"ndcg@10": 0.0}
 

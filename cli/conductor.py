@@ -174,6 +174,7 @@ class Conductor:
                     "state": "ready",
                     "number": number,
                     "calls": 0,
+                    "finished": learners.finished,
                     "restarts": learners.lost,
                     **({"memory_mib": said["memory_mib"]} if said else {}),
                     **place,

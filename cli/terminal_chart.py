@@ -9,8 +9,8 @@ import numpy as np
 from rich.text import Text
 
 from cli.curves import Curve, span
+from cli.dashboard.lines import words
 from cli.dashboard.marks import number
-from cli.output import clean
 
 COLOURS = ("cyan", "yellow", "magenta", "green", "red", "blue")
 MARKS = "*+ox#@"
@@ -40,7 +40,7 @@ def chart(
     picture = Text(no_wrap=True, overflow="crop")
     for place, (curve, name) in enumerate(zip(curves, names, strict=True)):
         sign = MARKS[place % len(MARKS)] if marked else "-" if ascii_only else "━"
-        said = f"{sign} {clean(name)}  last {number(float(curve.means[-1]))}"
+        said = f"{sign} {words(name)}  last {number(float(curve.means[-1]))}"
         picture.append(f"{said[:width]}\n", COLOURS[place % len(COLOURS)])
     layers = [_dots(curve, steps, values, columns, height, 1 if marked else 2) for curve in curves]
     rows = _marks(layers) if marked else _braille(layers)

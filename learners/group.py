@@ -51,7 +51,7 @@ class LearnerGroup(RankGroup):
         def merge(ranks: list[tuple[list[dict[str, float]], dict[str, Any]]]) -> list[dict[str, Any]]:
             steps = [average(list(step)) for step in zip(*(metrics for metrics, _ in ranks), strict=True)]
             self.pace.took("train_rows", sum(step["seconds"] for step in steps), count)
-            self.told = [spans for _, spans in ranks]
+            self._hear([spans for _, spans in ranks])
             return [*steps[:-1], {**steps[-1], "spans": self.told}]
 
         return Task(refs, merge=merge, limit=time.monotonic() + self.pace.limit("train_rows", count))
@@ -86,10 +86,14 @@ class LearnerGroup(RankGroup):
             spans = [metrics.pop("spans") for metrics in ranks if "spans" in metrics]
             metrics = average(ranks)
             self.pace.took("train_groups", metrics["seconds"])
-            self.told = spans
+            self._hear(spans)
             return metrics | {"spans": spans}
 
         return Task(refs, vector, merge, limit=time.monotonic() + self.pace.limit("train_groups"))
+
+    def _hear(self, spans: list[dict[str, Any]]) -> None:
+        self.told = spans
+        self.finished += 1
 
     def vector(self, policy_only: bool = True) -> Payload:
         return self.ranks[0].vector.remote(policy_only)

@@ -120,8 +120,9 @@ class RankGroup:
         self.ranks: list[Any] = []
         self.places: list[dict[str, Any]] = []
         self.lost = 0
-        #: What each rank told of the newest step (`Spans.told`), where ranks do.
+        #: What each rank told of the newest step (`Spans.told`), where ranks do, and how often they have.
         self.told: list[dict[str, Any]] = []
+        self.finished = 0
 
     @property
     def world_size(self) -> int:

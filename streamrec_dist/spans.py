@@ -16,6 +16,8 @@ from typing import Any
 import psutil
 
 WAIT = "wait"
+#: Rests of a run that are remembered: a process tells of a wait with its next piece of work.
+RESTS = 100
 #: Shorter waits between two pieces of work of a process are not worth a part of a trace.
 GAP_S = 1e-4
 
@@ -84,6 +86,8 @@ class Timeline:
     ended: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict)
     named: set[tuple[str, int]] = field(default_factory=set)
     numbers: Iterator[int] = field(default_factory=itertools.count)
+    #: When the user had everything rest, by our clock.
+    rests: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=RESTS))
 
     def took(self, role: str, told: Mapping[str, Any], asked: float, seen: float) -> None:
         """Take what a process of a role told (`Spans.told`) of work that was asked for, and whose result was seen."""
@@ -93,8 +97,11 @@ class Timeline:
             return
         self.clocks.setdefault(told["machine"], Clock()).learn(asked, work[0][1], work[-1][2], seen)
         for name, began, ended in parts:
-            name = f"{WAIT}_{role}" if name == WAIT else name
-            self.seconds[name] = self.seconds.get(name, 0.0) + max(ended - began, 0.0)
+            seconds = max(ended - began, 0.0)
+            if name == WAIT:
+                name = f"{WAIT}_{role}"
+                seconds -= self._rested(*(self.here(told["machine"], moment) for moment in (began, ended)))
+            self.seconds[name] = self.seconds.get(name, 0.0) + seconds
         if self.traced:
             self._trace(role, (told["machine"], told["pid"]), parts)
 
@@ -113,6 +120,14 @@ class Timeline:
             span = {"name": name, "cat": "controller", "id": next(self.numbers), **_place(here)}
             self.trace.append({"ph": "b", "ts": _microseconds(began), **span})
             self.trace.append({"ph": "e", "ts": _microseconds(ended), **span})
+
+    def rested(self, began: float) -> None:
+        """Everything has rested from `began` until now: nobody has waited meanwhile."""
+        self.rests.append((began, time.time()))
+
+    def _rested(self, began: float, ended: float) -> float:
+        """Seconds of these during which everything rested."""
+        return sum(max(0.0, min(ended, last) - max(began, first)) for first, last in self.rests)
 
     def take_seconds(self) -> dict[str, float]:
         """Seconds by part, of all processes together, since the last call."""

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Annotated, Any
 
 import msgpack
@@ -23,8 +24,8 @@ from streamrec_dist.rundir import STAGES
 
 #: What is kept of events that a person reads one by one: the newest.
 WARNINGS, ROUNDS, EVALUATIONS = 100, 100, 500
-#: Steps over which the rate is taken.
-RATE_WINDOW = 30
+#: Steps over which the rate is taken, and those that are kept as they were: what is so lately is so in these.
+RATE_WINDOW, LATELY = 30, 10
 #: Metrics of one stage that are followed, and stages; a file of events may come from anybody.
 METRICS, NAMES = 200, 50
 #: Characters of what describes a run.
@@ -35,7 +36,8 @@ STALENESS = 64
 PROCESSES = 2000
 
 Time = Annotated[float, Field(ge=0, lt=LATEST)]
-Courses = dict[str, Annotated[Course, PlainValidator(Course.restored), PlainSerializer(Course.state)]]
+ValidCourse = Annotated[Course, PlainValidator(Course.restored), PlainSerializer(Course.state)]
+Courses = dict[str, ValidCourse]
 
 
 def _newest(count: int) -> AfterValidator:
@@ -53,7 +55,11 @@ class StageSummary:
     total: Count = 0
     started: Time = 0.0
     ended: Time = 0.0
-    metrics: Metrics = field(default_factory=dict)
+    metrics: Metrics = field(default_factory=dict)  # of the newest step
+    outcome: Metrics = field(default_factory=dict)  # of the stage, once it is done
+    #: Steps of stage retrieve begin anew with each fold: the one that it is at, 0 for all users.
+    fold: Count = 0
+    #: Of steps of a fold by `prefix` and name.
     courses: Courses = field(default_factory=dict)
     evaluated: Courses = field(default_factory=dict)
     evaluations: Annotated[deque[Event], _newest(EVALUATIONS)] = field(
@@ -63,8 +69,12 @@ class StageSummary:
     #: The newest event of an annotation that goes on.
     annotation: Event | None = None
     #: Prompts trained on, by how many versions their rollouts were behind.
-    staleness: Annotated[list[Count], AfterValidator(lambda found: found[:STALENESS])] = field(
+    behind: Annotated[list[ValidCourse], AfterValidator(lambda found: found[:STALENESS])] = field(
         default_factory=list
+    )
+    #: Numbers of the newest steps.
+    latest: Annotated[deque[tuple[Count, Metrics]], _newest(LATELY)] = field(
+        default_factory=partial(deque, maxlen=LATELY)
     )
     steps: Annotated[deque[tuple[Time, Count]], _newest(RATE_WINDOW)] = field(
         default_factory=partial(deque, maxlen=RATE_WINDOW)
@@ -86,6 +96,47 @@ class StageSummary:
     def evaluation(self) -> Event | None:
         """The newest."""
         return self.evaluations[-1] if self.evaluations else None
+
+    @property
+    def staleness(self) -> list[int]:
+        """Prompts trained on, by how many versions their rollouts were behind, 0 first."""
+        return [round(sum(bucket.total for bucket in course.buckets)) for course in self.behind]
+
+    @property
+    def prefix(self) -> str:
+        """What the names of its present courses begin with."""
+        return f"fold-{self.fold}/" if self.fold else ""
+
+    def take(self, event: Event) -> None:
+        """Take a step. Those that are made again take the place of what was made of them and after them."""
+        fold = event.metrics.get("fold")
+        fold = min(fold, LARGEST - 1) if isinstance(fold, int) and fold > 0 else 0
+        if fold != self.fold:
+            self.fold = fold
+            self.latest.clear()
+        elif event.step <= self.step:
+            self._go_back(event.step)
+        if self.steps and event.step <= self.steps[-1][1]:
+            self.steps.clear()
+        self.step, self.total = event.step, event.total or self.total
+        self.metrics = dict(event.metrics)
+        self.steps.append((event.t, event.step))
+        numbers = _numbers(event.metrics)
+        self.latest.append((event.step, numbers))
+        _follow(self.courses, event.step, numbers, self.prefix)
+        _count(self.behind, event.step, event.metrics.get("staleness_counts"))
+
+    def _go_back(self, step: int) -> None:
+        while self.latest and self.latest[-1][0] >= step:
+            self.latest.pop()
+        # Those of the retriever are of its training on all users.
+        if not self.fold:
+            self.evaluations = deque((one for one in self.evaluations if one.step < step), EVALUATIONS)
+            for course in self.evaluated.values():
+                course.cut(step)
+            self.evaluated = {name: course for name, course in self.evaluated.items() if course.buckets}
+        for course in self.behind:
+            course.cut(step)
 
 
 @dataclass
@@ -115,6 +166,8 @@ class RunSummary:
     )
 
     def apply(self, event: Event) -> None:
+        if (event.kind, event.state) == ("run", "started"):
+            self._halt()
         self.first = self.first or event.t
         self.last = event.t or self.last
         take = {
@@ -151,7 +204,10 @@ class RunSummary:
             return
         self.ended = event.state if event.state in ENDED else ""
         self.message = event.message
-        if not self.ended:
+        if self.ended:
+            for row in self.processes:
+                row |= {"state": "ended", "rate": None}
+        else:
             self.lives += 1
             self.begun = event.t
             planned = event.metrics.get("stages")
@@ -159,6 +215,12 @@ class RunSummary:
             self.environment = _texts(event.metrics.get("environment"))
             self.processes = []
             self._forget_rates()
+
+    def _halt(self) -> None:
+        """A stage that somebody worked on before is at work no more, whatever is begun now."""
+        for stage in self.stages.values():
+            if stage.state == "started":
+                stage.state, stage.ended = "halted", self.last
 
     def _forget_rates(self) -> None:
         """The time between two parts of a run is no part of its rate."""
@@ -174,32 +236,32 @@ class RunSummary:
             stage.started, stage.ended = event.t, 0.0
         else:
             stage.ended = event.t
-            stage.metrics.update(event.metrics)
+            stage.outcome = dict(event.metrics)
 
     def _take_step(self, event: Event) -> None:
         self.stage = event.stage
         stage = self._stage(event.stage)
         stage.started = stage.started or event.t
         stage.state, stage.annotation = "started", None
-        stage.step, stage.total = event.step, event.total or stage.total
-        stage.metrics.update(event.metrics)
-        if stage.steps and event.step <= stage.steps[-1][1]:
-            stage.steps.clear()
-        stage.steps.append((event.t, event.step))
-        _follow(stage.courses, event.step, event.metrics)
-        _count(stage.staleness, event.metrics.get("staleness_counts"))
+        stage.take(event)
 
     def _take_evaluation(self, event: Event) -> None:
         stage = self._stage(event.stage)
         stage.annotation = None
         stage.evaluations.append(event)
-        _follow(stage.evaluated, event.step, event.metrics)
+        _follow(stage.evaluated, event.step, _numbers(event.metrics))
 
     def _take_round(self, event: Event) -> None:
-        self._stage(event.stage).rounds.append(event)
+        rounds = self._stage(event.stage).rounds
+        while rounds and rounds[-1].step >= event.step:
+            rounds.pop()
+        rounds.append(event)
 
     def _take_annotation(self, event: Event) -> None:
-        self._stage(event.stage).annotation = event
+        stage = self._stage(event.stage)
+        stage.annotation = event
+        # The time that it takes is none of the steps'.
+        stage.steps.clear()
 
     def _take_warning(self, event: Event) -> None:
         self.warned += 1
@@ -239,24 +301,33 @@ def _texts(found: Any) -> dict[str, str]:
     return {str(name)[:WORDS]: str(value)[:WORDS] for name, value in rows}
 
 
-def _follow(courses: dict[str, Course], step: int, metrics: Mapping[str, Any]) -> None:
-    """Add the metrics that are numbers to their courses."""
-    for name, value in metrics.items():
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            course = courses.get(name)
-            if course is None:
-                if len(courses) >= METRICS:
-                    continue
-                course = courses[name] = Course()
-            course.add(step, float(value))
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics that are numbers, METRICS of them at most."""
+    numbers = (
+        (name, float(value))
+        for name, value in metrics.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    )
+    return dict(islice(numbers, METRICS))
 
 
-def _count(counts: list[int], more: Any) -> None:
-    """Add what was counted in one step."""
-    for behind, number in enumerate(more[:STALENESS] if isinstance(more, list) else ()):
-        if isinstance(number, int) and number >= 0:
-            counts += [0] * (behind + 1 - len(counts))
-            counts[behind] = min(counts[behind] + number, LARGEST - 1)
+def _follow(courses: dict[str, Course], step: int, numbers: Mapping[str, float], prefix: str = "") -> None:
+    for name, value in numbers.items():
+        course = courses.get(prefix + name)
+        if course is None:
+            if len(courses) >= METRICS:
+                continue
+            course = courses[prefix + name] = Course()
+        course.add(step, value)
+
+
+def _count(courses: list[Course], step: int, counts: Any) -> None:
+    """Add what was counted in one step; where it was nothing too, so that all courses have all steps."""
+    found = counts[:STALENESS] if isinstance(counts, list) else []
+    courses += [Course() for _ in range(len(found) - len(courses))]
+    for behind, course in enumerate(courses):
+        number = found[behind] if behind < len(found) else 0
+        course.add(step, min(number, LARGEST) if isinstance(number, int) and number > 0 else 0)
 
 
 _SUMMARY = TypeAdapter(RunSummary)

@@ -48,6 +48,8 @@ def kept_summary(run: RunDir) -> tuple[RunSummary, int] | None:
             return None
         kept = _FILE.validate_python(msgpack.unpackb(run.summary_path.read_bytes()))
         summary = RunSummary.unpacked(kept.summary)
+        # A run may have been copied, or given another name.
+        summary.run = run.name
         return (summary, kept.covered) if _ends_line(run.events_path, kept.covered) else None
     except (ValidationError, DataError, msgpack.UnpackException, ValueError, OSError):
         # There is none, or it is none: it is made of the events again.

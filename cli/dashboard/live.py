@@ -251,4 +251,4 @@ def _taken(run: RunDir) -> tuple[frozenset[str], float | None]:
     """The finished stages that a run has from another, and NDCG@10 of SFT there."""
     stages = inherited(run).stages
     done = frozenset(name for name, stage in stages.items() if stage.state in ("done", "skipped"))
-    return done, figure(stages["sft"].metrics.get("ndcg@10"))
+    return done, figure(stages["sft"].outcome.get("ndcg@10"))

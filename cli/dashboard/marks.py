@@ -63,8 +63,8 @@ def bar(share: float, width: int, ascii_only: bool = False) -> str:
     return full * filled + empty * (width - filled)
 
 
-def number(value: object) -> str:
-    """A number in at most eight characters; a dash for what is missing."""
+def number(value: object, room: int = 8) -> str:
+    """A number in at most `room` characters, seven or more; a dash for what is missing."""
     if value is None:
         return "-"
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -75,7 +75,8 @@ def number(value: object) -> str:
         return f"{int(value)}"
     size = abs(value)
     if size >= 1e6 or size < 1e-3:
-        return f"{value:.1e}"
+        exact = f"{value:.1e}"
+        return exact if len(exact) <= room else f"{value:.0e}"
     return f"{value:.{4 if size < 10 else 2 if size < 1000 else 0}f}"
 
 

@@ -117,7 +117,7 @@ class RewardPage(Page):
             pairs.append(("weight", number(rewards.weight(scene, self.name))))
             pairs.append(("of the advantage", percent(scene.value(f"share/{self.name}"))))
         lines = wrapped((f"{name} {value}" for name, value in pairs), width)
-        wrong = rewards.fault(scene, self.name)
+        wrong = rewards.mark(scene, self.name)
         return [*lines, line((rewards.told(self.name, wrong), "warn"))] if wrong in rewards.FAULTS else lines
 
 

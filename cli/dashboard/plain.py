@@ -6,13 +6,15 @@ import sys
 import time
 from types import TracebackType
 
+from cli.dashboard.lines import words
 from cli.dashboard.marks import number
 from cli.dashboard.view import View
-from cli.output import clean
 from streamrec_dist.baselines.config import SCORES_ITEMS
 from streamrec_dist.events import Event
 from streamrec_dist.summary import RunSummary
 
+#: Characters of a line at most.
+LONGEST = 10_000
 #: What a line of a stage shows; the rest is in events.jsonl.
 HEADLINES = {
     "tokenize": ("loss", "recon", "used_codes"),
@@ -54,19 +56,23 @@ class PlainView(View):
 
 def line(event: Event) -> str:
     """An event in one line."""
+    return words(_told(event), LONGEST)
+
+
+def _told(event: Event) -> str:
     if event.kind == "step":
         of = f"/{event.total}" if event.total else ""
         names = HEADLINES.get(event.stage) or tuple(event.metrics)[:6]
-        return clean(f"{event.stage} {event.step}{of} {_measures(event, names)}".rstrip())
+        return f"{event.stage} {event.step}{of} {_measures(event, names)}"
     if event.kind == "annotate":
         done = f"{event.stage} annotated {event.step}/{event.total}"
-        return clean(f"{done} {_measures(event, ('round', 'rows_per_s'))}".rstrip())
+        return f"{done} {_measures(event, ('round', 'rows_per_s'))}"
     if event.kind in ("eval", "round"):
-        what = f"{event.stage} {event.kind} {event.step} {event.split}".rstrip()
-        return clean(f"{what} {_measures(event, tuple(event.metrics))}".rstrip())
+        return (
+            f"{event.stage} {event.kind} {event.step} {event.split} {_measures(event, tuple(event.metrics))}"
+        )
     head = " ".join(part for part in (event.kind, event.stage, event.state) if part)
-    message = " ".join(event.message.split())
-    return clean(f"{head}: {message}" if message else head)
+    return f"{head}: {event.message}" if event.message else head
 
 
 def _measures(event: Event, names: tuple[str, ...]) -> str:

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from streamrec_dist.config import Config
-from streamrec_dist.course import Bucket, Course
+from streamrec_dist.course import Course
 from streamrec_dist.summary import RunSummary, StageSummary
 
-#: Buckets of a course that count as lately: of a run of up to 1,024 steps these are its last ten.
-LATELY = 10
 #: A run from which nothing has come for so long is said to be silent.
 SILENCE_S = 60.0
 
@@ -50,23 +48,26 @@ class Scene:
         return max(0.0, self.now - self.summary.last) if self.summary.last else 0.0
 
     def value(self, name: str) -> float | None:
-        """A measure of the current stage as it was last; None where there is none."""
-        return figure(self.stage.metrics.get(name)) if self.stage else None
+        """A measure of the current stage as it was last, in one of its newest steps; None where none has it."""
+        values = self.lately(name)
+        return values[-1] if values else None
 
-    def lately(self, name: str) -> list[Bucket]:
-        """The newest values of a measure of the current stage."""
-        course = self.course(name)
-        return course.buckets[-LATELY:] if course else []
+    def lately(self, name: str) -> list[float]:
+        """The values of a measure in those of the newest steps of the current stage (LATELY) that have it."""
+        steps = self.stage.latest if self.stage else ()
+        return [value for _, numbers in steps if (value := figure(numbers.get(name))) is not None]
 
     def mean(self, name: str) -> float | None:
         """The mean of these."""
         found = self.lately(name)
-        return (
-            sum(bucket.total for bucket in found) / sum(bucket.count for bucket in found) if found else None
-        )
+        return sum(found) / len(found) if found else None
+
+    def each_step(self, name: str) -> float:
+        """The mean over the newest steps of what is 0 in a step that does not have it."""
+        return sum(self.lately(name)) / len(self.stage.latest) if self.stage and self.stage.latest else 0.0
 
     def course(self, name: str) -> Course | None:
-        return self.stage.courses.get(name) if self.stage else None
+        return self.stage.courses.get(self.stage.prefix + name) if self.stage else None
 
     def means(self, name: str) -> np.ndarray:
         """The course of a measure, float64 [n]."""

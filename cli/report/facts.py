@@ -82,11 +82,12 @@ def gather(run: RunDir) -> Facts:
 
 
 def _stage(stage: StageSummary, ended: StageResult | None, taken: bool) -> StageFacts:
-    seconds = ended.seconds if ended else max(0.0, (stage.ended or 0.0) - stage.started)
-    if not ended and not stage.ended and stage.steps:
-        seconds = max(0.0, stage.steps[-1][0] - stage.started)
+    seconds = ended.seconds if ended else 0.0
+    if not ended and stage.started:
+        until = stage.ended or (stage.steps[-1][0] if stage.steps else stage.started)
+        seconds = max(0.0, until - stage.started)
     steps = f"{stage.step:,} of {stage.total:,}" if stage.total else f"{stage.step:,}" if stage.step else "-"
-    metrics = ended.metrics if ended else stage.metrics
+    metrics = ended.metrics if ended else stage.outcome or stage.metrics
     state = f"{stage.state}, from another run" if taken else stage.state
     return StageFacts(stage.name, state, steps, seconds, outcome(metrics), list(flat(metrics)))
 

@@ -134,7 +134,7 @@ def _sure(before: Measured, after: Measured, paired: Mapping[str, Any] | None) -
 def _kept(summary: RunSummary, last: Row) -> bool:
     """Whether a stage kept the weights with which it began."""
     stage = summary.stages.get(last.stage)
-    return stage is not None and stage.metrics.get("best_step") == 0
+    return stage is not None and stage.outcome.get("best_step") == 0
 
 
 def _rewards(summary: RunSummary, entries: Sequence[Entry]) -> Iterator[Line]:

@@ -13,6 +13,8 @@ from streamrec_dist.types import REWARDS
 TOTAL = "total"
 #: A term whose weighted spread is less than this part of the total's has no say.
 DEAD = 0.01
+#: Rewards that differ by less are equal.
+ROUNDING = 1e-6
 #: Shares of the advantage above which a term decides alone, and below which it pulls against the others.
 DOMINATES, AGAINST = 0.8, -0.05
 
@@ -54,10 +56,7 @@ def ledger(courses: Mapping[str, Course], weights: RewardWeights) -> list[Entry]
             continue
         weight = None if name == TOTAL else float(getattr(weights, name))
         share = _ends(courses, f"share/{name}") if weight is not None else None
-        mark = _mark(weight, spread[1], share, total[1])
-        if name == "format" and mark is Mark.dead and reward[1] == 0:
-            # Its highest value: every rollout names an item, as on the trie all do.
-            mark = Mark.met
+        mark = mark_of(name, weight, reward[1], spread[1], share[1] if share else 0.0, total[1])
         entries.append(Entry(name, weight, reward, spread, share, mark))
     return entries
 
@@ -67,14 +66,17 @@ def _ends(courses: Mapping[str, Course], name: str) -> tuple[float, float] | Non
     return course.ends() if course and course.buckets else None
 
 
-def _mark(weight: float | None, spread: float, share: tuple[float, float] | None, total: float) -> Mark:
+def mark_of(
+    name: str, weight: float | None, reward: float, spread: float, share: float, total: float
+) -> Mark:
+    """Of a term, or of the total, whose `weight` is None; `total` is the spread of the total."""
     if weight is None:
-        return Mark.ok if total > 0 else Mark.dead
+        return Mark.ok if total > ROUNDING else Mark.dead
     if weight == 0:
         return Mark.off
-    if abs(weight) * spread <= DEAD * total:
-        return Mark.dead
-    last = share[1] if share else 0.0
-    if last > DOMINATES:
+    if abs(weight) * spread <= max(DEAD * total, ROUNDING):
+        # 0 is its highest value: every rollout names an item, as on the trie all do.
+        return Mark.met if name == "format" and reward == 0 else Mark.dead
+    if share > DOMINATES:
         return Mark.dominates
-    return Mark.against if last < AGAINST else Mark.ok
+    return Mark.against if share < AGAINST else Mark.ok

@@ -118,7 +118,8 @@ class Context:
 
     def evaluate(self, stage: str, model: str, step: int, users: int, weights: Published) -> dict[str, Any]:
         """Rank the validation targets of some users and emit the metrics."""
-        return self.finish_evaluation(stage, step, self.start_evaluation(model, users, weights))
+        metrics, _ = self.finish_evaluation(stage, step, self.start_evaluation(model, users, weights))
+        return metrics
 
     def start_evaluation(self, model: str, users: int, weights: Published) -> Evaluation:
         """Have the validation targets of some users ranked, and the unconstrained beam of a few of them looked at."""
@@ -131,39 +132,59 @@ class Context:
             invalid = self.evaluators.invalid_share(model, some, weights)
         return Evaluation(parts, ranks, invalid, began)
 
-    def finish_evaluation(self, stage: str, step: int, evaluation: Evaluation) -> dict[str, Any]:
-        """Wait for an evaluation, and emit its metrics."""
+    def finish_evaluation(
+        self, stage: str, step: int, evaluation: Evaluation, first: np.ndarray | None = None
+    ) -> tuple[dict[str, Any], np.ndarray]:
+        """Wait for an evaluation, and emit its metrics; these, and the ranks int64 [n] of all targets.
+
+        `first` [n] are ranks of the same targets that it is to be compared with.
+        """
         ranks, invalid = [self._evaluated(task) for task in evaluation.ranks], None
         if evaluation.invalid:
             invalid = self._evaluated(evaluation.invalid)
         self.timeline.did("evaluate", evaluation.began)
-        return self.report_ranks(
-            stage, step, np.concatenate(evaluation.parts), np.concatenate(ranks), invalid
-        )
+        rows, found = np.concatenate(evaluation.parts), np.concatenate(ranks)
+        return self.report_ranks(stage, step, rows, found, invalid, first), found
 
     def _evaluated(self, task: Task) -> Any:
         return self.runtime.receipt(task, "evaluation", DEADLINE_S)
 
     def report_ranks(
-        self, stage: str, step: int, rows: np.ndarray, ranks: np.ndarray, invalid: float | None = None
+        self,
+        stage: str,
+        step: int,
+        rows: np.ndarray,
+        ranks: np.ndarray,
+        invalid: float | None = None,
+        first: np.ndarray | None = None,
     ) -> dict[str, Any]:
-        """Emit the metrics of `ranks` [n], those of the targets of rows [n, 2]; `invalid` is a share of beams."""
-        users = rows[:, 0]
-        (interval,) = bootstrap_intervals(measured(["ndcg@10"], ranks), users).tolist()
+        """Emit the metrics of `ranks` [n], those of the targets of rows [n, 2]; `invalid` is a share of beams.
+
+        `first` [n] are ranks of these targets before: by how much NDCG@10 has changed has an interval of its own,
+        for it is of the same users.
+        """
+        users, values = rows[:, 0], measured(["ndcg@10"], ranks)
+        (interval,) = bootstrap_intervals(values, users).tolist()
         metrics = ranking_metrics(ranks) | {"ndcg@10_ci": interval, "users": len(np.unique(users))}
         if invalid is not None:
             metrics["invalid_beam_share"] = invalid
+        if first is not None:
+            change = values - measured(["ndcg@10"], first)
+            (interval,) = bootstrap_intervals(change, users).tolist()
+            metrics |= {"ndcg@10_change": float(change.mean()), "ndcg@10_change_ci": interval}
         self.store.emit(Event("eval", stage, step=step, split="valid", metrics=metrics))
         return metrics
 
     def rest(self) -> float:
         """Wait while the user has the run paused, and it is not to leave or to write a checkpoint; seconds of it."""
-        began = self.clock()
+        began, began_at = self.clock(), time.time()
         while self.pausing.is_set() and not self.halting and not self.keeping.is_set():
             self.runtime.tend()
             time.sleep(REST_S)
         rested = self.clock() - began
         self.rested_s += rested
+        if rested >= REST_S:
+            self.timeline.rested(began_at)
         return rested
 
     @property

@@ -71,6 +71,8 @@ class RlLoop:
         self.evaluated: list[int] = saved.state["evaluated"] if saved else []
         arrays = saved.arrays if saved else {}
         self.learners.begin(STAGE, self.config.steps, start, arrays or None, step=self.optimiser_steps)
+        #: Ranks of the validation targets by the weights that the stage began with; None until they are known.
+        self.first_ranks: np.ndarray | None = arrays.get("first_ranks")
         #: Weights that an evaluation is to judge or is judging, by step.
         self.unjudged: dict[int, Weights] = {
             step: _under(f"unjudged.{step}.", arrays)
@@ -308,7 +310,9 @@ class RlLoop:
         def one_done(task: Task) -> None:
             left.remove(task)
             if not left:
-                metrics = self.context.finish_evaluation(STAGE, step, evaluation)
+                metrics, ranks = self.context.finish_evaluation(STAGE, step, evaluation, self.first_ranks)
+                if step == 0:
+                    self.first_ranks = ranks
                 self.best.offer(step, metrics, self.unjudged.pop(step))
                 self.evaluated.append(step)
 
@@ -330,6 +334,8 @@ class RlLoop:
             "best": self.best.state(),
         }
         arrays = {**self.learners.checkpoint(), **self.best.arrays()}
+        if self.first_ranks is not None:
+            arrays["first_ranks"] = self.first_ranks
         for step, weights in self.unjudged.items():
             arrays |= {f"unjudged.{step}.{name}": array for name, array in weights.items()}
         if self.context.config.deterministic:

@@ -13,8 +13,8 @@ from streamrec_dist.events import Event
 from streamrec_dist.summary import StageSummary
 
 MEASURES = {"NDCG@10": "ndcg@10", "Recall@10": "recall@10"}
-#: Lines below the two courses.
-BELOW = 2
+#: By how much NDCG@10 differs from that of the weights which stage 3 began with, on the same users.
+CHANGE = "ndcg@10_change"
 
 
 def judged(scene: Scene) -> StageSummary | None:
@@ -47,14 +47,15 @@ def _four(value: float | None) -> str:
 
 def _change(scene: Scene, stage: StageSummary) -> str:
     """From what RL began with, which is what SFT ended with; from the first evaluation in other stages."""
-    newest, first = figure(stage.evaluations[-1].metrics.get("ndcg@10")), _first(scene, stage)
-    if newest is None or first is None:
+    metrics = stage.evaluations[-1].metrics
+    newest, first, change = figure(metrics.get("ndcg@10")), _first(scene, stage), figure(metrics.get(CHANGE))
+    if change is None and newest is not None and first is not None:
+        change = newest - first
+    if change is None:
         return "since SFT -" if stage.name == "rl" else ""
-    interval = figures(stage.evaluations[-1].metrics.get("ndcg@10_ci"))
-    about = f" ±{four((interval[1] - interval[0]) / 2)}" if len(interval) == 2 else ""
-    if scene.ascii_only:
-        about = about.replace("±", "+-")
-    return f"since {'SFT' if stage.name == 'rl' else 'first'} {signed(newest - first)}{about}"
+    ends = figures(metrics.get(f"{CHANGE}_ci"))
+    about = f" [{signed(ends[0])} {signed(ends[1])}]" if len(ends) == 2 else ""
+    return f"since {'SFT' if stage.name == 'rl' else 'first'} {signed(change)}{about}"
 
 
 def _first(scene: Scene, stage: StageSummary) -> float | None:
@@ -65,7 +66,7 @@ def _first(scene: Scene, stage: StageSummary) -> float | None:
         return first.total / first.count if first and len(course.buckets) > 1 else None  # type: ignore[union-attr]
     if first and first.first == 0 and first.count == 1:
         return first.total
-    of_sft = figure(scene.summary.stages["sft"].metrics.get("ndcg@10"))
+    of_sft = figure(scene.summary.stages["sft"].outcome.get("ndcg@10"))
     return scene.taken_ndcg if of_sft is None else of_sft
 
 

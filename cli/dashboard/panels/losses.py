@@ -29,8 +29,8 @@ def _names(scene: Scene) -> tuple[str, ...]:
     stage = scene.stage
     if stage is None:
         return ()
-    known = LOSSES.get(stage.name, tuple(stage.courses)[:FIRST])
-    return tuple(name for name in known if stage.metrics.get(name) is not None)
+    known = LOSSES.get(stage.name, tuple(stage.metrics)[:FIRST])
+    return tuple(name for name in known if scene.value(name) is not None)
 
 
 def _losses(scene: Scene, width: int, height: int) -> list[Text]:
@@ -60,7 +60,7 @@ def _thinking(scene: Scene, width: int, height: int) -> list[Text]:
     for name, key in (("leak", "leak"), ("own thoughts", "sampled_nll")):
         values = [value for event in rounds if (value := figure(event.metrics.get(key))) is not None]
         if len(values) > 1:
-            text = line((left(name, 13), "label"), right(number(values[-1]), 7), " ")
+            text = line((left(name, 13), "label"), right(number(values[-1], 7), 7), " ")
             courses.append(text.append(sparkline(values, width - 21, scene.ascii_only), "mark"))
     return [*facts[: max(1, height - len(lines))], *lines, *courses][:height]
 
@@ -98,7 +98,7 @@ def _distances(metrics: dict[str, object], width: int, ascii_only: bool) -> list
 
 def _codebooks(scene: Scene, width: int, height: int) -> list[Text]:
     """Codes in use at each level of the ids."""
-    metrics = scene.stage.metrics if scene.stage else {}
+    metrics = _of_ids(scene)
     used, perplexity = _used(scene), figures(metrics.get("perplexity"))
     codes = scene.config.items.codes if scene.config else int(max(used))
     lines = []
@@ -121,7 +121,11 @@ def _levels(scene: Scene, width: int) -> list[int]:
 
 
 def _used(scene: Scene) -> list[float]:
-    return figures(scene.stage.metrics.get("used_codes")) if scene.stage else []
+    return figures(_of_ids(scene).get("used_codes"))
+
+
+def _of_ids(scene: Scene) -> dict[str, object]:
+    return {**scene.stage.metrics, **scene.stage.outcome} if scene.stage else {}
 
 
 LOSSES_PANEL = Panel(

@@ -39,12 +39,12 @@ def _draw(scene: Scene, width: int, height: int) -> list[Text]:
 def _rows(scene: Scene) -> Iterator[Row]:
     rl = scene.config.stages.rl if scene.config else None
     kl, clipped, ratio = (scene.value(name) for name in ("kl", "clip_share", "ratio"))
-    yield Row("KL to start", number(kl), f"x{_point(rl.kl)}" if rl else "")
+    yield Row("KL to start", number(kl, 7), f"x{_point(rl.kl)}" if rl else "")
     yield _entropy(scene)
     share = clipped / CLIPPED if clipped is not None else None
     yield Row("clipped", percent(clipped), f"<{percent(CLIPPED)}", share, bool(share and share > 1))
     far = abs(ratio - 1) / rl.clip if ratio is not None and rl else None
-    yield Row("ratio", number(ratio), f"1±{_point(rl.clip)}" if rl else "", far, bool(far and far > 1))
+    yield Row("ratio", number(ratio, 7), f"1±{_point(rl.clip)}" if rl else "", far, bool(far and far > 1))
     yield _gradient(scene, rl.clip_norm if rl else None)
     yield _rate(scene, rl.lr if rl else None)
 
@@ -54,21 +54,21 @@ def _entropy(scene: Scene) -> Row:
     value = scene.value("entropy")
     most = math.log(scene.config.items.codes) if scene.config else None
     share = value / most if value is not None and most else None
-    return Row("entropy", number(value), f"≤{most:.3g}" if most else "", share)
+    return Row("entropy", number(value, 7), f"≤{most:.3g}" if most else "", share)
 
 
 def _gradient(scene: Scene, most: float | None) -> Row:
     value = scene.value("grad_norm")
     share = value / most if value is not None and most else None
     return Row(
-        "gradient", number(value), f"≤{_point(most)}" if most else "", share, bool(share and share > 1)
+        "gradient", number(value, 7), f"≤{_point(most)}" if most else "", share, bool(share and share > 1)
     )
 
 
 def _rate(scene: Scene, peak: float | None) -> Row:
     value = scene.value("lr")
     share = value / peak if value is not None and peak else None
-    return Row("learn. rate", number(value), f"≤{_point(peak)}" if peak else "", share)
+    return Row("learn. rate", number(value, 7), f"≤{_point(peak)}" if peak else "", share)
 
 
 def training_rows(scene: Scene) -> list[Row]:

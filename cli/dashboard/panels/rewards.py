@@ -10,13 +10,10 @@ from cli.dashboard.lines import fit, left, line, right
 from cli.dashboard.marks import brief, number, percent, sparkline, trend
 from cli.dashboard.panel import Panel
 from cli.dashboard.scene import Scene
+from streamrec_dist.rl.ledger import DEAD, DOMINATES, TOTAL, Mark, mark_of
 from streamrec_dist.types import REWARDS
 
-ROWS = ("total", *REWARDS)
-#: A term whose rewards differ by less within all groups is the same for all rollouts of a prompt.
-DEAD = 1e-6
-#: A term that makes up more of the advantage leaves nothing to the others.
-DOMINATES = 0.8
+ROWS = (TOTAL, *REWARDS)
 #: Of fewer steps nothing is said.
 ENOUGH = 5
 #: Cells of the columns behind the course.
@@ -31,8 +28,11 @@ MEANINGS = {
 }
 
 
-#: Faults that are to be told of; a term that is off is so because somebody wanted it.
-FAULTS = ("dead", "dominates")
+#: What is to be told of: the other marks of a term are as somebody wanted it, or may pass.
+FAULTS = (Mark.dead, Mark.dominates)
+#: Marks in one word, and how they are shown.
+NOTES = {Mark.ok: "", Mark.met: "met", Mark.against: "against"}
+STYLES = {Mark.dead: "bad", Mark.off: "label", Mark.met: "label"}
 
 
 def weight(scene: Scene, name: str) -> float | None:
@@ -40,23 +40,28 @@ def weight(scene: Scene, name: str) -> float | None:
     return getattr(scene.config.stages.rl.rewards, name) if scene.config and name != "total" else None
 
 
-def fault(scene: Scene, name: str) -> str:
-    """What is wrong with a term: off, dead, dominates; empty where nothing is."""
-    if name != "total" and weight(scene, name) == 0:
-        return "off"
-    spreads = scene.lately(f"spread/{name}")
-    if sum(bucket.count for bucket in spreads) < ENOUGH:
-        return ""
-    if max(bucket.high for bucket in spreads) < DEAD:
-        return "dead"
-    share = scene.mean(f"share/{name}")
-    return "dominates" if share is not None and share > DOMINATES else ""
+def mark(scene: Scene, name: str) -> Mark:
+    """What is to be noticed of a term, by its newest steps."""
+    counts = weight(scene, name)
+    if counts == 0:
+        return Mark.off
+    if len(scene.lately(f"spread/{name}")) < ENOUGH:
+        return Mark.ok
+    reward, spread, share, total = (
+        scene.mean(key) or 0.0
+        for key in (f"reward/{name}", f"spread/{name}", f"share/{name}", f"spread/{TOTAL}")
+    )
+    # Where the configuration is not known, terms count as they do by default.
+    known = None if name == TOTAL else 1.0 if counts is None else counts
+    return mark_of(name, known, reward, spread, share, total)
 
 
-def told(name: str, wrong: str) -> str:
+def told(name: str, wrong: Mark) -> str:
     """A fault in words."""
-    if wrong == "dead":
-        return f"reward {name} is dead: the same for all rollouts of a prompt"
+    if wrong is Mark.dead and name == TOTAL:
+        return "the total reward is dead: the same for all rollouts of a prompt"
+    if wrong is Mark.dead:
+        return f"reward {name} is dead: less than {percent(DEAD)} of what rollouts of a prompt differ by"
     return f"reward {name} dominates: more than {percent(DOMINATES)} of the advantage"
 
 
@@ -64,7 +69,7 @@ def faults(scene: Scene) -> list[str]:
     """What is wrong with the rewards of the current stage, in words."""
     if scene.stage is None or scene.stage.name != "rl":
         return []
-    found = ((name, fault(scene, name)) for name in ROWS)
+    found = ((name, mark(scene, name)) for name in ROWS)
     return [told(name, wrong) for name, wrong in found if wrong in FAULTS]
 
 
@@ -73,28 +78,29 @@ def _draw(scene: Scene, width: int, height: int) -> list[Text]:
 
 
 def _row(scene: Scene, key: int, name: str, width: int) -> Text:
-    wrong = fault(scene, name)
+    wrong = mark(scene, name)
+    note = NOTES.get(wrong, wrong.value)
     share, means = scene.value(f"share/{name}"), scene.means(f"reward/{name}")
-    style = {"dead": "bad", "off": "label"}.get(wrong, "warn")
+    style = STYLES.get(wrong, "warn")
     row = line(
         (f"{key} ", "label"),
         (left(name, 12), "title" if name == "total" else ""),
-        right(number(scene.value(f"reward/{name}")), 7),
+        right(number(scene.value(f"reward/{name}"), 7), 7),
         (f" {trend(means, scene.ascii_only):<2}", "mark"),
     )
     course = sparkline(means, _room(width), scene.ascii_only)
     row.append(left(course, _room(width)), "mark")
     row.append(right("" if name == "total" else brief(weight(scene, name)), WEIGHT))
-    row.append(right(number(scene.value(f"spread/{name}")), SPREAD))
+    row.append(right(number(scene.value(f"spread/{name}"), SPREAD - 1), SPREAD))
     if name == "total":
         row.append(" " * SHARE)
     elif _has_notes(width):
         row.append(right(percent(share), SHARE))
     else:
-        shown = wrong if wrong in ("dead", "off") else percent(share) + "!" * bool(wrong)
-        row.append(right(shown, SHARE), style if wrong else "")
+        shown = note if wrong in (Mark.dead, Mark.off, Mark.met) else percent(share) + "!" * bool(note)
+        row.append(right(shown, SHARE), style if note else "")
     if _has_notes(width):
-        row.append(left(f" {wrong}", NOTE), style)
+        row.append(left(f" {note}", NOTE), style)
     return fit(row, width)
 
 

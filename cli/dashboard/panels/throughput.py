@@ -20,8 +20,6 @@ PARTS = {
     "backward": "backward",
     "optimise": "optimise",
     "publish": "publish",
-    "train": "train",
-    "evaluate": "evaluate",
 }
 #: Parts that have a line of their own, and what the others are called together.
 LINES, REST = 5, "all others"
@@ -58,7 +56,7 @@ def _each_second(scene: Scene, name: str) -> str:
 
 def _parts(scene: Scene, width: int, height: int) -> list[Text]:
     """Seconds of a step by part, of all processes together, the longest first."""
-    found = {name: scene.mean(f"time/{name}") for name in PARTS}
+    found = {name: scene.each_step(f"time/{name}") for name in PARTS}
     parts = sorted(((value, name) for name, value in found.items() if value), reverse=True)
     total = sum(value for value, _ in parts)
     seconds = scene.mean("seconds")
@@ -89,7 +87,7 @@ def _seconds(value: float) -> str:
 
 def _sizes(scene: Scene, width: int) -> list[int]:
     rates = len(_rates(scene, width))
-    parts = sum(bool(scene.mean(f"time/{name}")) for name in PARTS)
+    parts = sum(bool(scene.each_step(f"time/{name}")) for name in PARTS)
     return [4, *([rates + 1 + min(parts, LINES)] if parts > 1 else [])]
 
 

@@ -14,7 +14,7 @@ from cli.dashboard.scene import SILENCE_S, Scene, figure
 
 #: Narrowest column of one worker in few words, and the narrowest line of one in all.
 COMPACT, WHOLE = 38, 96
-STATES = {"ready": "good", "starting": "warn", "leaving": "label"}
+STATES = {"ready": "good", "starting": "warn", "leaving": "label", "ended": "label"}
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,10 @@ def workers(scene: Scene) -> list[Worker]:
             _whole(row.get("number")),
             words(row.get("node") or "-", 60),
             _whole(row.get("pid")),
-            words(row.get("state") or "-", 20),
+            # Nobody is left of a run that has ended, or died.
+            "ended" if scene.ended else words(row.get("state") or "-", 20),
             figure(row.get("version")),
-            figure(row.get("rate")),
+            None if scene.ended else figure(row.get("rate")),
             figure(row.get("memory_mib")),
             _whole(row.get("restarts")),
         )
