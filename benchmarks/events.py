@@ -45,7 +45,6 @@ os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
 import psutil
 from measure import machine
 
-from cli.app import app
 from streamrec_dist.config import Config
 from streamrec_dist.events import SCHEMA, WORKER_FIELDS, Event
 from streamrec_dist.rundir import RunDir
@@ -181,10 +180,11 @@ def measure_run(folder: Path, events: int) -> dict[str, Any]:
         "events_bytes": run.events_path.stat().st_size,
         "summary_bytes": run.summary_path.stat().st_size,
     }
-    commands: dict[str, Callable[[], dict[str, float]]] = {"watch": lambda: first_screen(folder)}
-    if any(one.callback and one.callback.__name__ == "report" for one in app.registered_commands):
-        commands["report"] = lambda: timed(["-m", "cli.app", "report", RUN], folder)
-    commands["store"] = lambda: timed(["-c", STORE], folder, says=True)
+    commands: dict[str, Callable[[], dict[str, float]]] = {
+        "watch": lambda: first_screen(folder),
+        "report": lambda: timed(["-m", "cli.app", "report", RUN], folder),
+        "store": lambda: timed(["-c", STORE], folder, says=True),
+    }
     found |= {name: measured() for name, measured in commands.items()}
     if events <= EXPORTED:
         found["parquet"] = timed(["-m", "cli.app", "export", RUN, "--parquet"], folder)

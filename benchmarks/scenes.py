@@ -73,14 +73,17 @@ def before_rl() -> Iterator[Event]:
         yield Event("stage", stage, 50, state="done", metrics=metrics, t=BEGAN + last)
 
 
-def judged(stage: str, step: int, ndcg: float, t: float) -> Event:
+def judged(stage: str, step: int, ndcg: float, t: float, change: float | None = None) -> Event:
     measures = {"recall@5": 1.5 * ndcg, "recall@10": 1.9 * ndcg, "ndcg@5": 0.8 * ndcg, "ndcg@10": ndcg}
     more = {"ndcg@10_ci": [ndcg - 0.0049, ndcg + 0.0051], "users": 1000}
+    if change is not None:
+        more |= {"ndcg@10_change": change, "ndcg@10_change_ci": [change - 0.0018, change + 0.0017]}
+        more["invalid_beam_share"] = 0.0
     return Event("eval", stage, step, split="valid", metrics=measures | more, t=t)
 
 
 def rl_step(step: int, steps: int = 400, collapsed: bool = False) -> Event:
-    """A step of stage 3. `collapsed`: from step 60 on all rollouts are items, and exact matches are all there is."""
+    """A step of stage 3. `collapsed`: from step 60 on all rollouts are items, and exact matches are most there is."""
     draw = random.Random(step)
     metrics: dict[str, Any] = {}
     total = 0.0
@@ -93,6 +96,7 @@ def rl_step(step: int, steps: int = 400, collapsed: bool = False) -> Event:
             value, spread, share = {
                 "format": (0.0, 0.0, 0.0),
                 "exact_match": (value, spread, 0.93),
+                "similarity": (value / 4, 0.0, 0.0),
             }.get(name, (value / 4, spread / 8, share / 5))
         metrics |= {f"reward/{name}": value, f"spread/{name}": spread, f"share/{name}": share}
         total += value
@@ -120,6 +124,8 @@ def rl_step(step: int, steps: int = 400, collapsed: bool = False) -> Event:
         "adopted_s": 0.021 + 0.002 * draw.random(),
     }
     metrics |= {f"time/{name}": seconds * (1 + 0.05 * draw.random()) for name, seconds in PARTS.items()}
+    if step % 50 == 1:
+        metrics["time/evaluate"] = 4.2
     return Event("step", "rl", step, steps, metrics=metrics, t=BEGAN + RL_S + STEP_S * step)
 
 
@@ -134,8 +140,8 @@ def processes(step: int, t: float, restarting: bool = False) -> Event:
             row["restarts"] = int(anew)
             if role in ("learners", "rollout") and not anew:
                 row["version"] = step - (role == "rollout") * (number % 2)
-            if role != "learners" and not anew:
-                row["rate"] = {"evaluate": 0.0, "reward": 5.34, "rollout": 2.67}[role]
+            if not anew:
+                row["rate"] = {"evaluate": 0.0, "learners": 0.67, "reward": 5.34, "rollout": 2.67}[role]
             if not anew:
                 row["memory_mib"] = {"evaluate": 392, "learners": 611, "reward": 344, "rollout": 418}[role]
             rows.append(row)
@@ -152,7 +158,7 @@ def in_rl(last: int, collapsed: bool = False, steps: int = 400) -> Iterator[Even
         yield event
         if step % 50 == 0:
             ndcg = 0.0431 + 0.00002 * step - 0.0012 * (step == 150)
-            yield judged("rl", step, ndcg, event.t + 0.9)
+            yield judged("rl", step, ndcg, event.t + 0.9, ndcg - 0.0431)
     yield processes(last, BEGAN + RL_S + STEP_S * last + 0.5)
 
 

@@ -59,7 +59,11 @@ class Errand:
             while found := os.read(self.output, READ_BYTES):
                 self.read += found
         *whole, self.read = self.read.split(b"\n")
-        yield from map(json.loads, whole)
+        for line in whole:
+            # Whatever else the process prints: a library may warn of something.
+            with contextlib.suppress(ValueError):
+                if isinstance(told := json.loads(line), dict):
+                    yield told
         if not self.lasting and not self.over and time.monotonic() - self.started > DEADLINE_S:
             self.end()
 

@@ -48,6 +48,7 @@ from streamrec_dist.stages.item_ranking import item_model_ranks
 from streamrec_dist.stages.recommend import explain_rows, given_history, user_history
 from streamrec_dist.stages.recommend import recommend as rank_items
 from streamrec_dist.stages.run_store import RunStore
+from streamrec_dist.summary_file import keep_inherited
 from streamrec_dist.types import PolicyVersion
 
 CONTROLLER_RESTARTS = 100
@@ -68,6 +69,8 @@ def create_run(plan: RunPlan) -> RunDir:
     else:
         run = RunDir.create(plan.runs, plan.name, config)
     try:
+        if plan.source:
+            keep_inherited(run)
         RunStore(run.path).dataset()
     except BaseException:
         shutil.rmtree(run.path)

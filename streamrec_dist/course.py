@@ -70,11 +70,6 @@ class Course:
             halved.append(bucket)
         self.buckets = halved
 
-    @property
-    def latest(self) -> float | None:
-        """The mean of the newest values."""
-        return self.buckets[-1].total / self.buckets[-1].count if self.buckets else None
-
     def means(self) -> np.ndarray:
         """float64 [n]."""
         return np.array([bucket.total / bucket.count for bucket in self.buckets])

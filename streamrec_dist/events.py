@@ -1,6 +1,7 @@
 """Events of a run: what happened, as one JSON object a line in `events.jsonl`.
 
-Every event has `schema`, `t` (seconds since the epoch), `kind` and `stage`; the rest depends on the kind:
+Every event has `schema`, `t` (seconds since the epoch) and `kind`, those of a stage `stage`; the rest depends on
+the kind:
 
 | kind     | fields                                                                     |
 |----------|----------------------------------------------------------------------------|
@@ -8,6 +9,7 @@ Every event has `schema`, `t` (seconds since the epoch), `kind` and `stage`; the
 |          | metrics (started): stages, environment: versions and machines, name -> text |
 | stage    | state: started, done, skipped; total (steps), metrics                        |
 | step     | step, total, metrics: name -> number                                        |
+| annotate | step (rows done), total, metrics (stage 2)                                 |
 | round    | step (number of the round), metrics: leak, distance (stage 2)              |
 | eval     | step, split, metrics                                                        |
 | warning  | message                                                                     |

@@ -4,7 +4,7 @@ runs/NAME/config.yaml                       the resolved configuration
           events.jsonl                      what happened
           summary.msgpack                   what that comes down to, and how much of it (summary_file.py)
           trace.json                        what every process did when, of a run that is traced (spans.py)
-          inherited.jsonl                   what happened in the stages that it has from another run
+          inherited.jsonl, .msgpack         what happened in the stages that it has from another run, its summary
           data.json                         the content hash of prepared data that lies elsewhere
           dataset/                          the prepared data, with its content hash
           items/                            embeddings, neighbours, semantic ids
@@ -118,6 +118,10 @@ class RunDir:
     @property
     def inherited_path(self) -> Path:
         return self.path / "inherited.jsonl"
+
+    @property
+    def inherited_summary_path(self) -> Path:
+        return self.path / "inherited.msgpack"
 
     @property
     def report_path(self) -> Path:

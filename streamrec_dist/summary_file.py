@@ -37,20 +37,33 @@ _FILE = TypeAdapter(Kept)
 
 def keep_summary(run: RunDir, summary: RunSummary, covered: int) -> None:
     """Write the summary of the first `covered` bytes of a run's events. Raises OSError."""
-    content = msgpack.packb({"covered": covered, "summary": summary.packed()})
-    write_atomically(run.summary_path, content)
+    _keep(run.summary_path, summary, covered)
+
+
+def keep_inherited(run: RunDir) -> None:
+    """Write the summary of what was done in the stages that a new run has from another. Raises OSError."""
+    summary = RunSummary(run.name)
+    _keep(run.inherited_summary_path, summary, take_events(summary, run.inherited_path, 0))
+
+
+def _keep(path: Path, summary: RunSummary, covered: int) -> None:
+    write_atomically(path, msgpack.packb({"covered": covered, "summary": summary.packed()}))
 
 
 def kept_summary(run: RunDir) -> tuple[RunSummary, int] | None:
     """The summary that is kept, and the bytes that it covers; None where there is none that can be used."""
+    return _kept(run.name, run.summary_path, run.events_path)
+
+
+def _kept(name: str, path: Path, events: Path) -> tuple[RunSummary, int] | None:
     try:
-        if run.summary_path.stat().st_size > KEPT_BYTES:
+        if path.stat().st_size > KEPT_BYTES:
             return None
-        kept = _FILE.validate_python(msgpack.unpackb(run.summary_path.read_bytes()))
+        kept = _FILE.validate_python(msgpack.unpackb(path.read_bytes()))
         summary = RunSummary.unpacked(kept.summary)
         # A run may have been copied, or given another name.
-        summary.run = run.name
-        return (summary, kept.covered) if _ends_line(run.events_path, kept.covered) else None
+        summary.run = name
+        return (summary, kept.covered) if _ends_line(events, kept.covered) else None
     except (ValidationError, DataError, msgpack.UnpackException, ValueError, OSError):
         # There is none, or it is none: it is made of the events again.
         return None
@@ -73,8 +86,9 @@ def summarised(run: RunDir) -> tuple[RunSummary, EventReader]:
 
 def inherited(run: RunDir) -> RunSummary:
     """What was done in the stages that a run has from another."""
-    summary = RunSummary(run.name)
-    take_events(summary, run.inherited_path, 0)
+    kept = _kept(run.name, run.inherited_summary_path, run.inherited_path)
+    summary, covered = kept or (RunSummary(run.name), 0)
+    take_events(summary, run.inherited_path, covered)
     return summary
 
 

@@ -31,7 +31,7 @@ from streamrec_dist.spans import Timeline
 from streamrec_dist.stages.evaluate import judge, record
 from streamrec_dist.stages.run_store import RunStore
 from streamrec_dist.stages.tokenize import Tokenized, tokenizer_arrays, tokenizer_options
-from streamrec_dist.summary_file import keep_summary
+from streamrec_dist.summary_file import keep_inherited, keep_summary
 
 #: The same examples every time; FUZZ=1000 draws other ones, and as many for each kind of file.
 FUZZ = settings(
@@ -96,6 +96,7 @@ def build_run(runs: Path) -> RunStore:
     )
     store.emit(Event("eval", "pretrain", 3, metrics=metrics), Event("round", "sft", 3, metrics=metrics))
     keep_summary(run, store.summary, run.events_path.stat().st_size)
+    keep_inherited(run)
     timeline = Timeline(traced=True)
     timeline.did("evaluate", 1.5)
     store.trace(timeline.take_trace())

@@ -19,6 +19,6 @@ def test_it_opens_a_run_of_any_size_and_leaves_nothing_behind(tmp_path: Path) ->
     assert ran.returncode == 0, ran.stderr
     (found,) = json.loads(ran.stdout.splitlines()[-1])["runs"]
     assert found["events"] == 3000 and found["events_bytes"] > 3000 * 200 and found["summary_bytes"] > 1000
-    for name in ("watch", "watch_alone", "store", "store_alone", "parquet"):
+    for name in ("watch", "watch_alone", "report", "report_alone", "store", "store_alone", "parquet"):
         assert 0 <= found[name]["seconds"] < 60 and 20 < found[name]["peak_mib"] < 2000
     assert list(tmp_path.iterdir()) == [], "temporary data are removed"

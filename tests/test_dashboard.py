@@ -40,6 +40,7 @@ from cli.dashboard.scene import Scene
 from cli.output import clean
 from streamrec_dist.course import Course
 from streamrec_dist.events import Event
+from streamrec_dist.rl.ledger import Mark
 from streamrec_dist.rundir import RunDir
 from streamrec_dist.summary import RunSummary
 from streamrec_dist.types import REWARDS
@@ -183,26 +184,59 @@ def rl_run(steps: int, **metrics: float) -> RunSummary:
     return run_of(*(Event("step", "rl", step, 99, metrics=metrics, t=step) for step in range(1, steps + 1)))
 
 
-def test_a_term_without_variance_is_dead() -> None:
-    alive = rl_run(20, **{"spread/format": 1e-3, "reward/total": 1.0})
-    assert rewards.fault(scene_of(alive, 30), "format") == ""
+def test_a_term_that_tells_nothing_apart_is_dead() -> None:
+    total = {"spread/total": 0.3, "reward/total": 1.0}
+    alive = rl_run(20, **total, **{"spread/ranking": 0.1})
+    assert rewards.mark(scene_of(alive, 30), "ranking") is Mark.ok
     alive.apply_all(
-        Event("step", "rl", step, 99, metrics={"spread/format": 1e-8}, t=30) for step in range(21, 30)
+        Event("step", "rl", step, 99, metrics=total | {"spread/ranking": 1e-8}) for step in range(21, 30)
     )
-    assert rewards.fault(scene_of(alive, 30), "format") == "", "one step in ten had a difference"
-    alive.apply(Event("step", "rl", 30, 99, metrics={"spread/format": 0.0}, t=30))
+    assert rewards.mark(scene_of(alive, 30), "ranking") is Mark.ok, "one step in ten had a difference"
+    alive.apply(Event("step", "rl", 30, 99, metrics=total | {"spread/ranking": 0.0}))
     dead = scene_of(alive, 30)
-    assert rewards.fault(dead, "format") == "dead"
-    assert "reward format is dead: the same for all" in screen(dead, 120, 39)
-    assert re.search(r"2 format .* dead", screen(dead, 80, 23))
+    assert rewards.mark(dead, "ranking") is Mark.dead
+    assert "reward ranking is dead: less than 1 % of what" in screen(dead, 120, 39)
+    assert re.search(r"6 ranking .* dead", screen(dead, 80, 23))
+    nothing = scene_of(rl_run(9, **{"spread/total": 0.0, "reward/total": 1.0}), 30)
+    assert rewards.faults(nothing) == ["the total reward is dead: the same for all rollouts of a prompt"]
+
+
+def test_a_term_is_as_dead_in_a_long_run_as_in_a_short_one() -> None:
+    total = {"spread/total": 0.3, "reward/total": 1.0}
+    long = rl_run(20_000, **total, **{"spread/ranking": 0.1})
+    long.apply_all(
+        Event("step", "rl", step, 99, metrics=total | {"spread/ranking": 0.0})
+        for step in range(20_001, 20_011)
+    )
+    assert rewards.mark(scene_of(long, 30), "ranking") is Mark.dead
+    assert scene_of(long, 30).mean("spread/ranking") == 0.0
+
+
+def test_a_term_that_all_meet_is_not_dead() -> None:
+    """On the trie every rollout names an item."""
+    for reward, expected in ((0.0, Mark.met), (-1.0, Mark.dead)):
+        run = rl_run(
+            9, **{"spread/total": 0.3, "reward/total": 1.0, "spread/format": 0.0, "reward/format": reward}
+        )
+        assert rewards.mark(scene_of(run, 30), "format") is expected
+        assert ("dead" in screen(scene_of(run, 30), 120, 39)) == (expected is Mark.dead)
+    assert re.search(
+        r"2 format .* met",
+        screen(
+            scene_of(
+                rl_run(9, **{"reward/total": 1, "spread/total": 1, "spread/format": 0, "reward/format": 0}),
+                30,
+            )
+        ),
+    )
 
 
 def test_a_term_that_makes_up_most_of_the_advantage_dominates() -> None:
-    shares = {"spread/ranking": 0.1, "reward/total": 1.0, "entropy": 1.0}
-    assert rewards.fault(scene_of(rl_run(5, **shares, **{"share/ranking": 0.79}), 9), "ranking") == ""
-    assert rewards.fault(scene_of(rl_run(4, **shares, **{"share/ranking": 0.81}), 9), "ranking") == ""
+    shares = {"spread/ranking": 0.1, "reward/total": 1.0, "spread/total": 0.3, "entropy": 1.0}
+    assert rewards.mark(scene_of(rl_run(5, **shares, **{"share/ranking": 0.79}), 9), "ranking") is Mark.ok
+    assert rewards.mark(scene_of(rl_run(4, **shares, **{"share/ranking": 0.81}), 9), "ranking") is Mark.ok
     scene = scene_of(rl_run(5, **shares, **{"share/ranking": 0.81}), 9)
-    assert rewards.fault(scene, "ranking") == "dominates"
+    assert rewards.mark(scene, "ranking") is Mark.dominates
     assert "81 %!" in screen(scene, 80, 23) and "more than 80 % of the advantage" in screen(scene, 120, 39)
 
 
@@ -211,8 +245,48 @@ def test_a_term_of_no_weight_is_off_and_not_dead() -> None:
     weights = given.stages.rl.rewards.model_copy(update={"format": 0.0})
     rl = given.stages.rl.model_copy(update={"rewards": weights})
     given = given.model_copy(update={"stages": given.stages.model_copy(update={"rl": rl})})
-    scene = scene_of(rl_run(20, **{"spread/format": 0.0, "reward/total": 1.0}), 30, given)
-    assert rewards.fault(scene, "format") == "off" and not rewards.faults(scene)
+    scene = scene_of(
+        rl_run(20, **{"spread/format": 0.0, "reward/total": 1.0, "spread/total": 1.0}), 30, given
+    )
+    assert rewards.mark(scene, "format") is Mark.off and not rewards.faults(scene)
+
+
+def test_numbers_keep_their_exponent_where_there_is_little_room() -> None:
+    tiny = {
+        "reward/total": -5.1e-5,
+        "spread/total": 1e-9,
+        "reward/ranking": -3.2e-10,
+        "kl": -1.2e-9,
+        "entropy": 1.0,
+    }
+    shown = screen(scene_of(rl_run(9, **tiny), 30))
+    assert "-5e-05" in shown and "-3e-10" in shown and "-1e-09" in shown
+    assert not re.search(r"e-?\d*…", shown)
+
+
+def test_what_is_seldom_measured_is_none_of_every_step() -> None:
+    """An evaluation is waited for beside the work, and what a part took in one step is spread over those before."""
+    events = [
+        Event(
+            "step",
+            "rl",
+            step,
+            99,
+            t=step,
+            metrics={"seconds": 1.5, "rollouts_per_s": 9.0, "time/generate": 1.0},
+        )
+        for step in range(1, 41)
+    ]
+    events[34].metrics.update({"time/evaluate": 30.0, "time/publish": 2.0})
+    events[2].metrics["time/score"] = 50.0
+    scene = scene_of(run_of(*events), 41)
+    assert scene.each_step("time/publish") == pytest.approx(0.2) and scene.each_step("time/score") == 0
+    text = screen(scene, 120, 39)
+    assert (
+        "evaluate" not in text
+        and re.search(r"sample .* 83 % +1.00 s", text)
+        and re.search(r"publish .* 17 %", text)
+    )
 
 
 # limits, and what is compared
@@ -240,13 +314,14 @@ def test_the_change_is_against_what_rl_began_with() -> None:
         return " ".join(row.plain for row in drawn)
 
     def rl(step: int, ndcg: float) -> Event:
-        return Event(
-            "eval", "rl", step, metrics={"ndcg@10": ndcg, "ndcg@10_ci": [ndcg - 0.01, ndcg + 0.01]}, t=2
-        )
+        return Event("eval", "rl", step, metrics={"ndcg@10": ndcg}, t=2)
 
     step = Event("step", "rl", 50, 100, metrics={"kl": 0.1}, t=1)
     sft = Event("stage", "sft", state="done", metrics={"ndcg@10": 0.03}, t=1)
-    assert "since SFT +.0200 ±.0100" in since(step, rl(0, 0.02), rl(50, 0.04))
+    assert "since SFT +.0200  best" in since(step, rl(0, 0.02), rl(50, 0.04))
+    paired = {"ndcg@10": 0.04, "ndcg@10_change": 0.019, "ndcg@10_change_ci": [-0.001, 0.03]}
+    known = Event("eval", "rl", 50, metrics=paired, t=2)
+    assert "since SFT +.0190 [-.0010 +.0300]" in since(step, known)
     assert "since SFT +.0100" in since(sft, step, rl(50, 0.04)), "of a run that was resumed without step 0"
     assert "since SFT +.0150" in since(step, rl(50, 0.04), taken=0.025), "SFT is another run's"
     assert "since SFT -" in since(step, rl(50, 0.04))
@@ -465,6 +540,9 @@ def test_plain_lines() -> None:
     )
     assert plain_line(Event("run", state="failed", message="one\ntwo")) == "run failed: one two"
     assert "\x1b" not in plain_line(Event("step", "x\x1b[31m", 1, 0, metrics={"\x1b[5m": 1.0}))
+    for kind in ("step", "eval", "stage", "annotate"):
+        told = plain_line(Event(kind, "x\nrun done: all is well", 1, metrics={"a\nb": 1.0, "round": 1}))
+        assert "\n" not in told and "x run done" in told
 
 
 @pytest.mark.parametrize(("end", "code"), [("done", 0), ("stopped", 0), ("failed", 1)])

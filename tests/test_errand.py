@@ -49,6 +49,16 @@ def test_one_that_is_not_wanted_any_more_is_ended(tmp_path: Path) -> None:
     errand.end()
 
 
+def test_what_is_no_answer_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library may print what it likes."""
+    package = tmp_path / "loud"
+    package.mkdir()
+    (package / "sitecustomize.py").write_text("print('a warning')\nprint('[1]')\n", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(package))
+    (told,) = answers(Errand(tmp_path / "runs" / "demo", "alive"))
+    assert "no cluster" in told["error"]
+
+
 def test_a_log_is_shown_from_its_end_and_scrolled(tmp_path: Path) -> None:
     page = LogPage(tmp_path / "runs" / "demo", Worker("rollout", 1, "head", 7, "ready", None, None, None, 0))
     scene = scene_of(RunSummary("demo"), 0)

@@ -11,6 +11,7 @@ import socket
 import struct
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -93,7 +94,10 @@ def whole_run() -> list[Event]:
             Event("step", "retrieve", n, 3, metrics={"loss": 1 / n, "rows_per_s": 5}, t=1000.0 + n)
             for n in (1, 2, 3)
         ),
-        *(Event("step", "retrieve", n, 2, metrics={"loss": 2 / n, "fold": 1}, t=1010.0 + n) for n in (1, 2)),
+        *(
+            Event("step", "retrieve", n, 2, metrics={"loss": 2 / n, "rows_per_s": 5, "fold": 1}, t=1010.0 + n)
+            for n in (1, 2)
+        ),
         Event("round", "sft", 1, metrics={"leak": 2.5, "distance": [0.4, 0.2]}, t=1100.0),
         Event(
             "stage", "sft", state="done", step=4, metrics={"seconds": 9.5, "counts": {"sent": 3}}, t=1101.0
@@ -340,13 +344,13 @@ def test_prometheus_is_told_what_the_run_is_at(endpoint: Prometheus) -> None:
     assert answer.status == 200 and answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
     assert value(text, "streamrec_run_state", state="done") == 1
     assert value(text, "streamrec_run_state", state="going") == 0
-    assert value(text, "streamrec_steps_total", stage="rl") == 7
+    assert value(text, "streamrec_steps", stage="rl") == 7
     assert value(text, "streamrec_steps_planned", stage="rl") == 9
     assert value(text, "streamrec_reward", stage="rl", reward="total") == 3.5
     assert value(text, "streamrec_reward_spread", stage="rl", reward="format") == 7 / 8
     assert value(text, "streamrec_time_seconds", stage="rl", part="wait_rollout") == 7 / 4
     assert value(text, "streamrec_step_kl", stage="rl") == 7 / 4
-    assert value(text, "streamrec_stale_prompts_total", stage="rl", behind="1") == 2 * 9
+    assert value(text, "streamrec_stale_prompts", stage="rl", behind="1") == 2 * 9
     assert value(text, "streamrec_evaluation", stage="rl", measure="ndcg@10") == 0.125
     assert value(text, "streamrec_warnings_total") == 1 and value(text, "streamrec_starts_total") == 2
     # A run that is started again has other processes: those that it last told of are of before.
@@ -366,7 +370,20 @@ def test_prometheus_is_told_of_processes(run: RunDir) -> None:
     # And what the run does next.
     EventLog(run.events_path).append([rl_step(8)])
     served.read()
-    assert value(asked(served)[1], "streamrec_steps_total", stage="rl") == 8
+    assert value(asked(served)[1], "streamrec_steps", stage="rl") == 8
+    served.close()
+
+
+def test_prometheus_listens_at_an_address_of_ipv6_too(run: RunDir) -> None:
+    EventLog(run.events_path).append(whole_run())
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    served = Prometheus(run, host="::1", port=0)
+    assert re.fullmatch(r"Prometheus endpoint at http://\[::1\]:\d+/metrics", served.about)
+    with urllib.request.urlopen(served.about.removeprefix("Prometheus endpoint at "), timeout=10) as answer:
+        assert b"streamrec_steps" in answer.read()
     served.close()
 
 

@@ -86,7 +86,7 @@ def test_a_pickle_in_place_of_a_file_is_not_run(
     else:
         # A view shows what it cannot read as warnings, shards of unknown origin and summaries are made anew, and a
         # trace is only written behind.
-        made_anew = ("items/embeddings/manifest.json", "summary.msgpack", "trace.json")
+        made_anew = ("items/embeddings/manifest.json", "summary.msgpack", "inherited.msgpack", "trace.json")
         assert name in ("events.jsonl", "inherited.jsonl", *made_anew)
     finally:
         path.unlink()

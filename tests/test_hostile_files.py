@@ -27,7 +27,7 @@ from streamrec_dist.rundir import RunDir
 from streamrec_dist.stages.run_store import RunStore
 from streamrec_dist.stages.tokenize import restore_tokenizer
 from streamrec_dist.summary import RunSummary
-from streamrec_dist.summary_file import summarised
+from streamrec_dist.summary_file import inherited, summarised
 from tests.drawn import scene_of, screen
 from tests.hostile import FUZZ, Yard, config, damaged, files_of, fresh_yard, kinds, replaced
 
@@ -87,6 +87,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "events.jsonl": shown,
     "inherited.jsonl": shown,
     "summary.msgpack": summary,
+    "inherited.msgpack": lambda run: inherited(RunDir.open(run)),
     "trace.json": lambda run: RunStore(run).trace([]),
     "scaled.json": lambda run: RunDir.open(run).scaled(),
     "data.json": lambda run: RunDir.open(run).pin_dataset(Path("elsewhere"), "0" * 64),

@@ -86,6 +86,11 @@ def test_whatever_the_values_are_there_is_a_chart(values: list[float], width: in
     assert max(map(len, picture.splitlines())) <= max(width, 21) and any(row.strip() for row in area(picture))
 
 
+def test_a_name_of_several_lines_breaks_no_chart() -> None:
+    picture = chart([curve([1.0, 2.0])], ["lo\nss\x1b[31m"], 40, 5).plain
+    assert picture.splitlines()[0].startswith("━ lo ss") and "\x1b" not in picture
+
+
 def test_curves_share_a_chart_where_each_can_still_be_seen() -> None:
     share = curve([0.0, 0.4], "share/a"), curve([0.1, 0.9], "share/b"), curve([0.2, 0.2], "share/c")
     tall, other = curve([0.0, 1000.0], "tokens_per_s"), curve([0.0, 0.4], "share/a", stage="sft")

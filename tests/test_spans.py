@@ -64,6 +64,15 @@ def test_seconds_are_those_of_all_processes_together() -> None:
     assert timeline.take_seconds() == {} and timeline.take_trace() == []
 
 
+def test_nobody_waits_while_everything_rests(monkeypatch: pytest.MonkeyPatch) -> None:
+    timeline = Timeline()
+    monkeypatch.setattr(time, "time", lambda: 160.0)
+    timeline.rested(100.0)
+    timeline.took("rollout", told(1, ("wait", 95, 161), ("generate", 161, 163)), asked=160, seen=163)
+    timeline.took("reward", told(2, ("wait", 110, 120), ("score", 170, 171)), asked=160, seen=171)
+    assert timeline.take_seconds() == {"wait_rollout": 6, "generate": 2, "wait_reward": 0, "score": 1}
+
+
 @pytest.mark.parametrize("ahead", [-100.0, -0.5, 0.0, 0.5, 100.0])
 def test_clocks_that_are_off_are_corrected(tmp_path: Path, ahead: float) -> None:
     timeline = Timeline(traced=True)

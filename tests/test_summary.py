@@ -44,6 +44,91 @@ def test_an_end_counts_until_the_run_goes_on() -> None:
     assert summary.stages["rl"].rate() is None, "the time between is not part of the rate"
 
 
+def test_steps_that_are_made_again_take_the_place_of_all_that_came_of_them() -> None:
+    def step(number: int, behind: list[int]) -> Event:
+        return Event(
+            "step", "rl", number, 200, metrics={"staleness_counts": behind, "kl": number / 100}, t=number
+        )
+
+    def evaluated(number: int, value: float) -> Event:
+        return Event("eval", "rl", number, metrics={"ndcg@10": value}, t=number)
+
+    summary = RunSummary("one").apply_all(step(number, [4, 4]) for number in range(1, 101))
+    summary.apply(evaluated(100, 0.05))
+    summary.apply_all(step(number, [8]) for number in range(101, 151))
+    summary.apply(evaluated(150, 0.06))
+    stage = summary.stages["rl"]
+    assert stage.staleness == [100 * 4 + 50 * 8, 100 * 4]
+    summary.apply(step(101, [0, 0, 8]))
+    assert stage.staleness == [400, 400, 8] and stage.latest[-1][0] == 101 and len(stage.latest) == 1
+    assert [event.step for event in stage.evaluations] == [100]
+    assert stage.evaluated["ndcg@10"].steps().tolist() == [100]
+    summary.apply_all([Event("round", "sft", number, metrics={"leak": number}) for number in (0, 1, 2, 1)])
+    assert [event.step for event in summary.stages["sft"].rounds] == [0, 1]
+    assert RunSummary.unpacked(summary.packed()) == summary
+
+
+def test_folds_have_curves_of_their_own() -> None:
+    def steps(fold: int, count: int) -> list[Event]:
+        about = {"fold": fold} if fold else {}
+        return [
+            Event("step", "retrieve", n, 40, metrics={"loss": fold + n / 100, **about})
+            for n in range(1, count)
+        ]
+
+    summary = RunSummary("one").apply_all(steps(0, 31))
+    stage = summary.stages["retrieve"]
+    summary.apply(Event("eval", "retrieve", 30, metrics={"ndcg@10": 0.1}))
+    summary.apply_all([*steps(1, 21), *steps(2, 11), *steps(2, 6)])
+    counts = {name: len(course.buckets) for name, course in stage.courses.items() if "loss" in name}
+    assert counts == {"loss": 30, "fold-1/loss": 20, "fold-2/loss": 5}
+    assert (stage.fold, stage.prefix, stage.step, len(stage.evaluations)) == (2, "fold-2/", 5, 1)
+    assert RunSummary.unpacked(summary.packed()) == summary
+
+
+def test_what_a_stage_came_to_is_none_of_its_steps() -> None:
+    summary = RunSummary("one")
+    summary.apply(Event("step", "rl", 1, 9, metrics={"seconds": 0.3, "kl": 0.1}))
+    summary.apply(Event("step", "rl", 2, 9, metrics={"seconds": 0.4}))
+    assert summary.stages["rl"].metrics == {"seconds": 0.4}, "that step had no kl"
+    summary.apply(Event("stage", "rl", state="done", metrics={"seconds": 600.0}))
+    assert summary.stages["rl"].metrics["seconds"] == 0.4 and summary.stages["rl"].outcome["seconds"] == 600
+
+
+def test_who_starts_a_run_works_on_no_stage_of_before() -> None:
+    summary = RunSummary("one").apply_all(
+        [
+            Event("run", state="started", t=1.0),
+            Event("stage", "rl", state="started", t=2.0),
+            Event(
+                "workers",
+                "rl",
+                metrics={"processes": [{"role": "reward", "state": "ready", "rate": 2.5}]},
+                t=3.0,
+            ),
+            Event("step", "rl", 1, 9, t=4.0),
+            Event("run", state="failed", t=5.0),
+        ]
+    )
+    assert [(row["state"], row["rate"]) for row in summary.processes] == [("ended", None)]
+    summary.apply_all(
+        [Event("run", state="started", t=900.0), Event("stage", "sasrec", state="started", t=901.0)]
+    )
+    rl = summary.stages["rl"]
+    assert (rl.state, rl.ended) == ("halted", 5.0) and summary.stages["sasrec"].state == "started"
+    summary.apply(Event("stage", "rl", state="started", t=950.0))
+    assert (rl.state, rl.started, rl.ended) == ("started", 950.0, 0.0)
+
+
+def test_an_annotation_is_no_slow_step() -> None:
+    steps = [Event("step", "sft", number, 99, t=float(number)) for number in range(1, 31)]
+    summary = RunSummary("one").apply_all(steps)
+    assert summary.stages["sft"].rate() == pytest.approx(1)
+    summary.apply(Event("annotate", "sft", 0, 4000, t=31.0))
+    summary.apply_all(Event("step", "sft", number, 99, t=600.0 + number) for number in (31, 32))
+    assert summary.stages["sft"].rate() == pytest.approx(1)
+
+
 def test_what_a_run_is_made_with_is_that_of_its_last_start() -> None:
     summary = RunSummary("one")
     for version in ("2.8", "2.9"):

@@ -112,6 +112,13 @@ def test_a_summary_of_another_file_is_not_taken(run: RunDir) -> None:
     assert summarised(run)[0] == RunSummary("one")
 
 
+def test_a_run_that_was_renamed_is_called_as_it_is_now(run: RunDir) -> None:
+    RunStore(run.path).emit(*story(), Event("run", state="done", t=1200.0))
+    assert kept_summary(run) is not None
+    copy = RunDir(run.path.rename(run.path.with_name("other")))
+    assert summarised(copy)[0].run == "other"
+
+
 def test_a_summary_that_no_run_has_is_not_read(run: RunDir) -> None:
     EventLog(run.events_path).append(story())
     with run.summary_path.open("wb") as file:
@@ -254,7 +261,14 @@ def test_the_stages_that_a_run_has_from_another_are_summed_up_too(run: RunDir) -
     EventLog(run.events_path).append([*steps(1, 5, "sft"), *steps(1, 9, "pretrain"), *steps(1, 3)])
     branch = run.branch("two", Config(), ["pretrain", "sft"])
     assert [event.stage for event in branch.all_events()] == ["sft"] * 4 + ["pretrain"] * 8
+    summary_file.keep_inherited(branch)
+    events = branch.inherited_path.read_bytes()
+    branch.inherited_path.write_bytes(b"{}".ljust(len(events) - 1) + b"\n")
+    kept = summary_file.inherited(branch)
+    branch.inherited_summary_path.unlink()
+    branch.inherited_path.write_bytes(events)
     found = summary_file.inherited(branch)
+    assert kept == found, "the events are not read again"
     assert {name: stage.step for name, stage in found.stages.items() if stage.step} == {
         "sft": 4,
         "pretrain": 8,

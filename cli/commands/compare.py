@@ -102,7 +102,7 @@ def _result(name: str, split: str, masked: bool, users: int | None) -> tuple[Tar
     from streamrec_dist.stages.evaluate import of_users, result_name
 
     if name.endswith(".parquet"):
-        ranks, folder = load_ranks(Path(name)), Path(name).absolute().parents[1]
+        ranks, folder = load_ranks(Path(name)), Path(name).absolute().parent.parent
         lies_in = folder if run_exists(folder.parent, folder.name) else None
         return ranks, RunDir.open(lies_in) if lies_in else None, ranks.about["stage"]
     run_name, _, stage = name.partition(":")

@@ -41,6 +41,8 @@ from streamrec_dist.errors import RunError, UsageError
 from streamrec_dist.rundir import RunDir, run_exists
 
 STOP_SECONDS = 600
+PlainOption = Annotated[bool, typer.Option("--plain", help="One line a step, even on a terminal.")]
+PLAIN_OR_JSON = "--plain is for people and --json for programs: give one of them"
 
 
 def train(
@@ -75,6 +77,7 @@ def train(
     tensorboard: TensorBoardOption = False,
     wandb: WandbOption = False,
     prometheus: PrometheusOption = False,
+    plain: PlainOption = False,
     detach: Annotated[bool, typer.Option("--detach", help="Return at once; the run goes on.")] = False,
     only: Annotated[bool, typer.Option("--only", help="Refuse to run the stages before this one.")] = False,
     config: Annotated[
@@ -88,6 +91,8 @@ def train(
     Leaving the view (q, or Ctrl-C) leaves the run going on the cluster. What is exported beside the view ends with
     it; `export --follow` goes on.
     """
+    if plain and as_json:
+        raise UsageError(PLAIN_OR_JSON)
     if source is not None and resume:
         raise UsageError("--from begins a new run and --resume continues one: give one of them")
     if detach:
@@ -130,13 +135,13 @@ def train(
     if detach:
         return finish(directory, "detached", begun, as_json)
     with exporting:
-        state = follower.follow(_view(directory, stay=False, to_stderr=as_json))
+        state = follower.follow(_view(directory, stay=False, plain=plain, to_stderr=as_json))
     return finish(directory, state, begun, as_json)
 
 
 def watch(
     run: RunArgument = None,
-    plain: Annotated[bool, typer.Option("--plain", help="One line a step, even on a terminal.")] = False,
+    plain: PlainOption = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="The run's events, one JSON object a line, until it ends.")
     ] = False,
@@ -146,7 +151,7 @@ def watch(
 ) -> None:
     """Show a run: live while it goes, or how it ended. `?` in the live view explains its keys and words."""
     if plain and as_json:
-        raise UsageError("--plain is for people and --json for programs: give one of them")
+        raise UsageError(PLAIN_OR_JSON)
     directory = pick_run(run)
     begun = time.monotonic()
     view = JsonView(directory) if as_json else _view(directory, stay=True, plain=plain)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import socket
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,10 +58,11 @@ class Prometheus(Exporter):
         registry = CollectorRegistry()
         registry.register(Families(taken, self.summary))
         try:
-            self.server = Server((host, port), _handler(self, registry, host))
+            self.server = (Server6 if ":" in host else Server)((host, port), _handler(self, registry, host))
         except OSError as error:
             raise EnvironmentProblem(f"cannot listen at {host}:{port}: {error.strerror or error}") from None
-        self.about = f"Prometheus endpoint at http://{host}:{self.server.server_port}/metrics"
+        shown = f"[{host}]" if ":" in host else host
+        self.about = f"Prometheus endpoint at http://{shown}:{self.server.server_port}/metrics"
         threading.Thread(target=self.server.serve_forever, args=[POLL_S], daemon=True).start()
 
     def take(self, events: Sequence[Event]) -> None:
@@ -86,6 +88,12 @@ class Server(ThreadingHTTPServer):
         # A client that leaves in the middle of something is no news.
         if not isinstance(sys.exception(), ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
+
+
+class Server6(Server):
+    """The same at an address of IPv6."""
+
+    address_family = socket.AF_INET6
 
 
 class Families(Collector):
@@ -131,14 +139,18 @@ class Found:
     def _stage(self, stage: StageSummary) -> None:
         at = {"stage": stage.name}
         self._gauge("stage_active", "1 for the stage at work", float(stage is self.summary.current()), **at)
-        self._counter("steps", "steps of a stage, 0 for none", stage.step, **at)
+        # No counter: steps are made again after a resume, and their number falls then.
+        self._gauge("steps", "steps of a stage, 0 for none", stage.step, **at)
         self._gauge("steps_planned", "steps that a stage is to make, 0 where that is open", stage.total, **at)
         for behind, prompts in enumerate(stage.staleness):
             text = "prompts trained on, by the versions that their rollouts were behind"
-            self._counter("stale_prompts", text, prompts, behind=str(behind), **at)
+            self._gauge("stale_prompts", text, prompts, behind=str(behind), **at)
         for name, value in numbers(stage.evaluation.metrics if stage.evaluation else {}):
             text = "measures of the newest evaluation"
             self._gauge("evaluation", text, value, measure=name, **at)
+        for name, value in numbers(stage.outcome):
+            text = "what a stage that is done came to"
+            self._gauge("outcome", text, value, measure=name, **at)
         for name, value in numbers(stage.metrics):
             prefix = next((one for one in LABELLED if name.startswith(one)), None)
             if prefix:

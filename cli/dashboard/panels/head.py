@@ -76,10 +76,18 @@ def _progress(scene: Scene, width: int) -> Text:
             (name, "title"), ("it had not begun" if scene.ended else f"waits for {waits_for(scene)}", "")
         )
     facts = list(_facts(scene, stage))
-    start = line((f"{words(stage.name, 30)} ", "title"))
+    start = line((f"{words(stage.name, 30)} ", "title"), _fold(scene, stage))
     if not stage.total:
         return start.append("  ".join([f"step {stage.step:,}", *facts]))
     return _bar(scene, start, f"{stage.step:,}/{stage.total:,}", stage.step / stage.total, facts, width)
+
+
+def _fold(scene: Scene, stage: StageSummary) -> str:
+    """Which of its trainings stage retrieve is at: steps and the time left are those of one."""
+    if stage.name != "retrieve":
+        return ""
+    of = f" of {scene.config.stages.retrieve.folds}" if scene.config else ""
+    return f"fold {stage.fold}{of} " if stage.fold else "all users "
 
 
 def _bar(scene: Scene, start: Text, of: str, share: float, facts: list[str], width: int) -> Text:
