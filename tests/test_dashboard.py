@@ -92,7 +92,7 @@ def test_the_smallest_usual_terminal_has_everything_of_stage_3() -> None:
         *("KL to start", "x.001", "≤5.55", "<30 %", "1±.2", "≤1", "≤1e-5"),
         *("rollouts 680/s", "tokens 6.8k/s", "groups 40.7/s", "no signal 4/64", "learners 12% actors 7%"),
         *("step 1.50 s", "0:34% 1:47% 2:19%", "waiting 24 of 192", "weights 1s old (0.02s)"),
-        *("NDCG@10   .0449", "Recall@10 .0853", "since SFT +.0018", "best .0451@100", "invalid -"),
+        *("NDCG@10   .0449", "Recall@10 .0853", "since SFT +.0018", "best .0451@100", "invalid 0 %"),
         *("evaluate 1", "learners 1 v180", "reward 0", "rollout 3  v179  2.67/s   418M"),
     ):
         assert word in text, word
@@ -309,8 +309,8 @@ def test_without_its_configuration_a_run_is_shown_without_limits() -> None:
 
 
 def test_the_change_is_against_what_rl_began_with() -> None:
-    def since(*events: Event, taken: float | None = None) -> str:
-        drawn = evaluation.PANEL.draw(scene_of(run_of(*events), 9, taken_ndcg=taken), 60, 6)
+    def since(*events: Event, taken: float | None = None, width: int = 60) -> str:
+        drawn = evaluation.PANEL.draw(scene_of(run_of(*events), 9, taken_ndcg=taken), width, 6)
         return " ".join(row.plain for row in drawn)
 
     def rl(step: int, ndcg: float) -> Event:
@@ -322,6 +322,7 @@ def test_the_change_is_against_what_rl_began_with() -> None:
     paired = {"ndcg@10": 0.04, "ndcg@10_change": 0.019, "ndcg@10_change_ci": [-0.001, 0.03]}
     known = Event("eval", "rl", 50, metrics=paired, t=2)
     assert "since SFT +.0190 [-.0010 +.0300]" in since(step, known)
+    assert "since SFT +.0190 ±.0155 best" in since(step, known, width=26)
     assert "since SFT +.0100" in since(sft, step, rl(50, 0.04)), "of a run that was resumed without step 0"
     assert "since SFT +.0150" in since(step, rl(50, 0.04), taken=0.025), "SFT is another run's"
     assert "since SFT -" in since(step, rl(50, 0.04))

@@ -350,7 +350,7 @@ def test_prometheus_is_told_what_the_run_is_at(endpoint: Prometheus) -> None:
     assert value(text, "streamrec_reward_spread", stage="rl", reward="format") == 7 / 8
     assert value(text, "streamrec_time_seconds", stage="rl", part="wait_rollout") == 7 / 4
     assert value(text, "streamrec_step_kl", stage="rl") == 7 / 4
-    assert value(text, "streamrec_stale_prompts", stage="rl", behind="1") == 2 * 9
+    assert value(text, "streamrec_stale_prompts", stage="rl", behind="1") == 2 * 7
     assert value(text, "streamrec_evaluation", stage="rl", measure="ndcg@10") == 0.125
     assert value(text, "streamrec_warnings_total") == 1 and value(text, "streamrec_starts_total") == 2
     # A run that is started again has other processes: those that it last told of are of before.

@@ -9,10 +9,13 @@ from cli.dashboard.marks import percent, sparkline
 from cli.dashboard.panel import Panel
 from cli.dashboard.scene import Scene, figure, figures
 from cli.output import four, signed
+from streamrec_dist.baselines.config import SCORES_ITEMS
 from streamrec_dist.events import Event
 from streamrec_dist.summary import StageSummary
 
 MEASURES = {"NDCG@10": "ndcg@10", "Recall@10": "recall@10"}
+#: Cells that both ends of an interval need.
+WIDE = 34
 #: By how much NDCG@10 differs from that of the weights which stage 3 began with, on the same users.
 CHANGE = "ndcg@10_change"
 
@@ -37,7 +40,7 @@ def _draw(scene: Scene, width: int, height: int) -> list[Text]:
         if course:
             text.append(sparkline(course.means(), width - 17, scene.ascii_only), "mark")
         lines.append(text)
-    told = [_change(scene, stage), *_best(stage), _invalid(newest)]
+    told = [_change(scene, stage, width), *_best(stage), _invalid(stage, newest)]
     return (lines + wrapped([part for part in told if part], width))[:height]
 
 
@@ -45,7 +48,7 @@ def _four(value: float | None) -> str:
     return "-" if value is None else four(value)
 
 
-def _change(scene: Scene, stage: StageSummary) -> str:
+def _change(scene: Scene, stage: StageSummary, width: int) -> str:
     """From what RL began with, which is what SFT ended with; from the first evaluation in other stages."""
     metrics = stage.evaluations[-1].metrics
     newest, first, change = figure(metrics.get("ndcg@10")), _first(scene, stage), figure(metrics.get(CHANGE))
@@ -54,7 +57,11 @@ def _change(scene: Scene, stage: StageSummary) -> str:
     if change is None:
         return "since SFT -" if stage.name == "rl" else ""
     ends = figures(metrics.get(f"{CHANGE}_ci"))
-    about = f" [{signed(ends[0])} {signed(ends[1])}]" if len(ends) == 2 else ""
+    about = ""
+    if len(ends) == 2:
+        about = f" [{signed(ends[0])} {signed(ends[1])}]"
+        if width < WIDE:
+            about = f" {'+-' if scene.ascii_only else '±'}{four((ends[1] - ends[0]) / 2)}"
     return f"since {'SFT' if stage.name == 'rl' else 'first'} {signed(change)}{about}"
 
 
@@ -82,8 +89,10 @@ def _ndcg(event: Event) -> float | None:
     return figure(event.metrics.get("ndcg@10"))
 
 
-def _invalid(metrics: dict[str, object]) -> str:
-    """Beams that are no item, where nothing keeps them to the catalogue."""
+def _invalid(stage: StageSummary, metrics: dict[str, object]) -> str:
+    """Beams that are no item, where nothing keeps them to the catalogue; of a model that writes items."""
+    if stage.name in SCORES_ITEMS:
+        return ""
     return f"invalid {percent(figure(metrics.get('invalid_beam_share')))}"
 
 
