@@ -92,7 +92,7 @@ def test_the_smallest_usual_terminal_has_everything_of_stage_3() -> None:
         *("KL to start", "x.001", "≤5.55", "<30 %", "1±.2", "≤1", "≤1e-5"),
         *("rollouts 680/s", "tokens 6.8k/s", "groups 40.7/s", "no signal 4/64", "learners 12% actors 7%"),
         *("step 1.50 s", "0:34% 1:47% 2:19%", "waiting 24 of 192", "weights 1s old (0.02s)"),
-        *("NDCG@10   .0449", "Recall@10 .0853", "since SFT +.0018", "best .0451@100", "invalid 0 %"),
+        *("NDCG@10   .0449", "Recall@10 .0853", "since SFT +.0018", "best .0451@100", "invalid 0%"),
         *("evaluate 1", "learners 1 v180", "reward 0", "rollout 3  v179  2.67/s   418M"),
     ):
         assert word in text, word

@@ -66,8 +66,9 @@ def area(course: Course | None, width: int, height: int, ascii_only: bool = Fals
 
 
 def _apart(low: float, high: float) -> tuple[float, float]:
-    """The ends of an axis, which are not the same."""
-    return (low, high) if high > low else (low - max(abs(low), 1.0) / 2, high + max(abs(high), 1.0) / 2)
+    """The ends of an axis, which are not the same; about a single value they are as far as it is from 0."""
+    room = abs(high) / 2 or 0.5
+    return (low, high) if high > low else (low - room, high + room)
 
 
 def _framed(

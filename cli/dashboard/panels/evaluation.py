@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.text import Text
 
 from cli.dashboard.lines import heading, left, line, words, wrapped
-from cli.dashboard.marks import percent, sparkline
+from cli.dashboard.marks import brief, percent, sparkline
 from cli.dashboard.panel import Panel
 from cli.dashboard.scene import Scene, figure, figures
 from cli.output import four, signed
@@ -40,7 +40,7 @@ def _draw(scene: Scene, width: int, height: int) -> list[Text]:
         if course:
             text.append(sparkline(course.means(), width - 17, scene.ascii_only), "mark")
         lines.append(text)
-    told = [_change(scene, stage, width), *_best(stage), _invalid(stage, newest)]
+    told = [_change(scene, stage, width), *_best(stage, width), _invalid(stage, newest)]
     return (lines + wrapped([part for part in told if part], width))[:height]
 
 
@@ -77,12 +77,12 @@ def _first(scene: Scene, stage: StageSummary) -> float | None:
     return scene.taken_ndcg if of_sft is None else of_sft
 
 
-def _best(stage: StageSummary) -> list[str]:
+def _best(stage: StageSummary, width: int) -> list[str]:
     known = [(value, event) for event in stage.evaluations if (value := _ndcg(event)) is not None]
     if not known:
         return []
     value, event = max(known, key=lambda pair: (pair[0], -pair[1].step))
-    return [f"best {four(value)}@{event.step:,}"]
+    return [f"best {four(value)}@{brief(event.step) if width < WIDE else f'{event.step:,}'}"]
 
 
 def _ndcg(event: Event) -> float | None:
@@ -93,7 +93,7 @@ def _invalid(stage: StageSummary, metrics: dict[str, object]) -> str:
     """Beams that are no item, where nothing keeps them to the catalogue; of a model that writes items."""
     if stage.name in SCORES_ITEMS:
         return ""
-    return f"invalid {percent(figure(metrics.get('invalid_beam_share')))}"
+    return f"invalid {percent(figure(metrics.get('invalid_beam_share'))).replace(' ', '')}"
 
 
 def _note(scene: Scene) -> str:
