@@ -456,7 +456,7 @@ def test_marks() -> None:
     ]
     found = [brief(value) for value in (3.14159, 64000.0, 999.96, 1e6, 123456, 1e-5, -2500, 1e15)]
     assert found == ["3.14", "64k", "1k", "1M", "123k", "1e-05", "-2.5k", "1e+15"]
-    assert (percent(0.123), percent(None)) == ("12 %", "-")
+    assert (percent(0.123), percent(-0.001), percent(None)) == ("12 %", "0 %", "-")
     assert [short_span(value) for value in (0.4, 59.6, 3599, 7300, 200_000)] == [
         *("0s", "1m00s", "59m59s", "2h01m", "2d07h")
     ]

@@ -94,7 +94,11 @@ def brief(value: object) -> str:
 
 
 def percent(value: object) -> str:
-    return f"{100 * value:.0f} %" if isinstance(value, int | float) else "-"
+    if not isinstance(value, int | float):
+        return "-"
+    whole = f"{100 * value:.0f}"
+    # Of a share that is hardly below nothing no sign is left.
+    return f"{'0' if whole == '-0' else whole} %"
 
 
 def short_span(seconds: float) -> str:
