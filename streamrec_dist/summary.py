@@ -123,7 +123,7 @@ class StageSummary:
         self.steps.append((event.t, event.step))
         numbers = _numbers(event.metrics)
         self.latest.append((event.step, numbers))
-        _follow(self.courses, event.step, numbers, self.prefix)
+        _follow(self.courses, event.step, {k: v for k, v in numbers.items() if k != "fold"}, self.prefix)
         _count(self.behind, event.step, event.metrics.get("staleness_counts"))
 
     def _go_back(self, step: int) -> None:

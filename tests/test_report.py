@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import streamrec_dist.summary_file
 from cli.app import app
 from cli.report.facts import gather
+from cli.report.groups import grouped
 from cli.report.making import make_report
 from cli.report.page import short, visible
 from cli.report.theme import THEME
@@ -65,6 +66,25 @@ class Reader(html.parser.HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data
+
+
+def test_metrics_of_folds_are_looked_at_by_fold() -> None:
+    own = ["loss", "lr", "epoch", "grad_norm", "seconds", "ndcg@10", "kl"]
+    folds = [f"fold-{fold}/{name}" for fold in (2, 10, 1) for name in ("lr", "loss", "odd")]
+    found = grouped([*own, *folds, "fold-3/fold-4/loss"])
+    assert list(found) == [
+        "losses",
+        "validation",
+        "policy",
+        "optimiser",
+        "throughput",
+        "others",
+        "fold 1",
+        "fold 2",
+        "fold 10",
+    ]
+    assert found["fold 10"] == ["fold-10/loss", "fold-10/lr", "fold-10/odd"]
+    assert found["others"] == ["epoch", "fold-3/fold-4/loss"]
 
 
 def test_the_page_needs_nothing_else_and_runs_nothing(page: Path) -> None:

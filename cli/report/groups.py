@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 
 from streamrec_dist.types import REWARDS
@@ -22,7 +23,9 @@ GROUPS = {
     ),
     "seconds of all processes by part of a step": ("time/",),
 }
-OTHERS, ALL = "others", "all metrics"
+OTHERS, ALL, FOLD = "others", "all metrics", "fold "
+#: Metrics of a fold of stage retrieve (`StageSummary.prefix`).
+OF_FOLD = re.compile(r"fold-(\d{1,18})/(?!fold-)")
 #: So many are looked at together.
 FEW = 16
 #: Ends of words that take whatever begins so.
@@ -38,7 +41,10 @@ def grouped(metrics: Collection[str]) -> dict[str, list[str]]:
         last = metric.rpartition("/")[2]
         within = order.index(last) if last in order else len(order)
         found.setdefault(group, []).append((place, within, metric))
-    names = [group for group in (*GROUPS, OTHERS) if group in found]
+    folds = sorted(
+        (group for group in found if group.startswith(FOLD)), key=lambda group: (len(group), group)
+    )
+    names = [*(group for group in (*GROUPS, OTHERS) if group in found), *folds]
     made = {group: [name for *_, name in sorted(found[group])] for group in names}
     return (
         made
@@ -50,6 +56,10 @@ def grouped(metrics: Collection[str]) -> dict[str, list[str]]:
 
 
 def _group(metric: str) -> tuple[str, int]:
+    if fold := OF_FOLD.match(metric):
+        # All of a training of its own, in the order of their groups.
+        group, place = _group(metric[fold.end() :])
+        return f"{FOLD}{fold[1]}", 100 * [*GROUPS, OTHERS].index(group) + place
     for group, words in GROUPS.items():
         for place, word in enumerate(words):
             if metric == word or (word.endswith(OPEN) and metric.startswith(word)):
