@@ -184,7 +184,7 @@ def test_a_run_that_began_before_a_key_was_there_means_what_it_meant_then(tmp_pa
     path.write_text(text.replace("  softmax: trie\n", ""), encoding="utf-8")
     assert run.config().model.softmax == "codes"
     assert run.config(["model.softmax=trie"]).model.softmax == "trie"
-    with pytest.raises(UsageError, match=r"model\.softmax: 'codes' -> 'trie'"):
+    with pytest.raises(UsageError, match=r"model\.softmax: codes -> trie"):
         run.check_same_config(Config())
 
 
@@ -207,11 +207,11 @@ def test_a_run_of_the_time_without_evidence_is_one_without_it(tmp_path: Path) ->
     assert differing_keys(Config(), run.config()) == [
         "items.behaviour.weight: 1.5 -> 0.0",
         "model.evidence: 64 -> 0",
-        "model.softmax: 'trie' -> 'codes'",
+        "model.softmax: trie -> codes",
         "stages.retrieve.reranked: 128 -> 0",
         "stages.sft.own_thoughts: 0.8 -> 0.0",
         "stages.sft.annotated_items: 0.0 -> 1.0",
-        "stages.rl.rows: 'named' -> 'all'",
+        "stages.rl.rows: named -> all",
     ]
 
 

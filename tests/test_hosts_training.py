@@ -142,14 +142,24 @@ def lose(head: Host, lost: Host) -> float:
     program = ["env", f"PYTHONPATH={REPO}", "sh", "-c", f'cd {PROJECT}; exec "$@"', "sh"]
     program = ["nsenter", "-t", str(head.pid), "-m", "-p", "-n", "-u", "-i", *program]
     with subprocess.Popen(
-        [*program, sys.executable, "-c", WATCH], stdout=subprocess.PIPE, text=True
+        [*program, sys.executable, "-c", WATCH], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as watcher:
-        assert watcher.stdout and watcher.stdout.readline() == "ready\n"
+        assert watcher.stdout
+        heard: list[str] = []
+
+        def hear(word: str) -> str:
+            # Ray says much beside: that the raylet has ended, and the end of its log.
+            for line in watcher.stdout or ():
+                heard.append(line)
+                if line.startswith(word):
+                    return line
+            raise AssertionError(f"never {word!r}: {''.join(heard)}")
+
+        hear("ready")
         killed = time.time()
         for process in others(lost):
             process.kill()
-        # Ray prints that the raylet has ended, and the end of its log, on stdout too.
-        said = next(line for line in watcher.stdout if line.startswith("noticed "))
+        said = hear("noticed ")
         watcher.stdout.read()
     return float(said.split()[1]) - killed
 

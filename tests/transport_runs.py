@@ -47,6 +47,9 @@ class NoEvaluators:
     def ranks(self, model: str, rows: np.ndarray, mask_history: bool, weights: Published) -> Task:
         return Task([ray.put(np.zeros(len(rows), dtype=np.int64))])
 
+    def invalid_share(self, model: str, rows: np.ndarray, weights: Published) -> Task:
+        return Task([ray.put(0.0)])
+
 
 class Runs:
     """One learner, two rollout actors and a reward worker."""
