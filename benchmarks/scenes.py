@@ -189,7 +189,7 @@ def crashed() -> Iterator[Event]:
     yield from in_rl(93)
     t = BEGAN + RL_S + STEP_S * 93
     for number in range(4):
-        lost = "a learner process died; stage rl starts again from its last checkpoint"
+        lost = "stage rl goes on from its checkpoint of step 80: a learner process died"
         yield Event("warning", "rl", message=lost, t=t + 1 + 8 * number)
     said = (
         "a learner process died four times without a newer checkpoint in between: does it run out of memory? "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import sys
 from contextlib import suppress
@@ -19,6 +20,10 @@ NAMESPACE = "streamrec"
 REACH_SECONDS = 5.0
 #: What a worker imports. They lie side by side, in a checkout as well as installed.
 PACKAGES = ("streamrec_dist", "actors", "learners", "cli")
+
+
+#: Where a process that is connected to Ray writes what it does.
+RAY_LOG = re.compile(r"/ray/session_[^/]+/logs/")
 
 
 def find_record(start: Path | None = None) -> ClusterRecord | None:
@@ -113,6 +118,23 @@ def disconnect() -> None:
     ray = sys.modules.get("ray")
     if ray is not None:
         ray.shutdown()
+        _let_go_of_logs()
+
+
+def _let_go_of_logs() -> None:
+    """Have what Ray still writes of this process go nowhere.
+
+    It keeps its logs open, which lie in the cluster's private folder: whoever writes there is ended with the cluster,
+    and a view is to outlive it.
+    """
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        for name in os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else ():
+            with suppress(OSError):
+                if RAY_LOG.search(os.readlink(f"/proc/self/fd/{name}")):
+                    os.dup2(nowhere, int(name))
+    finally:
+        os.close(nowhere)
 
 
 def reachable(address: str) -> bool:

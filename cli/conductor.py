@@ -191,6 +191,12 @@ class Conductor:
         body |= self._broadcasts()
         if context:
             body |= context.progress
+        # Versions are counted over stages; of this one, as steps are, once the first is known.
+        first = body.pop("first_version", None)
+        for role in body["roles"].values():
+            for replica in role["replicas"]:
+                if "version" in replica:
+                    replica["version"] = None if first is None else replica["version"] - first
         return body
 
     def _broadcasts(self) -> dict[str, Any]:
@@ -253,6 +259,8 @@ class Conductor:
                             self.regroup.clear()
                             learners.start()
                             wait_started(self.runtime.pools)
+                        # A loop that begins again counts from its checkpoint on.
+                        context.rested_s = 0.0
                         return LOOPS[stage](context)
                     finally:
                         # A checkpoint that could not be written must not be reported as written.
@@ -261,11 +269,18 @@ class Conductor:
                     if isinstance(lost, WorkerLost) and losses.too_many(self.store.checkpoint_step(stage)):
                         raise
                     learners.lost += isinstance(lost, WorkerLost)
-                    kept = f"stage {stage} starts again from its last checkpoint"
-                    self._emit(Event("warning", stage, message=f"{lost}; {kept}"))
+                    self._emit(Event("warning", stage, message=f"{self._goes_on(stage)}: {lost}"))
                     learners.close()
                     for pool in self.runtime.pools:
                         pool.forget()
+
+    def _goes_on(self, stage: str) -> str:
+        step = self.store.checkpoint_step(stage)
+        return (
+            f"stage {stage} goes on from its checkpoint of step {step}"
+            if step >= 0
+            else f"stage {stage} begins anew"
+        )
 
     @contextmanager
     def _roles(self, stage: str) -> Iterator[Context]:

@@ -107,6 +107,7 @@ def start_run(
         raise going_already(name) from None
     try:
         _begin(controller)
+        RunDir(runs / name).started()
     except BaseException:
         # Left behind it would be taken for a run that is going. Its store ends with it.
         ray.kill(controller)

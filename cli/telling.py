@@ -58,15 +58,11 @@ class Telling:
 
     def _processes(self) -> list[dict[str, Any]]:
         status = self.conductor.status()
-        # Known with the first step.
-        first = status.get("first_version")
         found = []
         for role, state in status["roles"].items():
             for replica in state["replicas"]:
                 row = {"role": role, **replica}
-                if "version" in replica:
-                    row["version"] = None if first is None else replica["version"] - first
-                elif role == "learners":
+                if role == "learners":
                     row["version"] = status.get("version")
                 row["rate"] = self._rate(role, replica)
                 if replica.get("node") == self.here:

@@ -197,6 +197,10 @@ class RunDir:
         for path in (self.inherited_path, self.events_path):
             yield from EventReader(path).parts()
 
+    def started(self) -> None:
+        """It is the run that was started last from now on (`list_runs`)."""
+        os.utime(self.path / "config.yaml")
+
     def config(self, overrides: Sequence[str] = ()) -> Config:
         """The run's configuration, with `key.sub=value` on top of it. Raises ConfigError."""
         return load_config(self.path / "config.yaml", overrides, BEFORE)
@@ -376,9 +380,9 @@ def run_exists(runs: Path, name: str) -> bool:
 
 
 def list_runs(runs: Path) -> list[RunDir]:
-    """All runs, the newest last."""
+    """All runs, the one that was started last at the end."""
     found = [path.parent for path in runs.glob("*/config.yaml") if not path.parent.name.startswith(".")]
-    return [RunDir(path) for path in sorted(found, key=_last_touched)]
+    return [RunDir(path) for path in sorted(found, key=lambda path: (path / "config.yaml").stat().st_mtime)]
 
 
 def newest_run(runs: Path) -> RunDir:
@@ -387,11 +391,6 @@ def newest_run(runs: Path) -> RunDir:
     if not found:
         raise UsageError(f"no runs in {runs} yet; start one with `streamrec-dist train --stage all`")
     return RunDir.open(found[-1].path)
-
-
-def _last_touched(path: Path) -> float:
-    events = path / "events.jsonl"
-    return (events if events.exists() else path / "config.yaml").stat().st_mtime
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -55,6 +55,7 @@ class StageSummary:
     total: Count = 0
     started: Time = 0.0
     ended: Time = 0.0
+    rested: Time = 0.0  # seconds since it was started in which the user had it paused
     metrics: Metrics = field(default_factory=dict)  # of the newest step
     outcome: Metrics = field(default_factory=dict)  # of the stage, once it is done
     #: Steps of stage retrieve begin anew with each fold: the one that it is at, 0 for all users.
@@ -153,6 +154,7 @@ class RunSummary:
     first: Time = 0.0
     last: Time = 0.0
     paused: bool = False
+    paused_at: Time = 0.0  # when it last was
     planned: list[str] = field(default_factory=list)  # what it was last started for
     lives: Count = 0  # how often it was started
     begun: Time = 0.0  # when it last was
@@ -197,7 +199,10 @@ class RunSummary:
         return self.stages.get(self.stage)
 
     def _take_run(self, event: Event) -> None:
-        self.paused = event.state == "paused"
+        stage = self.current()
+        if self.paused and stage:
+            stage.rested += max(0.0, event.t - self.paused_at)
+        self.paused, self.paused_at = event.state == "paused", event.t
         if event.state in ("paused", "resumed"):
             self.ended = ""
             self._forget_rates()
@@ -233,7 +238,7 @@ class RunSummary:
         stage.total = event.total or stage.total
         if event.state == "started":
             self.stage = event.stage
-            stage.started, stage.ended = event.t, 0.0
+            stage.started, stage.ended, stage.rested = event.t, 0.0, 0.0
         else:
             stage.ended = event.t
             stage.outcome = dict(event.metrics)

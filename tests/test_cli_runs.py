@@ -349,7 +349,7 @@ def test_recommendations_are_items_of_the_catalogue(trained: RunDir, outside: Pa
     assert all(entry["item"].startswith("i") and "number" in entry["title"] for entry in body["items"])
     assert [entry["item"] for entry in body["history"]][:2] == ["i21", "i23"]
     assert len(body["thoughts"]) == 2 and "level" in body["thoughts"][0]["token"]
-    told = here(*command, "--user", "u3", "-k", "4", "--explain", cwd=outside).stderr
+    told = here(*command, "--user", "u3", "-k", "4", "--explain", cwd=outside).stdout
     same = body["thoughts"][0] == body["thoughts"][1]
     assert re.findall(r"thoughts? (\d(?: to \d)?): level", told) == (["1 to 2"] if same else ["1", "2"])
     joint = last_json(here(*command, "--user", "u3", "--thoughts", "beam", "--json", cwd=outside))

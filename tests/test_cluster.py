@@ -258,14 +258,26 @@ def test_down_takes_everything_and_nothing_else(cluster_root: Path, folder: Path
     reader = subprocess.Popen(["sleep", "600"], stdin=open(log.name, encoding="utf-8"))  # noqa: SIM115
     while MARK in psutil.Process(unmarked.pid).environ():
         time.sleep(0.1)
+    # Who was connected and has left is none of it either, such as a view.
+    leave = "from cli import cluster; cluster.connect(cluster.find_cluster(), to_work=False); cluster.disconnect()"
+    visitor = subprocess.Popen(
+        [sys.executable, "-c", f"{leave}; print('left', flush=True); {waits}"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(REPO)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert visitor.stdout and visitor.stdout.readline() == "left\n"
     down = run_cli("down", "--json", cwd=folder)
     assert down.returncode == 0, down.stderr
     assert set(processes) | {orphan.pid, unmarked.pid} <= set(last_json(down)["ended"])
     assert orphan.wait(timeout=5) == -signal.SIGKILL
     assert unmarked.wait(timeout=5) == -signal.SIGTERM
     assert reader.poll() is None
-    reader.kill()
-    reader.wait()
+    assert visitor.poll() is None
+    for process in (reader, visitor):
+        process.kill()
+        process.wait()
     assert gone(processes)
     assert cluster_processes(record.cluster_id) == []
     assert not Path(record.temp_dir).exists()

@@ -264,6 +264,49 @@ def test_numbers_keep_their_exponent_where_there_is_little_room() -> None:
     assert not re.search(r"e-?\d*…", shown)
 
 
+def test_a_run_that_falls_apart_is_told_of() -> None:
+    step = {"entropy": 2.0, "kl": 3.1, "clip_share": 0.1, "ratio": 1.0, "grad_norm": 1.5, "spread/total": 1.0}
+    healthy = run_of(*(Event("step", "rl", n, 99, metrics=step, t=n) for n in range(1, 9)))
+    assert "nothing out of the ordinary" in screen(scene_of(healthy, 9), 120, 39), (
+        "gradients are clipped now and then"
+    )
+    healthy.apply(Event("step", "rl", 9, 99, metrics=step | {"grad_norm": 4.1e14, "ratio": 3.0}, t=9))
+    fallen = {"ndcg@10": 0.2, "ndcg@10_change": -0.3, "ndcg@10_change_ci": [-0.34, -0.26]}
+    healthy.apply(Event("eval", "rl", 9, metrics=fallen, t=9))
+    text = screen(scene_of(healthy, 10), 120, 39)
+    assert "validation NDCG@10 has fallen below that of SFT: -.3400 to -.2600" in text
+    assert (
+        "gradient is far beyond its limit: 4.1e+14 (≤1)" in text and "ratio is far beyond its limit" in text
+    )
+    healthy.apply(Event("eval", "rl", 9, metrics=fallen | {"ndcg@10_change_ci": [-0.3, 0.001]}, t=9))
+    assert "has fallen" not in screen(scene_of(healthy, 10), 120, 39)
+
+
+def test_processes_that_find_no_room_are_told_of() -> None:
+    rows = [{"role": "rollout", "number": 0, "state": "starting"}]
+    told = run_of(
+        Event("stage", "rl", state="started", t=100),
+        Event("workers", "rl", metrics={"processes": rows}, t=101),
+    )
+    assert "room" not in screen(scene_of(told, 110), 120, 39)
+    assert "1 processes have been waited for since 59 s: is there room" in screen(
+        scene_of(told, 159), 120, 39
+    )
+
+
+def test_a_pause_is_none_of_the_time_of_a_stage() -> None:
+    events = [
+        Event("stage", "rl", state="started", t=100),
+        Event("step", "rl", 1, 9, metrics={}, t=110),
+        Event("run", "rl", state="paused", t=120),
+    ]
+    assert "rl 20s" in head.head(scene_of(run_of(*events), 170), 80)[2].plain
+    events.append(Event("run", "rl", state="resumed", t=180))
+    assert "rl 30s" in head.head(scene_of(run_of(*events), 190), 80)[2].plain
+    events.append(Event("stage", "rl", state="done", metrics={"seconds": 24.6}, t=195))
+    assert "rl 25s" in head.head(scene_of(run_of(*events), 200), 80)[2].plain
+
+
 def test_what_is_seldom_measured_is_none_of_every_step() -> None:
     """An evaluation is waited for beside the work, and what a part took in one step is spread over those before."""
     events = [

@@ -84,9 +84,12 @@ def test_a_run_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) ->
 def test_the_newest_run_is_the_one_with_the_last_event(tmp_path: Path) -> None:
     for name in ("one", "two"):
         EventLog(RunDir.create(tmp_path, name, Config()).events_path).append([Event("run", state="started")])
-    earlier = (tmp_path / "two" / "events.jsonl").stat().st_mtime - 100
-    os.utime(tmp_path / "two" / "events.jsonl", (earlier, earlier))
-    assert newest_run(tmp_path).name == "one"
+    earlier = (tmp_path / "two" / "config.yaml").stat().st_mtime - 100
+    os.utime(tmp_path / "two" / "config.yaml", (earlier, earlier))
+    EventLog(tmp_path / "two" / "events.jsonl").append([Event("step", "rl", 1)])
+    assert newest_run(tmp_path).name == "one", "whichever was written to last"
+    RunDir.open(tmp_path / "two").started()
+    assert newest_run(tmp_path).name == "two"
 
 
 def test_finished_stages_come_in_their_order(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -359,7 +360,8 @@ def test_prometheus_is_told_what_the_run_is_at(endpoint: Prometheus) -> None:
 
 
 def test_prometheus_is_told_of_processes(run: RunDir) -> None:
-    EventLog(run.events_path).append(whole_run()[:-5])
+    before = whole_run()[:-5]
+    EventLog(run.events_path).append([*before[:-1], replace(before[-1], t=time.time())])
     served = Prometheus(run, port=0)
     text = asked(served)[1]
     at = {"role": "rollout", "number": "0", "node": "head"}
@@ -370,7 +372,10 @@ def test_prometheus_is_told_of_processes(run: RunDir) -> None:
     # And what the run does next.
     EventLog(run.events_path).append([rl_step(8)])
     served.read()
-    assert value(asked(served)[1], "streamrec_steps", stage="rl") == 8
+    text = asked(served)[1]
+    assert value(text, "streamrec_steps", stage="rl") == 8
+    # That event is of long ago: nobody may be left who works on the run.
+    assert value(text, "streamrec_run_state", state="silent") == 1
     served.close()
 
 

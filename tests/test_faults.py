@@ -120,7 +120,9 @@ def test_a_run_survives_what_happens_to_its_processes(cluster_root: Path) -> Non
     assert last_json(stopped)["state"] == "stopped", stopped.stderr
     events = EventReader(run.events_path).new()
     warnings = [event.message for event in events if event.kind == "warning"]
-    assert any("pretrain starts again from its last checkpoint" in message for message in warnings), warnings
+    assert any(
+        message.startswith("stage pretrain goes on from its checkpoint of step ") for message in warnings
+    ), warnings
     assert max(event.step for event in events if event.kind == "step" and event.stage == "pretrain") == 90
     # A store that dies writes what it was at once more, after what came next.
     events.sort(key=lambda event: event.t)

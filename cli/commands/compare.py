@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -120,7 +121,9 @@ def _result(name: str, split: str, masked: bool, users: int | None) -> tuple[Tar
             f"run {run.name} has no ranks of stage {stage} on the {split} split with the history {how}{whose}; make "
             f"them with: {line}"
         )
-    return load_ranks(path), run, stage
+    ranks = load_ranks(path)
+    # A run may have been copied, or given another name.
+    return replace(ranks, about={**ranks.about, "run": run.name}), run, stage
 
 
 def _runs(results: Sequence[tuple[RunDir | None, str]]) -> dict[str, Any]:

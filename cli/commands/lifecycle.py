@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
@@ -19,9 +20,11 @@ from cli.commands.options import JsonOption, examples
 from cli.output import cell, clean, emit_json, note, show, span, table
 from cli.record import ClusterRecord
 from streamrec_dist.errors import EnvironmentProblem, StreamRecError, UsageError
-from streamrec_dist.events import ENDED, last_event
+from streamrec_dist.events import ENDED, Event, EventLog, last_event
 from streamrec_dist.rundir import RunDir, list_runs
 
+#: Why a run ended whose controller ended with the cluster.
+TAKEN_DOWN = "its cluster was taken down"
 NODE_COLUMNS = ("node", "address", "roles", "CPUs", "GPUs", "memory, GiB", "state")
 
 
@@ -131,8 +134,15 @@ def down(
     }
     note(told[ended.state])
     for run in _cut_off(record) if ended.state in ("down", "given up") else ():
-        note(f"run {run} was going; it goes on from its last checkpoint with: streamrec-dist up, and then")
-        note(f"  streamrec-dist train --resume --run {run}")
+        note(
+            f"run {run.name} was going; it goes on from its last checkpoint with: streamrec-dist up, and then"
+        )
+        note(f"  streamrec-dist train --resume --run {run.name}")
+        # Nobody else is left who could say how it ended.
+        with suppress(OSError, StreamRecError):
+            EventLog(RunDir.open(run.path).events_path).append(
+                [Event("run", state="stopped", message=TAKEN_DOWN)]
+            )
     _failed(ended.failures, "given up" if forget else "error: could not be reached")
     if as_json:
         body = {"state": ended.state, "address": ended.record.address, "ended": ended.pids}
@@ -198,12 +208,12 @@ def _node_rows(nodes: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     ]
 
 
-def _cut_off(record: ClusterRecord) -> list[str]:
+def _cut_off(record: ClusterRecord) -> list[RunDir]:
     """Runs of this folder that were going when their cluster was taken down: their events have no end."""
-    last = {run.name: last_event(run.events_path) for run in list_runs(record.runs)}
+    last = [(run, last_event(run.events_path)) for run in list_runs(record.runs)]
     return [
-        name
-        for name, event in last.items()
+        run
+        for run, event in last
         if event and event.t > record.started and not (event.kind == "run" and event.state in ENDED)
     ]
 

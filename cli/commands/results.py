@@ -20,7 +20,7 @@ from cli.commands.options import (
     ThoughtsOption,
     examples,
 )
-from cli.output import decoded, emit_json, measured, measures, note, show, table
+from cli.output import clean, decoded, emit_json, measured, measures, note, show, table
 from cli.workspace import living_cluster, pick_run
 from streamrec_dist.errors import UsageError
 
@@ -246,7 +246,7 @@ def _show_recommendation(result: dict[str, Any]) -> None:
     show(table(f"history, oldest first{kind}", ["item", "title"], history, left=2))
     for first, last, thought in _thoughts(result.get("thoughts", ())):
         numbers = f"thought {first}" if first == last else f"thoughts {first} to {last}"
-        note(f"{numbers}: {thought['token']}, near {'; '.join(thought['nearest'])}")
+        print(clean(f"{numbers}: {thought['token']}, near {'; '.join(thought['nearest'])}"))
     items = [(row["rank"], row["item"], row["title"], f"{row['score']:.3f}") for row in result["items"]]
     title = f"recommended by {result['stage']}, {decoded(result['decoding'])}{kind}"
     show(table(title, ["", "item", "title", "score"], items, left=3))

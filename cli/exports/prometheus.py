@@ -7,6 +7,7 @@ import re
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,7 +31,9 @@ REQUEST_S, LAST_S = 10.0, 60.0
 POLL_S = 0.1
 #: Of names and labels, which may come from anybody, so many characters are told.
 LONGEST = 200
-STATES = ("going", "paused", "done", "failed", "stopped")
+STATES = ("going", "silent", "paused", "done", "failed", "stopped")
+#: A run of which nothing was heard for so long may be one that nobody works on.
+SILENCE_S = 60.0
 #: Metrics of a step with a label of their own: their prefix, the metric here, the label, what it is.
 LABELLED = {
     "reward/": ("reward", "reward", "mean reward of the newest step, before it is weighed"),
@@ -60,7 +63,10 @@ class Prometheus(Exporter):
         try:
             self.server = (Server6 if ":" in host else Server)((host, port), _handler(self, registry, host))
         except OSError as error:
-            raise EnvironmentProblem(f"cannot listen at {host}:{port}: {error.strerror or error}") from None
+            raise EnvironmentProblem(
+                f"cannot listen at {host}:{port}: {error.strerror or error}; another port is taken by: "
+                f"streamrec-dist export {run.name} --prometheus --port N"
+            ) from None
         shown = f"[{host}]" if ":" in host else host
         self.about = f"Prometheus endpoint at http://{shown}:{self.server.server_port}/metrics"
         threading.Thread(target=self.server.serve_forever, args=[POLL_S], daemon=True).start()
@@ -129,7 +135,8 @@ class Found:
 
     def _run(self) -> None:
         summary = self.summary
-        state = summary.ended or ("paused" if summary.paused else "going")
+        going = "going" if time.time() - summary.last < SILENCE_S else "silent"
+        state = summary.ended or ("paused" if summary.paused else going)
         for one in STATES:
             self._gauge("run_state", "1 for the state that the run is in", float(one == state), state=one)
         self._counter("warnings", "warnings of the run", summary.warned)

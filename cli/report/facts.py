@@ -87,6 +87,7 @@ def _stage(stage: StageSummary, ended: StageResult | None, taken: bool) -> Stage
         until = stage.ended or (stage.steps[-1][0] if stage.steps else stage.started)
         seconds = max(0.0, until - stage.started)
     steps = f"{stage.step:,} of {stage.total:,}" if stage.total else f"{stage.step:,}" if stage.step else "-"
+    steps += f", fold {stage.fold}" if stage.fold else ""
     metrics = ended.metrics if ended else stage.outcome or stage.metrics
     state = f"{stage.state}, from another run" if taken else stage.state
     return StageFacts(stage.name, state, steps, seconds, outcome(metrics), list(flat(metrics)))

@@ -113,7 +113,7 @@ def _ranking(
             )
             yield Line(Tone.plain, f"NDCG@10 of {last.stage} is that of {name}{why}.")
             continue
-        relative = f" ({100 * ahead / before.value:+.0f} %)" if before.value else ""
+        relative = f" ({100 * ahead / before.value:+.1f} %)" if before.value else ""
         gain = f"NDCG@10 of {last.stage} is {four(abs(ahead))} {'above' if ahead > 0 else 'below'} that of {name}"
         sure, how = _sure(before, one, paired.get(stage))
         tone = Tone.plain if not sure else Tone.good if ahead > 0 else Tone.bad
@@ -155,6 +155,13 @@ def _rewards(summary: RunSummary, entries: Sequence[Entry]) -> Iterator[Line]:
             f"Validation NDCG@10 did not rise with it, from {four(before)} to {four(after)}: rewards may be gained "
             "that do not rank better.",
         )
+    change = judged_change(summary)
+    if change is not None and change[1] < 0:
+        yield Line(
+            Tone.bad,
+            f"Validation NDCG@10 at the end of stage rl is {four(-change[1])} to {four(-change[0])} below that of "
+            "SFT (95 %, paired).",
+        )
     for entry in entries:
         what = {
             Mark.dead: "tells the rollouts of a group hardly apart: it has no say",
@@ -166,6 +173,15 @@ def _rewards(summary: RunSummary, entries: Sequence[Entry]) -> Iterator[Line]:
             yield Line(Tone.warn, f"Reward {entry.name} {what}{share}.")
     if total.mark is Mark.dead:
         yield Line(Tone.bad, "No group has rollouts with different rewards: nothing can be learnt from them.")
+
+
+def judged_change(summary: RunSummary) -> tuple[float, float] | None:
+    """The interval of what stage rl has changed in validation NDCG@10 by its last evaluation."""
+    stage = summary.stages.get("rl")
+    ends = stage.evaluation.metrics.get(f"{MEASURE}_change_ci") if stage and stage.evaluation else None
+    if isinstance(ends, list) and len(ends) == 2 and all(isinstance(end, int | float) for end in ends):
+        return float(ends[0]), float(ends[1])
+    return None
 
 
 def health(entries: Sequence[Entry]) -> tuple[Tone, str]:

@@ -59,7 +59,7 @@ def sft(context: Context) -> StageResult:
             "best": best.state(),
             "sampled_nll_first": first_nll,
             "sampled_nll_last": last_nll,
-            "seconds": seconds_before + time.monotonic() - started,
+            "seconds": seconds_before + time.monotonic() - started - context.rested_s,
         }
         step = round_number * config.epochs * per_epoch
         return Checkpoint(STAGE, step, {**context.learners.checkpoint(), **best.arrays()}, state)
@@ -95,7 +95,8 @@ def sft(context: Context) -> StageResult:
         "sampled_nll_first": first_nll,
         "sampled_nll_last": last_nll,
     }
-    return StageResult(STAGE, seconds_before + time.monotonic() - started, best.step, metrics)
+    seconds = seconds_before + time.monotonic() - started - context.rested_s
+    return StageResult(STAGE, seconds, best.step, metrics)
 
 
 def calibrate(context: Context, round_number: int, step: int, best: Best) -> None:

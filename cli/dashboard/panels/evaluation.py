@@ -65,6 +65,17 @@ def _change(scene: Scene, stage: StageSummary, width: int) -> str:
     return f"since {'SFT' if stage.name == 'rl' else 'first'} {signed(change)}{about}"
 
 
+def faults(scene: Scene) -> list[str]:
+    """What is wrong with the evaluations of stage 3, in words."""
+    stage = scene.stage
+    if stage is None or stage.name != "rl" or stage.evaluation is None:
+        return []
+    ends = figures(stage.evaluation.metrics.get(f"{CHANGE}_ci"))
+    if len(ends) != 2 or ends[1] >= 0:
+        return []
+    return [f"validation NDCG@10 has fallen below that of SFT: {signed(ends[0])} to {signed(ends[1])}"]
+
+
 def _first(scene: Scene, stage: StageSummary) -> float | None:
     """What the newest NDCG@10 is compared with."""
     course = stage.evaluated.get("ndcg@10")

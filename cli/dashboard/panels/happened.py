@@ -9,11 +9,14 @@ from rich.text import Text
 
 from cli.dashboard.lines import folded, heading, line, words
 from cli.dashboard.panel import Panel
-from cli.dashboard.panels.rewards import faults
+from cli.dashboard.panels import evaluation, policy, rewards
 from cli.dashboard.scene import Scene
+from cli.output import span
 
 #: Cells of a time of day.
 CLOCK = 10
+#: Processes start within seconds, where there is room.
+PATIENCE_S = 20.0
 #: Lines that are of use.
 MOST = 10
 
@@ -21,11 +24,27 @@ MOST = 10
 def _draw(scene: Scene, width: int, height: int) -> list[Text]:
     ending = _ending(scene, width, height)
     room = height - len(ending)
-    wrong = [text for told in faults(scene) for text in _told("", told, "warn", width, 1)]
+    wrong = [text for told in _faults(scene) for text in _told("", told, "warn", width, 1)]
     # Of what is wrong just now one line at least, and no more than leaves one to what happened.
     wrong = wrong[: max(1, room - min(2, len(scene.summary.warnings)))][: max(0, room)]
     lines = _warnings(scene, width, room - len(wrong)) + wrong + ending
     return lines or [line(("nothing out of the ordinary", "label"))]
+
+
+def _faults(scene: Scene) -> list[str]:
+    """What is wrong just now, the worst first."""
+    return [*_waiting(scene), *evaluation.faults(scene), *policy.faults(scene), *rewards.faults(scene)]
+
+
+def _waiting(scene: Scene) -> list[str]:
+    """Processes for which there has been no room for long."""
+    stage = scene.stage
+    starting = sum(row.get("state") == "starting" for row in scene.summary.processes)
+    waited = scene.until - stage.started if stage and stage.started else 0.0
+    if scene.ended or not starting or stage is None or stage.step or waited < PATIENCE_S:
+        return []
+    told = f"{starting} processes have been waited for since {span(waited)}: is there room for them?"
+    return [f"{told} streamrec-dist status tells who has the CPUs"]
 
 
 def _warnings(scene: Scene, width: int, room: int) -> list[Text]:

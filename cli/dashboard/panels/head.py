@@ -138,6 +138,16 @@ def _seconds_left(scene: Scene, stage: StageSummary) -> float | None:
     return None if left is None else max(0.0, left - (scene.now - stage.steps[-1][0]))
 
 
+def _took(scene: Scene, stage: StageSummary) -> str:
+    """How long a stage took, by its own clock once it is done, which stands still in a pause."""
+    seconds = figure(stage.outcome.get("seconds")) if stage.state == "done" else None
+    if seconds is None and stage.started:
+        paused = scene.summary.paused and stage is scene.stage
+        until = stage.ended or (scene.summary.paused_at if paused else scene.until)
+        seconds = until - stage.started - stage.rested
+    return "" if seconds is None else f" {short_span(seconds)}"
+
+
 def _stages(scene: Scene, width: int) -> Text:
     signs = ASCII_SIGNS if scene.ascii_only else SIGNS
     planned = scene.summary.planned
@@ -154,8 +164,7 @@ def _stages(scene: Scene, width: int) -> Text:
         style = (
             "title" if state in ("started", "halted") else "good" if state in ("done", "skipped") else "label"
         )
-        ended = stage.ended or scene.until
-        took = f" {short_span(ended - stage.started)}" if stage.started else ""
+        took = _took(scene, stage)
         text.append(signs.get(state, "?"), style).append(f" {words(stage.name, 30)}", style)
         text.append(took, "label")
     return text

@@ -17,6 +17,8 @@ from streamrec_dist.rundir import STAGES
 
 #: Where so many tokens are clipped, the weights move further in a step than the objective can follow.
 CLIPPED = 0.3
+#: So many times the limit a gradient is that of a policy which falls apart.
+GRADIENT, FAR = "gradient", 100.0
 #: From here on a measure has room for a gauge.
 WIDE = 36
 
@@ -49,6 +51,15 @@ def _rows(scene: Scene) -> Iterator[Row]:
     yield _rate(scene, rl.lr if rl else None)
 
 
+def faults(scene: Scene) -> list[str]:
+    """Measures of the policy beyond their limits, in words."""
+    if scene.stage is None or scene.stage.name != "rl":
+        return []
+    # A gradient is clipped, and may well be larger now and then.
+    beyond = [row for row in _rows(scene) if row.wrong and (row.name != GRADIENT or (row.share or 0) > FAR)]
+    return [f"{row.name} is far beyond its limit: {row.value} ({row.limit})" for row in beyond]
+
+
 def _entropy(scene: Scene) -> Row:
     """Of one token, in nats; at most that of a draw among all codes."""
     value = scene.value("entropy")
@@ -61,7 +72,7 @@ def _gradient(scene: Scene, most: float | None) -> Row:
     value = scene.value("grad_norm")
     share = value / most if value is not None and most else None
     return Row(
-        "gradient", number(value, 7), f"≤{_point(most)}" if most else "", share, bool(share and share > 1)
+        GRADIENT, number(value, 7), f"≤{_point(most)}" if most else "", share, bool(share and share > 1)
     )
 
 

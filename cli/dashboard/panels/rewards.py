@@ -80,7 +80,8 @@ def _draw(scene: Scene, width: int, height: int) -> list[Text]:
 def _row(scene: Scene, key: int, name: str, width: int) -> Text:
     wrong = mark(scene, name)
     note = NOTES.get(wrong, wrong.value)
-    share, means = scene.value(f"share/{name}"), scene.means(f"reward/{name}")
+    # Of the steps by which the term is marked.
+    share, means = scene.mean(f"share/{name}"), scene.means(f"reward/{name}")
     style = STYLES.get(wrong, "warn")
     row = line(
         (f"{key} ", "label"),
