@@ -8,6 +8,7 @@ import os
 import random
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -152,6 +153,21 @@ def test_time_left_goes_down_while_a_step_takes_its_time() -> None:
     assert "3m20s left" in first and "3m15s left" in later
     paused = run_of(*steps, Event("run", state="paused", t=201))
     assert "left" not in head.head(scene_of(paused, 205), 80)[1].plain
+
+
+def test_other_stages_can_be_looked_at() -> None:
+    summary, now = summary_of("healthy")
+    scene = scene_of(summary, now, config())
+    assert scene.beside(1) == "" and scene.beside(-1) == "sft"
+    before = replace(scene, at="sft")
+    text = screen(before, 80, 23)
+    assert "50/50" in text and "log-loss" in text and "rewards" not in text
+    assert replace(before, at="nothing").stage is scene.stage
+    assert (
+        before.beside(1) == ""
+        and before.beside(-1) == "pretrain"
+        and replace(scene, at="retrieve").beside(-9)
+    )
 
 
 def test_an_annotation_is_followed_until_the_learners_go_on() -> None:

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -66,6 +67,7 @@ class LiveView(View):
         self.main = RunPage(self.counts)
         self.page: Page = self.main
         self.scene = Scene(RunSummary(run.name), clock())
+        self.at = ""  # as the scene has it
         self.drawn: Any = None
         self.leaving = self.interrupted = self.terminated = self.suspended = self.resized = False
         self.stopping = False  # whether the question is asked
@@ -91,7 +93,7 @@ class LiveView(View):
         """Take what has come, and show it."""
         self.counts.update(event.kind for event in events)
         taken = self.taken, self.taken_ndcg
-        self.scene = Scene(state, self.clock(), self.config, *taken, lost, self.ascii_only)
+        self.scene = Scene(state, self.clock(), self.config, *taken, lost, self.ascii_only, self.at)
         self._take_answers()
         self._draw()
 
@@ -160,7 +162,16 @@ class LiveView(View):
             self.message = "", ""
         scene = self.scene
         page = id(self.page), self.page.changes
-        frame = self.counts.total(), int(scene.now), scene.ended, width, height, self._status(), page
+        frame = (
+            self.counts.total(),
+            int(scene.now),
+            scene.ended,
+            scene.at,
+            width,
+            height,
+            self._status(),
+            page,
+        )
         if frame == self.drawn:
             return
         self.drawn = frame
@@ -187,6 +198,10 @@ class LiveView(View):
             self.resized = True
         elif key in ("s", "p", "c"):
             self._act(key)
+        elif key in ("[", "]"):
+            self.at = self.scene.beside(1 if key == "]" else -1)
+            self.scene = replace(self.scene, at=self.at)
+            self._show(self.main)
         elif key == "escape":
             self._show(self.main)
         elif key in ("?", "h"):

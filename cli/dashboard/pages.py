@@ -72,14 +72,21 @@ class RunPage(Page):
         pause = "p go on" if scene.summary.paused else "p pause"
         acts = [] if scene.ended else ["s stop", pause, "c checkpoint"]
         large = ["1-6 reward"] if scene.stage and scene.stage.name == "rl" else []
-        return "  ".join(["q leave", *acts, "l logs", *large, "? help"])
+        return "  ".join(["q leave", *acts, "l logs", *large, "[ ] stage", "? help"])
 
     def _panel(
         self, panel: Panel, scene: Scene, width: int, height: int, styles: Mapping[str, str]
     ) -> list[str]:
         key = (
             *(self.counts[kind] for kind in panel.kinds),
-            *(scene.summary.stage, scene.ended, width, height, int(scene.now) if panel.ticks else 0),
+            *(
+                scene.summary.stage,
+                scene.at,
+                scene.ended,
+                width,
+                height,
+                int(scene.now) if panel.ticks else 0,
+            ),
         )
         known = self.drawn.get(panel.name)
         if known is None or known[0] != key:
@@ -226,6 +233,7 @@ HELP = (
     ("q", "leave this view: the run goes on, and `watch` shows it again"),
     ("s, p, c", "stop it after a checkpoint; pause it, or go on; checkpoint now"),
     ("l, 1 to 6", "the log of one of its processes; one of its rewards, large"),
+    ("[ and ]", "the stage before, or after, the one that is shown"),
     ("", ""),
     ("reward", "what a sampled recommendation is worth, and its five terms"),
     ("spread", "how far the rollouts of a prompt lie apart; 0: nothing to learn"),

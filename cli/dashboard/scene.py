@@ -27,10 +27,22 @@ class Scene:
     taken_ndcg: float | None = None
     lost: bool = False
     ascii_only: bool = False
+    #: The stage that is looked at, where it is not the current one.
+    at: str = ""
 
     @property
     def stage(self) -> StageSummary | None:
-        return self.summary.current()
+        """The one that is shown."""
+        return self.summary.stages.get(self.at) or self.summary.current()
+
+    def beside(self, places: int) -> str:
+        """What `at` is for the stage so many places after the one shown, of those that measured anything."""
+        known = [name for name, stage in self.summary.stages.items() if stage.step or stage.evaluations]
+        if self.stage is None or self.stage.name not in known:
+            return self.at
+        place = known.index(self.stage.name) + places
+        name = known[min(max(place, 0), len(known) - 1)]
+        return "" if name == self.summary.stage else name
 
     @property
     def ended(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from itertools import groupby
 
 from rich.text import Text
@@ -33,7 +34,8 @@ def _draw(scene: Scene, width: int, height: int) -> list[Text]:
 
 def _faults(scene: Scene) -> list[str]:
     """What is wrong just now, the worst first."""
-    return [*_waiting(scene), *evaluation.faults(scene), *policy.faults(scene), *rewards.faults(scene)]
+    now = replace(scene, at="")  # whichever stage is looked at
+    return [*_waiting(now), *evaluation.faults(now), *policy.faults(now), *rewards.faults(now)]
 
 
 def _waiting(scene: Scene) -> list[str]:

@@ -16,6 +16,7 @@ from streamrec_dist.summary import StageSummary
 HEIGHT = 3
 SIGNS = {"done": "✓", "skipped": "✓", "started": "▶", "waiting": "·", "halted": "×"}
 ASCII_SIGNS = {"done": "+", "skipped": "+", "started": ">", "waiting": ".", "halted": "x"}
+STYLES = {"started": "title", "halted": "title", "done": "good", "skipped": "good"}
 ENDS = {
     "done": ("done", "good"),
     "stopped": ("stopped", "warn"),
@@ -149,22 +150,21 @@ def _took(scene: Scene, stage: StageSummary) -> str:
 
 
 def _stages(scene: Scene, width: int) -> Text:
-    signs = ASCII_SIGNS if scene.ascii_only else SIGNS
     planned = scene.summary.planned
     shown = [
         stage
         for stage in scene.summary.stages.values()
         if not planned or stage.state != "waiting" or stage.name in planned or stage.name in scene.taken
     ]
-    text = Text()
-    for stage in shown:
-        text.append("   " if text else "")
-        state = "skipped" if stage.state == "waiting" and stage.name in scene.taken else stage.state
-        state = "halted" if state == "started" and scene.ended else state
-        style = (
-            "title" if state in ("started", "halted") else "good" if state in ("done", "skipped") else "label"
-        )
-        took = _took(scene, stage)
-        text.append(signs.get(state, "?"), style).append(f" {words(stage.name, 30)}", style)
-        text.append(took, "label")
-    return text
+    parts = [_stage(scene, stage) for stage in shown]
+    apart = 3 if sum(part.cell_len + 3 for part in parts) <= width + 3 else 2
+    return Text(" " * apart).join(parts)
+
+
+def _stage(scene: Scene, stage: StageSummary) -> Text:
+    """Its name with a sign, and how long it took."""
+    state = "skipped" if stage.state == "waiting" and stage.name in scene.taken else stage.state
+    state = "halted" if state == "started" and scene.ended else state
+    style = "chosen" if stage.name == scene.at else STYLES.get(state, "label")
+    sign = (ASCII_SIGNS if scene.ascii_only else SIGNS).get(state, "?")
+    return line((f"{sign} {words(stage.name, 30)}", style), (_took(scene, stage), "label"))
