@@ -35,6 +35,9 @@ STALENESS = 64
 #: Processes of which a state is kept.
 PROCESSES = 2000
 
+#: A run of which nothing was heard for so long may be one that nobody works on.
+SILENCE_S = 60.0
+
 Time = Annotated[float, Field(ge=0, lt=LATEST)]
 ValidCourse = Annotated[Course, PlainValidator(Course.restored), PlainSerializer(Course.state)]
 Courses = dict[str, ValidCourse]
@@ -124,7 +127,9 @@ class StageSummary:
         self.steps.append((event.t, event.step))
         numbers = _numbers(event.metrics)
         self.latest.append((event.step, numbers))
-        _follow(self.courses, event.step, {k: v for k, v in numbers.items() if k != "fold"}, self.prefix)
+        if fold:
+            numbers = {name: value for name, value in numbers.items() if name != "fold"}
+        _follow(self.courses, event.step, numbers, self.prefix)
         _count(self.behind, event.step, event.metrics.get("staleness_counts"))
 
     def _go_back(self, step: int) -> None:
@@ -136,8 +141,6 @@ class StageSummary:
             for course in self.evaluated.values():
                 course.cut(step)
             self.evaluated = {name: course for name, course in self.evaluated.items() if course.buckets}
-        for course in self.behind:
-            course.cut(step)
 
 
 @dataclass
@@ -194,6 +197,11 @@ class RunSummary:
         """The newest of any stage."""
         newest = [stage.evaluation for stage in self.stages.values() if stage.evaluation]
         return max(newest, key=lambda event: event.t, default=None)
+
+    def state_at(self, now: float) -> str:
+        """done, failed, stopped, paused or going; silent where nothing has come for long."""
+        going = "going" if now - self.last < SILENCE_S else "silent"
+        return self.ended or ("paused" if self.paused else going)
 
     def current(self) -> StageSummary | None:
         return self.stages.get(self.stage)

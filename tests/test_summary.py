@@ -174,3 +174,12 @@ def test_nonsense_is_named(change: dict, why: str) -> None:
         RunSummary.unpacked(msgpack.packb(body | change))
     with pytest.raises(DataError, match="not a summary of a run"):
         RunSummary.unpacked(b"\xc1")
+
+
+def test_the_state_of_a_run_at_a_moment() -> None:
+    summary = RunSummary("one").apply_all([Event("run", state="started", t=100.0)])
+    assert (summary.state_at(130.0), summary.state_at(161.0)) == ("going", "silent")
+    summary.apply(Event("run", state="paused", t=110.0))
+    assert summary.state_at(900.0) == "paused", "then it has nothing to tell"
+    summary.apply(Event("run", state="done", t=120.0))
+    assert summary.state_at(900.0) == "done"

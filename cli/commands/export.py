@@ -138,7 +138,8 @@ def _exporter(
         from cli.exports.wandb import WeightsAndBiases
 
         return WeightsAndBiases(directory, project)
-    from cli.exports.prometheus import LOOPBACK, PORT, Prometheus, is_loopback
+    from cli.exports.prometheus import LOOPBACK, PORT, Prometheus
+    from streamrec_dist.cluster_config import is_loopback
 
     host = host or LOOPBACK
     if not is_loopback(host):

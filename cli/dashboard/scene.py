@@ -11,9 +11,6 @@ from streamrec_dist.config import Config
 from streamrec_dist.course import Course
 from streamrec_dist.summary import RunSummary, StageSummary
 
-#: A run from which nothing has come for so long is said to be silent.
-SILENCE_S = 60.0
-
 
 @dataclass(frozen=True)
 class Scene:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import socket
 import sys
@@ -18,6 +17,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from cli.exports.exporter import Exporter, numbers
+from streamrec_dist.cluster_config import is_loopback
 from streamrec_dist.errors import EnvironmentProblem
 from streamrec_dist.events import Event
 from streamrec_dist.rundir import RunDir
@@ -32,8 +32,6 @@ POLL_S = 0.1
 #: Of names and labels, which may come from anybody, so many characters are told.
 LONGEST = 200
 STATES = ("going", "silent", "paused", "done", "failed", "stopped")
-#: A run of which nothing was heard for so long may be one that nobody works on.
-SILENCE_S = 60.0
 #: Metrics of a step with a label of their own: their prefix, the metric here, the label, what it is.
 LABELLED = {
     "reward/": ("reward", "reward", "mean reward of the newest step, before it is weighed"),
@@ -135,8 +133,7 @@ class Found:
 
     def _run(self) -> None:
         summary = self.summary
-        going = "going" if time.time() - summary.last < SILENCE_S else "silent"
-        state = summary.ended or ("paused" if summary.paused else going)
+        state = summary.state_at(time.time())
         for one in STATES:
             self._gauge("run_state", "1 for the state that the run is in", float(one == state), state=one)
         self._counter("warnings", "warnings of the run", summary.warned)
@@ -235,14 +232,6 @@ def _handler(endpoint: Prometheus, registry: CollectorRegistry, host: str) -> ty
             """A terminal with a view is no place for it."""
 
     return Handler
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine gets to what listens there."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _names_this_machine(host: str) -> bool:

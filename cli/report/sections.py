@@ -7,7 +7,6 @@ from collections import Counter
 from typing import Any
 
 from cli.dashboard.marks import number
-from cli.dashboard.scene import SILENCE_S
 from cli.output import chance, four, interval, signed, title_of
 from cli.report import verdict
 from cli.report.album import Album
@@ -26,14 +25,6 @@ SHOWN_MEASURES = ("recall@5", "recall@10", "ndcg@5", "ndcg@10", "mrr@20")
 Pairs = list[tuple[Row, dict[str, Any]]]
 
 
-def _state(summary: RunSummary) -> str:
-    """done, failed, stopped, paused, going; silent where nothing has come for long, and nobody may be left."""
-    if summary.ended or not summary.first:
-        return summary.ended or "not begun"
-    going = "paused" if summary.paused else "going"
-    return going if time.time() - summary.last < SILENCE_S else "silent"
-
-
 def head(facts: Facts, shown: dict[str, Any] | None, paired: list[Pairs]) -> dict[str, Any]:
     """What the run is, the verdict, and its stages; `shown` are the examples, `paired` those of each setting."""
     summary = facts.summary
@@ -41,7 +32,7 @@ def head(facts: Facts, shown: dict[str, Any] | None, paired: list[Pairs]) -> dic
     whole = max((stage.seconds for stage in facts.stages), default=0.0)
     return {
         "run": facts.run.name,
-        "state": _state(summary),
+        "state": summary.state_at(time.time()) if summary.first else "not begun",
         "began": moment(summary.first),
         "ended": moment(summary.last),
         "made": moment(time.time()),

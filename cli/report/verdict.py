@@ -155,7 +155,8 @@ def _rewards(summary: RunSummary, entries: Sequence[Entry]) -> Iterator[Line]:
             f"Validation NDCG@10 did not rise with it, from {four(before)} to {four(after)}: rewards may be gained "
             "that do not rank better.",
         )
-    change = judged_change(summary)
+    evaluation = summary.stages["rl"].evaluation if "rl" in summary.stages else None
+    change = ends_of(evaluation.metrics, f"{MEASURE}_change") if evaluation else None
     if change is not None and change[1] < 0:
         yield Line(
             Tone.bad,
@@ -173,15 +174,6 @@ def _rewards(summary: RunSummary, entries: Sequence[Entry]) -> Iterator[Line]:
             yield Line(Tone.warn, f"Reward {entry.name} {what}{share}.")
     if total.mark is Mark.dead:
         yield Line(Tone.bad, "No group has rollouts with different rewards: nothing can be learnt from them.")
-
-
-def judged_change(summary: RunSummary) -> tuple[float, float] | None:
-    """The interval of what stage rl has changed in validation NDCG@10 by its last evaluation."""
-    stage = summary.stages.get("rl")
-    ends = stage.evaluation.metrics.get(f"{MEASURE}_change_ci") if stage and stage.evaluation else None
-    if isinstance(ends, list) and len(ends) == 2 and all(isinstance(end, int | float) for end in ends):
-        return float(ends[0]), float(ends[1])
-    return None
 
 
 def health(entries: Sequence[Entry]) -> tuple[Tone, str]:
@@ -208,9 +200,9 @@ def validation(stage: StageSummary) -> list[tuple[int, float, list[float]]]:
     return [found[step] for step in sorted(found)]
 
 
-def ends_of(metrics: Mapping[str, Any]) -> list[float] | None:
-    """The interval of NDCG@10 in metrics of an event or a stage, where there is one."""
-    ends = metrics.get(f"{MEASURE}_ci")
+def ends_of(metrics: Mapping[str, Any], measure: str = MEASURE) -> list[float] | None:
+    """The interval of a measure in metrics of an event or a stage, where there is one."""
+    ends = metrics.get(f"{measure}_ci")
     if isinstance(ends, list) and len(ends) == 2 and all(isinstance(end, int | float) for end in ends):
         return [float(end) for end in ends]
     return None

@@ -53,13 +53,16 @@ def sft(context: Context) -> StageResult:
         step=first_round * config.epochs * per_epoch,
     )
 
+    def seconds() -> float:
+        return seconds_before + time.monotonic() - started - context.rested_s
+
     def checkpoint(round_number: int) -> Checkpoint:
         state = {
             "round": round_number,
             "best": best.state(),
             "sampled_nll_first": first_nll,
             "sampled_nll_last": last_nll,
-            "seconds": seconds_before + time.monotonic() - started - context.rested_s,
+            "seconds": seconds(),
         }
         step = round_number * config.epochs * per_epoch
         return Checkpoint(STAGE, step, {**context.learners.checkpoint(), **best.arrays()}, state)
@@ -95,8 +98,7 @@ def sft(context: Context) -> StageResult:
         "sampled_nll_first": first_nll,
         "sampled_nll_last": last_nll,
     }
-    seconds = seconds_before + time.monotonic() - started - context.rested_s
-    return StageResult(STAGE, seconds, best.step, metrics)
+    return StageResult(STAGE, seconds(), best.step, metrics)
 
 
 def calibrate(context: Context, round_number: int, step: int, best: Best) -> None:

@@ -8,10 +8,10 @@ from rich.text import Text
 
 from cli.dashboard.lines import ends, fit, line, words
 from cli.dashboard.marks import bar, brief, percent, short_span
-from cli.dashboard.scene import SILENCE_S, Scene, figure
+from cli.dashboard.scene import Scene, figure
 from cli.output import span
 from streamrec_dist.events import Event
-from streamrec_dist.summary import StageSummary
+from streamrec_dist.summary import SILENCE_S, StageSummary
 
 HEIGHT = 3
 SIGNS = {"done": "✓", "skipped": "✓", "started": "▶", "waiting": "·", "halted": "×"}

@@ -10,7 +10,8 @@ from rich.text import Text
 from cli.dashboard.lines import fit, heading, left, line, right, words, wrapped
 from cli.dashboard.marks import brief, short_span
 from cli.dashboard.panel import Panel
-from cli.dashboard.scene import SILENCE_S, Scene, figure
+from cli.dashboard.scene import Scene, figure
+from streamrec_dist.summary import SILENCE_S
 
 #: Narrowest column of one worker in few words, and the narrowest line of one in all.
 COMPACT, WHOLE = 38, 96
